@@ -1,0 +1,1 @@
+"""lopt: the framework in which learned optimizers are meta-trained."""

@@ -1,0 +1,295 @@
+"""Weight specs: which permutation acts on which axis of which weight.
+
+A weight space is a set of tensors; permutations `s_1 ... s_N` act on their axes (Zhou, Finn, Harrison, "Universal Neural
+Functionals", NeurIPS 2024, section 3). A `WeightSpec` names the permutation of every axis in the notation of einops:
+
+    {"dense": {"kernel": "pixels! hidden", "bias": "hidden"}}    `!`: the order carries meaning, not permutable
+    {"rnn":   {"kernel": "hidden hidden"}}                         same name: the axes move together
+    {"head":  {"kernel": "(h! w! c) classes!"}}                    one array axis made of three named factors, row-major
+    {"norm":  {"scale": "1 embed", "count": ""}}                   `1`: an axis of size one; "": a rank-0 leaf
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+PyTree = Any
+GroupElement = Mapping[str, Any]  # name -> permutation [n] of int
+
+_TOKEN = re.compile(r"\s*(\(|\)|1(?![A-Za-z0-9_])|[A-Za-z_][A-Za-z0-9_./:-]*!?)")
+
+
+class SpecError(ValueError):
+    """A spec that cannot be parsed or does not describe the params; the message names the leaf."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Factor:
+    """One named index. `fixed` means that its order carries meaning."""
+
+    name: str
+    fixed: bool = False
+
+    def __str__(self) -> str:
+        return self.name + "!" * self.fixed
+
+
+Axis = tuple[Factor, ...]  # the factors of one array axis, slowest first; () is an axis of size 1
+
+
+def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
+    """The leaves of a pytree with their paths as `outer/inner` strings, in flatten order."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in flat]
+
+
+def _parse_leaf(path: str, text: Any) -> tuple[Axis, ...]:
+    if not isinstance(text, str):
+        raise SpecError(f"spec leaf '{path}' is {text!r}, not a string of axis names such as 'inputs hidden'")
+    axes: list[Axis] = []
+    group: list[Factor] | None = None
+    position = 0
+    while text[position:].strip():
+        match = _TOKEN.match(text, position)
+        if match is None:
+            raise SpecError(f"spec leaf '{path}': cannot read '{text[position:].strip()}' in '{text}'")
+        token, position = match.group(1), match.end()
+        if token == "(":
+            if group is not None:
+                raise SpecError(f"spec leaf '{path}': nested '(' in '{text}'")
+            group = []
+        elif token == ")":
+            if group is None:
+                raise SpecError(f"spec leaf '{path}': ')' without '(' in '{text}'")
+            axes.append(tuple(group))
+            group = None
+        else:
+            factors = () if token == "1" else (Factor(token.rstrip("!"), token.endswith("!")),)
+            if group is None:
+                axes.append(factors)
+            else:
+                group.extend(factors)
+    if group is not None:
+        raise SpecError(f"spec leaf '{path}': '(' without ')' in '{text}'")
+    return tuple(axes)
+
+
+def _format_axis(axis: Axis) -> str:
+    if not axis:
+        return "1"
+    inside = " ".join(map(str, axis))
+    return inside if len(axis) == 1 else f"({inside})"
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightSpec:
+    """The symmetry of a weight space: for every leaf of a params pytree, the named factors of each axis.
+
+    Two axes share a name exactly when one permutation must move both. Make one with `WeightSpec.parse`. A spec is hashable
+    and holds no arrays, so it may be a static argument of `jax.jit`.
+
+    Attributes:
+      leaves: `(path, axes)` for every leaf, in the params' flatten order; paths look like `dense/kernel`.
+      known_sizes: `(name, size)` given to `parse`, for factors that only ever stand inside a composed axis.
+    """
+
+    leaves: tuple[tuple[str, tuple[Axis, ...]], ...]
+    known_sizes: tuple[tuple[str, int], ...] = ()
+
+    @classmethod
+    def parse(cls, tree: PyTree, **sizes: int) -> "WeightSpec":
+        """Read a pytree of strings, one per weight, in the notation of this module's docstring.
+
+        Args:
+          tree: pytree of the params' structure whose leaves are strings.
+          **sizes: sizes of factors that cannot be read off the params, as in `einops.rearrange`.
+
+        Raises:
+          SpecError: naming the leaf that cannot be read, or the name used both with and without `!`.
+
+        Example:
+          >>> spec = WeightSpec.parse({"kernel": "inputs! hidden", "bias": "hidden"})
+          >>> spec.sizes({"kernel": jnp.zeros((4, 3)), "bias": jnp.zeros(3)})
+          {'hidden': 3, 'inputs': 4}
+        """
+        leaves = tuple((path, _parse_leaf(path, text)) for path, text in named_leaves(tree))
+        spec = cls(leaves, tuple(sorted(sizes.items())))
+        unknown = sorted(set(sizes) - set(spec.names))
+        if unknown:
+            raise SpecError(f"sizes are given for {unknown}, which no axis is named after; the names are {list(spec.names)}")
+        return spec
+
+    def __post_init__(self) -> None:
+        seen: dict[str, tuple[bool, str]] = {}
+        for path, factor in self._factors():
+            fixed, first = seen.setdefault(factor.name, (factor.fixed, path))
+            if fixed != factor.fixed:
+                raise SpecError(f"'{factor.name}' is fixed ('!') in one of '{first}' and '{path}' but not in the other")
+
+    def _factors(self) -> Iterator[tuple[str, Factor]]:
+        for path, axes in self.leaves:
+            for axis in axes:
+                for factor in axis:
+                    yield path, factor
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names, sorted."""
+        return tuple(sorted({factor.name for _, factor in self._factors()}))
+
+    @property
+    def permutable(self) -> tuple[str, ...]:
+        """The names without `!`, sorted: the permutations of the group."""
+        return tuple(sorted({factor.name for _, factor in self._factors() if not factor.fixed}))
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The path of every leaf, in flatten order."""
+        return tuple(path for path, _ in self.leaves)
+
+    def factors(self, path: str) -> tuple[Factor, ...]:
+        """All factors of a leaf, composed axes expanded: one per axis of the reshaped leaf."""
+        return tuple(factor for axis in dict(self.leaves)[path] for factor in axis)
+
+    def __str__(self) -> str:
+        width = max((len(path) for path in self.paths), default=0)
+        return "\n".join(f"{path:<{width}}  {self.notation(path)}" for path in self.paths)
+
+    def notation(self, path: str) -> str:
+        """The spec string of one leaf, as `parse` reads it."""
+        return " ".join(_format_axis(axis) for axis in dict(self.leaves)[path])
+
+    def relax(self, *names: str) -> "WeightSpec":
+        """Treat fixed names (all of them, or those given) as permutable: the paper's setting.
+
+        A network that is equivariant to the larger group is equivariant to the true one, with fewer parameters.
+
+        Raises:
+          SpecError: if a given name is not in the spec.
+        """
+        unknown = sorted(set(names) - set(self.names))
+        if unknown:
+            raise SpecError(f"cannot relax {unknown}: the names are {list(self.names)}")
+
+        def relaxed(factor: Factor) -> Factor:
+            return dataclasses.replace(factor, fixed=factor.fixed and bool(names) and factor.name not in names)
+
+        leaves = tuple((path, tuple(tuple(map(relaxed, axis)) for axis in axes)) for path, axes in self.leaves)
+        return dataclasses.replace(self, leaves=leaves)
+
+    def sizes(self, params: PyTree) -> dict[str, int]:
+        """Check that the spec describes `params` and return the size of every name.
+
+        Args:
+          params: pytree of arrays or `jax.ShapeDtypeStruct`s.
+
+        Returns:
+          name -> size, sorted by name.
+
+        Raises:
+          SpecError: naming the leaf that is missing, unexpected, of another rank, or whose size disagrees.
+        """
+        shapes = self._match(params)
+        found: dict[str, tuple[int, str]] = {name: (size, "the given sizes") for name, size in self.known_sizes}
+
+        def record(name: str, size: int, path: str) -> None:
+            known, first = found.setdefault(name, (size, f"'{path}'"))
+            if known != size:
+                raise SpecError(
+                    f"leaf '{path}' of shape {shapes[path]} gives '{name}' size {size}, but it has size {known} by {first} "
+                    f"(spec '{self.notation(path)}')"
+                )
+
+        composed: list[tuple[str, Axis, int]] = []
+        for path, axes in self.leaves:
+            for axis, size in zip(axes, shapes[path], strict=True):
+                if len(axis) == 1:
+                    record(axis[0].name, size, path)
+                else:
+                    composed.append((path, axis, size))
+        # A composed axis determines its last unknown factor; repeat until nothing new is learned.
+        while composed:
+            pending = []
+            for path, axis, size in composed:
+                unknown = [factor.name for factor in axis if factor.name not in found]
+                known = math.prod(found[factor.name][0] for factor in axis if factor.name in found)
+                if len(unknown) > 1:
+                    pending.append((path, axis, size))
+                elif not unknown and known == size:
+                    continue
+                elif unknown and known and size % known == 0:
+                    record(unknown[0], size // known, path)
+                else:
+                    sizes = {factor.name: found[factor.name][0] for factor in axis if factor.name in found}
+                    raise SpecError(
+                        f"leaf '{path}' of shape {shapes[path]}: the axis '{_format_axis(axis)}' has size {size}, which does not "
+                        f"factor with {sizes}"
+                    )
+            if len(pending) == len(composed):
+                path, axis, _ = pending[0]
+                raise SpecError(
+                    f"leaf '{path}': the factors of '{_format_axis(axis)}' have no known size; give all but one of them to "
+                    "WeightSpec.parse(tree, name=size)"
+                )
+            composed = pending
+        return {name: found[name][0] for name in sorted(found)}
+
+    def validate(self, params: PyTree) -> None:
+        """Raise `SpecError`, naming the leaf, unless the spec describes `params`."""
+        self.sizes(params)
+
+    def _match(self, params: PyTree) -> dict[str, tuple[int, ...]]:
+        shapes = {path: tuple(np.shape(leaf)) for path, leaf in named_leaves(params)}
+        missing = [path for path in self.paths if path not in shapes]
+        unexpected = [path for path in shapes if path not in set(self.paths)]
+        if missing or unexpected:
+            raise SpecError(
+                "the spec does not match the params: "
+                + "; ".join(f"{what} {leaves}" for what, leaves in (("no leaf for", missing), ("no spec for", unexpected)) if leaves)
+            )
+        for path, axes in self.leaves:
+            if len(axes) != len(shapes[path]):
+                raise SpecError(
+                    f"leaf '{path}' has shape {shapes[path]} of rank {len(shapes[path])}, but its spec '{self.notation(path)}' "
+                    f"has {len(axes)} axes"
+                )
+        return shapes
+
+    def permute(self, params: PyTree, element: GroupElement) -> PyTree:
+        """Apply a group element: `(g W)[i, j, ...] = W[g_a[i], g_b[j], ...]` for a leaf with axes `a b ...`.
+
+        Args:
+          params: pytree that the spec describes.
+          element: name -> permutation of that name's indices, int [n]; names left out stay in place.
+
+        Raises:
+          SpecError: if the spec does not describe the params, or an entry is not a permutation of its name's size.
+        """
+        sizes = self.sizes(params)
+        for name, permutation in element.items():
+            if name not in sizes:
+                raise SpecError(f"the group element has '{name}', which no axis is named after; the names are {list(self.names)}")
+            if not np.array_equal(np.sort(np.asarray(permutation)), np.arange(sizes[name])):
+                raise SpecError(f"the group element's '{name}' is not a permutation of {sizes[name]} indices: {permutation}")
+        leaves = []
+        for path, leaf in named_leaves(params):
+            factors = self.factors(path)
+            expanded = jnp.reshape(leaf, [sizes[factor.name] for factor in factors])
+            for position, factor in enumerate(factors):
+                if factor.name in element:
+                    expanded = jnp.take(expanded, jnp.asarray(element[factor.name]), axis=position)
+            leaves.append(jnp.reshape(expanded, np.shape(leaf)))
+        return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+    def sample(self, key: jax.Array, params: PyTree) -> dict[str, jax.Array]:
+        """A uniformly random group element: one permutation of int [n] for each permutable name."""
+        sizes = self.sizes(params)
+        return {
+            name: jax.random.permutation(jax.random.fold_in(key, index), sizes[name]) for index, name in enumerate(self.permutable)
+        }
