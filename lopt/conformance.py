@@ -1,0 +1,65 @@
+"""Runs conformance vectors of the equivariant linear layer: random inputs, coefficients, and the exact outputs.
+
+Each pair NAME.json + NAME.npz is one weight space. JSON: `spec` (per tensor, the permutation id of each axis), `sizes` (per id),
+`terms` (per output tensor a list of `[input tensor, partition]`). NPZ: `in/T`, `coef/T` (in the order of `terms[T]`), `bias/T`, `out/T`.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lopt.layers.unf import coefficients_from_terms, unf_layer
+from lopt.symmetry.basis import make_plan
+from lopt.symmetry.spec import WeightSpec
+
+
+def vector_spec(description: dict) -> WeightSpec:
+    """The `WeightSpec` of a vector: permutation id i becomes the name `si`."""
+    return WeightSpec.parse({path: " ".join(f"s{i}" for i in ids) for path, ids in description["spec"].items()})
+
+
+def run_vector(path: Path) -> float:
+    """The largest absolute error of the public layer on one vector.
+
+    Args:
+      path: NAME.json; NAME.npz stands beside it.
+
+    Raises:
+      ValueError: if the vector's terms are not exactly the basis of its spec.
+    """
+    description = json.loads(path.read_text())
+    arrays = np.load(path.with_suffix(".npz"))
+    spec = vector_spec(description)
+    per_output = {
+        output: {
+            (source, tuple(sorted(tuple(sorted(block)) for block in partition))): jnp.asarray(matrix)
+            for (source, partition), matrix in zip(terms, arrays[f"coef/{output}"], strict=True)
+        }
+        for output, terms in description["terms"].items()
+    }
+    bias = {output: jnp.asarray(arrays[f"bias/{output}"]) for output in spec.paths}
+    theta = coefficients_from_terms(make_plan(spec), per_output, bias)
+    out = jax.jit(unf_layer(spec, description["c_in"], description["c_out"]).apply)(
+        theta, {tensor: jnp.asarray(arrays[f"in/{tensor}"]) for tensor in spec.paths}
+    )
+    errors = [np.max(np.abs(np.asarray(out[tensor]) - arrays[f"out/{tensor}"])) for tensor in spec.paths]
+    return float(np.max(errors))  # NaN if any error is
+
+
+def run_directory(directory: Path) -> Iterator[tuple[str, float]]:
+    """`(name, largest absolute error)` of every vector in a directory.
+
+    Raises:
+      FileNotFoundError: if the directory holds no vector, or one lacks its NPZ file.
+    """
+    paths = sorted(directory.glob("*.json"))
+    if not paths:
+        raise FileNotFoundError(f"no conformance vectors (NAME.json + NAME.npz) in '{directory}'")
+    for path in paths:
+        if not path.with_suffix(".npz").is_file():
+            raise FileNotFoundError(f"'{path.with_suffix('.npz')}' is missing beside '{path.name}'")
+        yield path.stem, run_vector(path)

@@ -1,0 +1,34 @@
+"""The DeepSets layer: one linear map shared by every weight of every tensor, no weight sees another.
+
+The baseline of "Universal Neural Functionals" (NeurIPS 2024): equivariant to any permutation whatever, after Zaheer et al., "Deep
+Sets" (NeurIPS 2017), without the pooling term, as in the paper's released code.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from lopt.layers.base import Features, Layer, PyTree
+from lopt.symmetry.spec import WeightSpec
+
+
+def deep_sets_layer(spec: WeightSpec, c_in: int, c_out: int) -> Layer:
+    """out = in @ kernel + bias at every weight.
+
+    Args:
+      spec: not needed; every layer takes one, so that layers can be exchanged.
+      c_in: channels of the input features.
+      c_out: channels of the output features.
+
+    Returns:
+      A `Layer` with theta `{"kernel": [c_in, c_out], "bias": [c_out]}`.
+    """
+    del spec
+
+    def init(key: jax.Array) -> PyTree:
+        return {"kernel": jax.random.normal(key, (c_in, c_out)) * c_in**-0.5, "bias": jnp.zeros(c_out)}
+
+    def apply(theta: PyTree, features: Features) -> dict[str, jax.Array]:
+        kernel, bias = theta["kernel"], theta["bias"]
+        return {path: x @ kernel + jnp.broadcast_to(bias, (*x.shape[:-1], c_out)) for path, x in features.items()}
+
+    return Layer(init, apply)

@@ -1,0 +1,110 @@
+"""Update networks f: from the features of every weight to one number per weight.
+
+"Universal Neural Functionals" (NeurIPS 2024), section 5.3 and appendix: three pointwise layers 19 -> 32 -> 32 -> 32 with ReLU, shared
+over all weights, then 32 -> 1: pointwise again (DeepSets) or one equivariant layer (UNF).
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lopt.features import NUM_CHANNELS, NUM_WEIGHT_CHANNELS, WeightFeatures
+from lopt.layers.base import Layer
+from lopt.layers.deep_sets import deep_sets_layer
+from lopt.layers.unf import unf_layer
+from lopt.symmetry.spec import PyTree, WeightSpec
+
+
+class UpdateNetwork(NamedTuple):
+    """f as a pair of pure functions.
+
+    Attributes:
+      init: `init(key) -> theta`.
+      apply: `apply(theta, features) -> {leaf path: [*leaf.shape]}`, one number per weight.
+    """
+
+    init: Callable[[jax.Array], PyTree]
+    apply: Callable[[PyTree, WeightFeatures], dict[str, jax.Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """Which update network f, and its sizes."""
+
+    hidden: tuple[int, ...] = (32, 32, 32)
+    """Widths of the pointwise layers that all weights share (the paper: 32 32 32)."""
+
+    def last_layer(self, spec: WeightSpec) -> Layer:
+        """The layer from the last hidden width to one channel."""
+        raise NotImplementedError(f"{type(self).__name__} does not define last_layer()")
+
+    def make(self, spec: WeightSpec) -> UpdateNetwork:
+        """Build f for the weight spaces of a spec.
+
+        Raises:
+          ValueError: if a hidden width is not positive, or none is given.
+        """
+        if not self.hidden or min(self.hidden) < 1:
+            raise ValueError(f"hidden must name at least one positive width, got {self.hidden}")
+        return update_network(self.hidden, self.last_layer(spec))
+
+
+@dataclasses.dataclass(frozen=True)
+class DeepSetsConfig(NetworkConfig):
+    """Pointwise f: every weight alone, as the paper's released code has it."""
+
+    def last_layer(self, spec: WeightSpec) -> Layer:
+        return deep_sets_layer(spec, self.hidden[-1], 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class UNFConfig(NetworkConfig):
+    """Pointwise layers, then one UNF layer: every weight sees pooled views of all others."""
+
+    def last_layer(self, spec: WeightSpec) -> Layer:
+        return unf_layer(spec, self.hidden[-1], 1)
+
+
+def update_network(hidden: tuple[int, ...], last: Layer) -> UpdateNetwork:
+    """Pointwise layers with ReLU over all weights, then `last`, which maps hidden[-1] channels to 1.
+
+    theta is `{"pointwise": {"dense0": {"kernel": [19, hidden[0]], "bias"}, ...}, "last": theta of last}`.
+    """
+    widths = (NUM_CHANNELS, *hidden)
+
+    def init(key: jax.Array) -> PyTree:
+        keys = jax.random.split(key, len(hidden) + 1)
+        pointwise = {
+            f"dense{i}": {
+                "kernel": jax.random.normal(keys[i], (c_in, c_out)) * math.sqrt(2 / c_in),
+                "bias": jnp.zeros(c_out),
+            }
+            for i, (c_in, c_out) in enumerate(zip(widths, widths[1:], strict=False))
+        }
+        return {"pointwise": pointwise, "last": last.init(keys[-1])}
+
+    def apply(theta: PyTree, features: WeightFeatures) -> dict[str, jax.Array]:
+        # One matmul over all weights rather than one per tensor.
+        flat = {path: jnp.reshape(x, (-1, x.shape[-1])) for path, x in features.weights.items()}
+        x = jnp.concatenate(list(flat.values()))
+        for i in range(len(hidden)):
+            kernel, bias = theta["pointwise"][f"dense{i}"]["kernel"], theta["pointwise"][f"dense{i}"]["bias"]
+            if i == 0:  # The time features are the same for every weight: they act as a bias.
+                kernel, time_kernel = kernel[:NUM_WEIGHT_CHANNELS], kernel[NUM_WEIGHT_CHANNELS:]
+                bias = bias + features.time @ time_kernel
+            x = jax.nn.relu(x @ kernel + bias[None])
+        splits = jnp.split(x, list(_offsets([y.shape[0] for y in flat.values()])))
+        hidden_features = {
+            path: jnp.reshape(y, (*features.weights[path].shape[:-1], hidden[-1])) for path, y in zip(flat, splits, strict=True)
+        }
+        return {path: y[..., 0] for path, y in last.apply(theta["last"], hidden_features).items()}
+
+    return UpdateNetwork(init, apply)
+
+
+def _offsets(sizes: list[int]) -> list[int]:
+    return [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
