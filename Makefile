@@ -1,0 +1,59 @@
+# `make` lists the targets. The first one that needs it creates the environment in $(VENV); a changed pyproject.toml updates it.
+# Any variable may be given: `make test PYTEST_ARGS="-k spec -x"`, `make demo RUN=runs/other`, `make VENV=.venv313 PYTHON=python3.13 test`.
+
+VENV ?= .venv
+# The first that runs: a version manager may put a `python3.11` on the path that only says that there is none.
+PYTHON ?= $(firstword $(foreach python,python3.11 python3 python3.12 python3.13,$(if $(shell \
+	$(python) -c 'import sys; print(int((3, 11) <= sys.version_info[:2] <= (3, 13)))' 2>/dev/null | grep 1),$(python))) python3)
+RUN ?= runs/digits_mlp
+PYTEST_ARGS ?=
+PIP_ARGS ?=
+
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo install test test-slow test-gpu lint format clean
+
+help: ## List the targets
+	@echo "make TARGET, where TARGET is one of"
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-12s %s\n", $$1, $$2 }'
+
+demo: $(INSTALLED) ## Meta-train a UNF optimizer on the digits, race it against tuned rivals, draw the curves (RUN=runs/digits_mlp)
+	$(PY) scripts/meta_train.py --config configs/digits_mlp.py --run-dir $(RUN)
+	$(PY) scripts/evaluate.py --run-dir $(RUN)
+
+install: $(INSTALLED) ## Create or update the environment (VENV=.venv, PYTHON=python3.11)
+
+test: $(INSTALLED) ## Run the fast tests and the examples in docstrings (PYTEST_ARGS="-k spec -x")
+	$(PY) -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+
+test-slow: $(INSTALLED) ## Run the slow tests
+	$(PY) -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+
+test-gpu: $(INSTALLED) ## Run the tests that need an accelerator
+	JAX_PLATFORMS=cuda,cpu $(PY) -m pytest -m gpu $(PYTEST_ARGS)
+
+lint: $(INSTALLED) ## Check style, format, types and the import rule
+	@status=0; for check in "$(PY) -m ruff check" "$(PY) -m ruff format --check" "$(PY) -m pyright --pythonpath $(PY)" \
+		"$(PY) $(VENV)/bin/lint-imports --no-logo"; do echo "$$check"; $$check || status=1; done; exit $$status
+
+format: $(INSTALLED) ## Format the code and fix what ruff can fix
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+
+clean: ## Remove caches and builds; environments and runs stay
+	rm -rf dist build site .pytest_cache .ruff_cache .import_linter_cache
+	find . -path ./runs -prune -o -path './.venv*' -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+# The file is written last: an interrupted installation is done again.
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+		echo "make: lopt needs Python 3.11, 3.12 or 3.13, but PYTHON=$(PYTHON) is $$($(PYTHON) --version 2>&1 | head -n 1);" \
+			"name another one, as in 'make PYTHON=/path/to/python3.11 ...'" >&2; exit 1; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { \
+		echo "make: '$(PYTHON) -m venv' failed; Debian and Ubuntu keep it in the package python3-venv" >&2; exit 1; }
+	@echo "Installing lopt into $(VENV); the first time takes a few minutes"
+	@$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[dev]'
+	@touch $@
