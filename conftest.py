@@ -1,0 +1,26 @@
+"""Settings for every test and every example in a docstring: strict promotion, two CPU devices."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported; `make test-gpu` names the accelerator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 2)  # so that sharding over a mesh is tested on any machine
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs an accelerator where there is none."""
+    if item.get_closest_marker("gpu") and jax.default_backend() == "cpu":
+        pytest.skip("needs an accelerator; `make test-gpu` uses the one of this machine")
+
+
+@pytest.fixture(autouse=True)
+def names_in_examples(doctest_namespace: dict[str, object]) -> None:
+    """Examples may use these names without importing them."""
+    doctest_namespace.update(jax=jax, jnp=jnp, np=np)

@@ -1,0 +1,64 @@
+"""The import rule of the rooms is held by a linter: here, that the linter sees each way to break it."""
+
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOMS = "A module of lopt imports only from rooms below its own"
+FRAMEWORK = "lopt never imports tasks, configs, scripts or tests"
+TASKS = "tasks imports from lopt only lopt.symmetry and lopt.task"
+LINT = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+
+
+@pytest.fixture
+def copy(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A copy of what the linter reads."""
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for package in ("lopt", "tasks"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def lint_imports(root: pathlib.Path) -> subprocess.CompletedProcess[str]:
+    """Run the linter in `root`, whose packages come before the installed ones."""
+    command = [sys.executable, "-c", LINT, "--no-logo", "--no-cache"]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+
+
+def test_a_copy_keeps_the_rule(copy):
+    result = lint_imports(copy)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "statement", "broken"),
+    [
+        ("lopt/symmetry/spec.py", "import lopt.task", ROOMS),
+        ("lopt/task.py", "from lopt import unroll", ROOMS),
+        ("lopt/symmetry/spec.py", "from lopt.symmetry import basis", "Specs stand alone"),
+        ("lopt/task.py", "import tasks.mlp", FRAMEWORK),
+        ("lopt/estimators/__init__.py", "from configs import smoke", FRAMEWORK),
+        ("tasks/mlp.py", "from lopt.optimizer import LearnedOptimizer", TASKS),
+        ("tasks/datasets/__init__.py", "import lopt.layers", TASKS),
+    ],
+)
+def test_a_forbidden_import_is_caught(copy, module, statement, broken):
+    for room in ("lopt/unroll.py", "lopt/optimizer.py", "lopt/symmetry/basis.py", "tasks/mlp.py"):
+        (copy / room).touch()  # a linter sees only modules that exist
+    with (copy / module).open("a") as file:
+        file.write(f"\n{statement}\n")
+    result = lint_imports(copy)
+    assert result.returncode == 1, result.stdout + result.stderr
+    verdict = next(line for line in result.stdout.splitlines() if line.startswith(broken))
+    assert "BROKEN" in verdict
+
+
+def test_a_new_room_must_be_given_its_place(copy):
+    (copy / "lopt" / "attic.py").write_text('"""A room that no one has placed."""\n')
+    result = lint_imports(copy)
+    assert result.returncode == 1
+    assert "attic" in result.stdout
