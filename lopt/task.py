@@ -44,9 +44,7 @@ class ArraySplit:
         return dict(self.arrays)
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=("train", "inner_valid", "outer_valid", "test"), meta_fields=()
-)
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("train", "inner_valid", "outer_valid", "test"), meta_fields=())
 @dataclasses.dataclass(frozen=True)
 class Datasets:
     """Four disjoint splits of one data set, fixed by seed.

@@ -251,7 +251,9 @@ class WeightSpec:
         if missing or unexpected:
             raise SpecError(
                 "the spec does not match the params: "
-                + "; ".join(f"{what} {leaves}" for what, leaves in (("no leaf for", missing), ("no spec for", unexpected)) if leaves)
+                + "; ".join(
+                    f"{what} {leaves}" for what, leaves in (("no leaf for", missing), ("no spec for", unexpected)) if leaves
+                )
             )
         for path, axes in self.leaves:
             if len(axes) != len(shapes[path]):
@@ -291,5 +293,6 @@ class WeightSpec:
         """A uniformly random group element: one permutation of int [n] for each permutable name."""
         sizes = self.sizes(params)
         return {
-            name: jax.random.permutation(jax.random.fold_in(key, index), sizes[name]) for index, name in enumerate(self.permutable)
+            name: jax.random.permutation(jax.random.fold_in(key, index), sizes[name])
+            for index, name in enumerate(self.permutable)
         }
