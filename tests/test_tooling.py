@@ -40,6 +40,7 @@ def test_a_copy_keeps_the_rule(copy):
         ("lopt/symmetry/spec.py", "import lopt.task", ROOMS),
         ("lopt/task.py", "from lopt import unroll", ROOMS),
         ("lopt/symmetry/spec.py", "from lopt.symmetry import basis", "Specs stand alone"),
+        ("lopt/symmetry/basis.py", "import jax.numpy", "The basis is combinatorics"),
         ("lopt/task.py", "import tasks.mlp", FRAMEWORK),
         ("lopt/estimators/__init__.py", "from configs import smoke", FRAMEWORK),
         ("tasks/mlp.py", "from lopt.optimizer import LearnedOptimizer", TASKS),
@@ -47,7 +48,7 @@ def test_a_copy_keeps_the_rule(copy):
     ],
 )
 def test_a_forbidden_import_is_caught(copy, module, statement, broken):
-    for room in ("lopt/unroll.py", "lopt/optimizer.py", "lopt/symmetry/basis.py", "tasks/mlp.py"):
+    for room in ("lopt/unroll.py", "lopt/optimizer.py", "tasks/mlp.py"):
         (copy / room).touch()  # a linter sees only modules that exist
     with (copy / module).open("a") as file:
         file.write(f"\n{statement}\n")
