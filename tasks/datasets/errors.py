@@ -1,0 +1,5 @@
+"""The one error that the loaders of data sets raise."""
+
+
+class DatasetError(ValueError):
+    """A data set that cannot be found or read; the message names the file or directory and says what to do."""
