@@ -1,0 +1,145 @@
+"""The weight spec of any JAX function, read off its jaxpr.
+
+Every weight's axes start as permutable, each by a permutation of its own. The jaxpr is then read once, and every equation ties,
+splits or pins axes as it must to commute with the permutations that are left (`rules.RULES`). What the data touch, and what the
+function returns, is pinned: a group element may move weights only. The result is a group under which the function is invariant:
+it may be too small, never wrong. What is known to be lost:
+
+- In attention and in grouped convolutions the heads and the width within a head become two factors, permuted independently.
+  The true group is larger: each head may permute its own width, and values may do so apart from queries and keys only where the
+  code keeps them apart.
+- An axis that is a concatenation of parts of different kind (`[x, h] @ W`) is a direct sum of permutations, for which specs have
+  no notation: it is fixed, or permuted in equal blocks (`lopt.symmetry.indexing`).
+- A dropout mask is data, so an axis that is dropped out is fixed: the loss for one key does change, though its distribution
+  does not. Infer the spec of the deterministic mode.
+- An argmax or top-k fixes the axis that it looks along, as ties are broken by position, unless `ignore_ties` is set.
+
+Symmetries other than permutations (signs, scales) are not looked for.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+from jax.interpreters import partial_eval
+
+from lopt.symmetry.check import drop_failing
+from lopt.symmetry.labels import Value
+from lopt.symmetry.names import Leaf, name_spec
+from lopt.symmetry.rules import INDEX_AWARE, RULES
+from lopt.symmetry.spec import PyTree, SpecError, WeightSpec, named_leaves
+from lopt.symmetry.trace import Trace
+
+
+def infer_spec(
+    fn: Callable[..., Any],
+    params: PyTree,
+    *inputs: PyTree,
+    check: bool = True,
+    key: jax.Array | None = None,
+    ignore_ties: bool = False,
+) -> WeightSpec:
+    """The permutations of the axes of `params` that leave `fn(params, *inputs)` unchanged, whatever the inputs.
+
+    Axes that must move together share a name; axes whose order carries meaning end in `!`. Names come from the weight that
+    introduces them.
+
+    Args:
+      fn: a loss or forward pass, traceable by JAX. All that it returns must stay unchanged, so let it return no statistics or
+        other state that has weights' axes.
+      params: pytree of arrays, or of `jax.ShapeDtypeStruct`s; integer arrays are left fixed, leaves that are no arrays are
+        passed to `fn` as they are.
+      *inputs: pytrees of arrays (or `jax.ShapeDtypeStruct`s, with `check=False`), such as a key and a batch; all their
+        axes are fixed.
+      check: also evaluate `fn` at random weights, with and without random group elements; a name under which the value changes
+        is fixed, with a warning.
+      key: for the check.
+      ignore_ties: let argmax and top-k follow a permutation. True but where two of the compared entries are equal; needed to
+        find the experts of a sparsely routed mixture interchangeable.
+
+    Returns:
+      the spec, which describes `params`.
+
+    Raises:
+      SpecError: if `params` has no leaves.
+      ValueError: if `check` is asked for inputs without values.
+
+    Warns:
+      UserWarning: naming the primitives without a rule, whose operands are taken to be fixed; naming what failed the check.
+
+    Example:
+      >>> params = {"hidden": jnp.ones((4, 3)), "head": jnp.ones((3, 2))}
+      >>> print(infer_spec(lambda params, x: jnp.tanh(x @ params["hidden"]) @ params["head"], params, jnp.ones((5, 4))))
+      head    hidden head.out!
+      hidden  hidden.in! hidden
+
+    References:
+      Zhou, Finn, Harrison, "Universal Neural Functionals", NeurIPS 2024, section 3: specs, there written by hand.
+    """
+    flat = named_leaves(params)
+    if not flat:
+        raise SpecError("the params have no leaves, so there is nothing to infer a spec of")
+    if check and any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(inputs)):
+        raise ValueError("the check evaluates fn, but some inputs are shapes without values: give arrays, or check=False")
+    call, weights, data = _over_arrays(fn, params, inputs)
+    trace = Trace(RULES, INDEX_AWARE, ignore_ties=ignore_ties)
+    values = _interpret(trace, jax.make_jaxpr(call)(weights, data), weights, data)
+    trace.report()
+    spec = name_spec(trace.atoms, _leaves(trace, flat, values))
+    if not check:
+        return spec
+    compiled = jax.jit(call)
+    evaluate = functools.partial(lambda data, params: compiled(_arrays(params), data), data)
+    return drop_failing(evaluate, spec, params, jax.random.key(0) if key is None else key)
+
+
+def _is_array(leaf: Any) -> bool:
+    return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
+
+
+def _arrays(tree: PyTree) -> list[Any]:
+    return [leaf for leaf in jax.tree.leaves(tree) if _is_array(leaf)]
+
+
+def _over_arrays(fn: Callable[..., Any], params: PyTree, inputs: PyTree) -> tuple[Callable[..., Any], list[Any], list[Any]]:
+    """`fn` as a function of the arrays in its arguments alone, with those arrays; other leaves (flags, functions) are kept."""
+
+    def fill(tree: PyTree, arrays: Sequence[Any]) -> PyTree:
+        given = iter(arrays)
+        return jax.tree.map(lambda leaf: next(given) if _is_array(leaf) else leaf, tree)
+
+    def call(weights: Sequence[Any], data: Sequence[Any]) -> list[Any]:
+        return jax.tree.leaves(fn(fill(params, weights), *fill(inputs, data)))
+
+    return call, _arrays(params), _arrays(inputs)
+
+
+def _interpret(trace: Trace, closed: Any, weights: Sequence[Any], data: Sequence[Any]) -> list[Value]:
+    """Run the trace over what the results depend on; returns the weights' values, constrained."""
+    jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars), instantiate=True)
+
+    def weight(array: Any) -> Value:
+        fixed = not jnp.issubdtype(array.dtype, jnp.inexact)
+        return trace.watch(Value(tuple(trace.atoms.fresh(size, fixed=fixed) for size in array.shape)))
+
+    values = [weight(array) for array in weights]
+    operands = [*values, *(trace.fixed(array.shape) for array in data)]
+    for result in trace.run(jaxpr, operands, [trace.constant(const) for const in closed.consts]):
+        trace.pin(result)
+    return values
+
+
+def _leaves(trace: Trace, flat: Sequence[tuple[str, Any]], values: Sequence[Value]) -> list[Leaf]:
+    """The atoms of every leaf of the params; leaves that are no arrays have no axes."""
+    remaining = iter(values)
+    leaves = []
+    for path, leaf in flat:
+        if not _is_array(leaf):
+            leaves.append(Leaf(path, (), len(flat)))
+            continue
+        value = next(remaining)
+        axes = tuple(cast(tuple[int, ...], trace.atoms.resolve(label)) for label in value.axes)
+        leaves.append(Leaf(path, axes, trace.order.get(id(value), len(flat))))
+    return leaves

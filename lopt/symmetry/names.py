@@ -1,0 +1,128 @@
+"""From atoms to a `WeightSpec`: readable, unique names for what the axes of the weights were found to carry."""
+
+import collections
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from lopt.symmetry.labels import Atoms
+from lopt.symmetry.spec import Factor, WeightSpec
+
+# The parts of a path that say what a leaf is to its layer, not which layer it is.
+_GENERIC = frozenset({"b", "bias", "embedding", "kernel", "params", "raw_value", "scale", "value", "w", "weight"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One weight with the atoms of its axes.
+
+    Attributes:
+      path: as in `WeightSpec.leaves`.
+      axes: the atoms of each axis, slowest first.
+      order: how many other weights the function consumes before it.
+    """
+
+    path: str
+    axes: tuple[tuple[int, ...], ...]
+    order: int
+
+
+def name_spec(atoms: Atoms, leaves: Sequence[Leaf]) -> WeightSpec:
+    """The spec of resolved leaves.
+
+    A permutable name is taken from the weight whose output (last) axis is the first to carry the atom as the function runs;
+    otherwise, and for fixed names, from the first weight that carries it. Fixed neighbours that were one axis before a split,
+    and never stand apart, are one name.
+    """
+    merged = _merge_fixed(atoms, leaves)
+    members: dict[int, tuple[int, ...]] = {factors[0]: factors for leaf in merged for axis in leaf for factors in axis}
+    sizes = {first: atoms.total(factors) for first, factors in members.items()}
+    heads = [
+        dataclasses.replace(leaf, axes=tuple(tuple(factors[0] for factors in axis) for axis in axes))
+        for leaf, axes in zip(leaves, merged, strict=True)
+    ]
+    names = _names(atoms, heads)
+    spec = tuple(
+        (leaf.path, tuple(tuple(Factor(names[atom], atoms.is_fixed((atom,))) for atom in axis) for axis in leaf.axes))
+        for leaf in heads
+    )
+    alone = {axis[0] for leaf in heads for axis in leaf.axes if len(axis) == 1}
+    known = sorted((names[atom], sizes[atom]) for atom in names if atom not in alone)
+    return WeightSpec(spec, tuple(known))
+
+
+def _merge_fixed(atoms: Atoms, leaves: Sequence[Leaf]) -> list[list[list[tuple[int, ...]]]]:
+    """Group the atoms of each axis: neighbours are one group if both are fixed, were one, and never stand apart."""
+    axes = [axis for leaf in leaves for axis in leaf.axes]
+    counts = collections.Counter(atom for axis in axes for atom in axis)
+    pairs = collections.Counter(pair for axis in axes for pair in itertools.pairwise(axis))
+
+    def inseparable(slow: int, fast: int) -> bool:
+        fixed = atoms.is_fixed((slow, fast)) and (slow, fast) in siblings
+        return fixed and slow != fast and pairs[slow, fast] == counts[slow] == counts[fast]
+
+    siblings = atoms.siblings()
+    merged: list[list[list[tuple[int, ...]]]] = []
+    for leaf in leaves:
+        merged.append([])
+        for axis in leaf.axes:
+            groups: list[tuple[int, ...]] = []
+            for atom in axis:
+                if groups and inseparable(groups[-1][-1], atom):
+                    groups[-1] += (atom,)
+                else:
+                    groups.append((atom,))
+            merged[-1].append(groups)
+    return merged
+
+
+def _names(atoms: Atoms, leaves: Sequence[Leaf]) -> Mapping[int, str]:
+    """A name for every atom, in the order in which the function consumes them."""
+    layers = _layers([leaf.path for leaf in leaves])
+    places: dict[int, list[tuple[bool, int, int, int, Leaf]]] = collections.defaultdict(list)
+    for leaf in leaves:
+        for axis, factors in enumerate(leaf.axes):
+            for position, atom in enumerate(factors):
+                output = len(leaf.axes) >= 2 and axis == len(leaf.axes) - 1 and not atoms.is_fixed((atom,))
+                places[atom].append((not output, leaf.order, axis, position, leaf))
+    names: dict[int, str] = {}
+    for atom, found in sorted(places.items(), key=lambda item: min(place[:4] for place in item[1])):
+        place = min(found, key=lambda place: place[:4])
+        taken = set(names.values())
+        names[atom] = next(name for name in _candidates(atoms, atom, layers, *place) if name not in taken)
+    return names
+
+
+def _candidates(
+    atoms: Atoms, atom: int, layers: Mapping[str, str], inner: bool, order: int, axis: int, position: int, leaf: Leaf
+) -> Iterator[str]:
+    """Names for an atom, best first."""
+    layer, full = layers[leaf.path], _identifier(leaf.path.split("/"))
+    fixed, last = atoms.is_fixed((atom,)), axis == len(leaf.axes) - 1
+    role = "out" if last else "in" if axis == len(leaf.axes) - 2 else f"axis{axis}"
+    if fixed:
+        role = atoms.role(atom) or role
+    if position < len(leaf.axes[axis]) - 1:
+        role = f"{role}{position}"
+    elif last and not fixed:
+        yield layer
+    yield f"{layer}.{role}"
+    yield full
+    yield from (f"{full}.{role}.{extra}" for extra in itertools.count())
+
+
+def _layers(paths: Sequence[str]) -> Mapping[str, str]:
+    """path -> the name of its layer: the path without the parts that say what the leaf is."""
+    layers = {}
+    for path in paths:
+        parts = path.split("/")
+        kept = [part for part in parts if part not in _GENERIC]
+        layers[path] = _identifier(kept or parts)
+    return layers
+
+
+def _identifier(parts: Sequence[str]) -> str:
+    """A name in the notation of specs. One that would begin with a digit, as of a list's item, gets a letter before it."""
+    name = re.sub(r"[^A-Za-z0-9_.]", "_", ".".join(parts)) or "params"
+    return name if re.match(r"[A-Za-z_]", name) else f"layer{name}"

@@ -1,0 +1,173 @@
+"""Abstract interpretation of a jaxpr: labels in, labels out, one rule of `rules.RULES` per equation.
+
+What is kept true: for every equation and every element of the group that the atoms still allow, permuting the operands as
+their labels say permutes the results as theirs say. A rule may pin or tie as much as it likes to make that so.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from lopt.symmetry.labels import Atoms, Label, Uniform, Value
+
+Rule = Callable[..., Value | list[Value]]  # rule(trace, eqn, *operands) -> one result or a list of them
+
+
+def shape_of(variable: Any) -> tuple[int, ...]:
+    """The shape of a variable of a jaxpr; tokens and the like have none."""
+    return tuple(getattr(variable.aval, "shape", ()))
+
+
+class Trace:
+    """The state of one interpretation.
+
+    Attributes:
+      atoms: the union-find that the rules constrain.
+      unknown: primitives met that have no rule.
+      order: id of a watched value -> how many were consumed before it.
+      ignore_ties: whether an argmax may be taken to follow a permutation, which fails where two entries are equal.
+    """
+
+    def __init__(self, rules: dict[str, Rule], index_aware: Iterable[str], *, ignore_ties: bool = False) -> None:
+        self.atoms = Atoms()
+        self.rules = rules
+        self.index_aware = frozenset(index_aware)
+        self.unknown: list[str] = []
+        self.order: dict[int, int] = {}
+        self.ignore_ties = ignore_ties
+        self._watched: dict[int, Value] = {}
+
+    def watch(self, value: Value) -> Value:
+        """Record in `order` when `value` is first consumed."""
+        self._watched[id(value)] = value
+        return value
+
+    def is_weight(self, value: Value) -> bool:
+        return id(value) in self._watched
+
+    def consume(self, values: Iterable[Value]) -> None:
+        for value in values:
+            if self.is_weight(value):
+                self.order.setdefault(id(value), len(self.order))
+
+    def uniform(self, shape: Sequence[int]) -> Value:
+        return Value(tuple((Uniform(size),) if size > 1 else () for size in shape))
+
+    def fixed(self, shape: Sequence[int]) -> Value:
+        """A value that no group element moves, such as data."""
+        return Value(self.atoms.fresh_fixed(shape))
+
+    def constant(self, array: Any) -> Value:
+        """A concrete array or number: fixed, but for the axes along which it does not vary."""
+        if 0 in np.shape(array) or jnp.issubdtype(getattr(array, "dtype", np.result_type(array)), jax.dtypes.extended):
+            return self.fixed(np.shape(array))
+        entries = np.asarray(array)
+        labels: list[Label] = []
+        for axis, size in enumerate(entries.shape):
+            constant = bool(np.all(entries == np.take(entries, [0], axis=axis)))
+            labels.append((Uniform(size),) if constant and size > 1 else self.atoms.fresh(size, fixed=True))
+        return Value(tuple(labels))
+
+    def pin(self, value: Value) -> None:
+        """Pin every axis of a value, and its numbers if they are indices."""
+        for label in value.axes:
+            self.atoms.pin(label)
+        if value.index is not None:
+            self.atoms.pin(value.index)
+
+    def join(self, values: Sequence[Value]) -> Value:
+        """The labels of a value that may be any of several of one shape: all their axes tied, one with one."""
+        axes = values[0].axes
+        for value in values[1:]:
+            axes = tuple(self.atoms.unify(one, other) for one, other in zip(axes, value.axes, strict=True))
+        return Value(axes, self.join_index(values))
+
+    def join_index(self, values: Sequence[Value]) -> Label | None:
+        """Tie the index labels of values that take each other's place; pinned unless all are indices of equal range."""
+        labels = [value.index for value in values if value.index is not None]
+        if len(labels) == len(values) and len({self.atoms.total(label) for label in labels}) == 1:
+            index = labels[0]
+            for label in labels[1:]:
+                index = self.atoms.unify(index, label)
+            return index
+        for label in labels:
+            self.atoms.pin(label)
+        return None
+
+    def freedom(self, value: Value) -> tuple[int | bool, ...]:
+        """How uniform a value is: what a loop's fixpoint can only lower."""
+        axes = [self.atoms.resolve(label) for label in value.axes]
+        sizes = [self.atoms.total(tuple(factor for factor in axis if isinstance(factor, Uniform))) for axis in axes]
+        return (*sizes, value.index is None)
+
+    def fixpoint(self, start: Sequence[Value], body: Callable[[list[Value]], list[Value]]) -> list[Value]:
+        """The labels of a loop's carry: those of its start, joined with what the body makes of them until nothing changes."""
+        carry = list(start)
+        while True:
+            joined = [self.join(pair) for pair in zip(carry, body(carry), strict=True)]
+            if list(map(self.freedom, joined)) == list(map(self.freedom, carry)):
+                return joined
+            carry = joined
+
+    def run(self, jaxpr: Any, values: Sequence[Value], consts: Sequence[Any] = ()) -> list[Value]:
+        """Interpret a `Jaxpr` with abstract constants, or a `ClosedJaxpr` with its own.
+
+        Returns:
+          the labels of the results.
+        """
+        if isinstance(jaxpr, core.ClosedJaxpr):
+            jaxpr, consts = jaxpr.jaxpr, [self.constant(const) for const in jaxpr.consts]
+        known: dict[Any, Value] = dict(zip(jaxpr.constvars, consts, strict=True))
+        known.update(zip(jaxpr.invars, values, strict=True))
+
+        def read(atom: Any) -> Value:
+            if not isinstance(atom, core.Literal):
+                return known[atom]
+            return self.constant(atom.val) if shape_of(atom) else Value(())
+
+        for equation in jaxpr.eqns:
+            results = self.apply(equation, [read(atom) for atom in equation.invars])
+            known.update(zip(equation.outvars, results, strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def apply(self, equation: Any, operands: list[Value]) -> list[Value]:
+        """One equation: its rule's results, or, without a rule, everything pinned."""
+        name = equation.primitive.name
+        rule = self.rules.get(name)
+        aware = name in self.index_aware
+        for operand in operands:
+            if not aware and operand.index is not None:
+                self.atoms.pin(operand.index)
+        if not any(True for _ in core.jaxprs_in_params(equation.params)):
+            self.consume(operands)
+        if rule is None:
+            self.unknown.append(name)
+            return self.opaque(equation, operands)
+        outcome = rule(self, equation, *operands)
+        results = outcome if isinstance(outcome, list) else [outcome]
+        for result, variable in zip(results, equation.outvars, strict=True):
+            sizes = tuple(map(self.atoms.total, result.axes))
+            if sizes != shape_of(variable):
+                raise ValueError(f"the rule of '{name}' labels axes of sizes {sizes} in a result of shape {shape_of(variable)}")
+        return results
+
+    def opaque(self, equation: Any, operands: Sequence[Value]) -> list[Value]:
+        """Results that no group element moves, of operands that none may move."""
+        for operand in operands:
+            self.pin(operand)
+        return [self.fixed(shape_of(variable)) for variable in equation.outvars]
+
+    def report(self) -> None:
+        """Warn, once, of the primitives without a rule."""
+        if self.unknown:
+            names = ", ".join(dict.fromkeys(self.unknown))
+            warnings.warn(
+                f"infer_spec has no rule for: {names}. Every axis that they touch is taken to be fixed, so the spec may be too "
+                "small; a rule can be added to lopt.symmetry.rules.RULES",
+                stacklevel=4,
+            )
