@@ -1,0 +1,24 @@
+"""Configs: from a file and a command line to frozen dataclasses, and from those to JSON and back.
+
+An experiment is a Python file with a docstring and a module-level `config`, an instance of a frozen dataclass whose fields are
+int, float, bool, str, None, tuples of these, and further frozen dataclasses. Each class sits beside what it configures.
+"""
+
+from lopt.config.command_line import load_file, parse_experiment
+from lopt.config.serialize import CONFIG_FILE, claim_run_dir, from_dict, load_run, save, to_dict, write_atomically
+from lopt.config.tree import ConfigError, differences, validate
+
+__all__ = [
+    "CONFIG_FILE",
+    "ConfigError",
+    "claim_run_dir",
+    "differences",
+    "from_dict",
+    "load_file",
+    "load_run",
+    "parse_experiment",
+    "save",
+    "to_dict",
+    "validate",
+    "write_atomically",
+]

@@ -1,0 +1,86 @@
+"""Trees of frozen dataclasses: are the values of the annotated types, and in which fields do two trees differ."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A config that cannot be read, written or built; the message names the file and the field."""
+
+
+def join(path: str, name: str) -> str:
+    """The path of a field of the config at `path`; "" is the path of the outermost."""
+    return f"{path}.{name}" if path else name
+
+
+def is_config(value: Any) -> bool:
+    """Whether a value is an instance of a dataclass."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def is_frozen(cls: type) -> bool:
+    """Whether a class is a frozen dataclass."""
+    return dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the annotated type; annotations that are not understood fit everything."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, arg) for arg in args)
+    if origin is typing.Literal:
+        return any(type(value) is type(arg) and value == arg for arg in args)
+    if origin is tuple and isinstance(value, tuple):
+        hints = args[:1] * len(value) if args[1:] == (Ellipsis,) else args
+        return len(value) == len(hints) and all(map(_fits, value, hints))
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    if hint is None:
+        return value is None
+    cls = origin or hint
+    return isinstance(value, cls) if isinstance(cls, type) and cls is not Any else True
+
+
+def validate(config: Any, path: str = "") -> None:
+    """Raise `ConfigError`, naming the field, unless every value has its field's annotated type.
+
+    Args:
+      config: a frozen dataclass, with nested ones.
+      path: of `config` within an outer config, for the message.
+    """
+    cls = type(config)
+    if not is_config(config) or not is_frozen(cls):
+        raise ConfigError(f"{path or 'config'} is {config!r}: not an instance of a frozen dataclass")
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(config):
+        name, value, hint = join(path, field.name), getattr(config, field.name), hints[field.name]
+        if not _fits(value, hint):
+            expected = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+            raise ConfigError(f"{name} is {value!r}, which is not of type {expected}")
+        for index, item in enumerate(value if isinstance(value, tuple) else ()):
+            if is_config(item):
+                validate(item, f"{name}[{index}]")
+        if is_config(value):
+            validate(value, name)
+
+
+def _differences(a: Any, b: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    if is_config(a) and type(a) is type(b):
+        for field in dataclasses.fields(a):
+            yield from _differences(getattr(a, field.name), getattr(b, field.name), join(path, field.name))
+    elif isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b) and any(map(is_config, a)):
+        for index, items in enumerate(zip(a, b, strict=True)):
+            yield from _differences(*items, f"{path}[{index}]")
+    elif a != b and not (a != a and b != b):  # NaN is the same setting as NaN
+        yield path or "config", a, b
+
+
+def differences(a: Any, b: Any) -> list[tuple[str, Any, Any]]:
+    """The fields in which two configs differ, as `(path, value in a, value in b)`, such as `("estimator.sigma", 0.01, 0.02)`.
+
+    Where the classes differ, the pair of configs is one difference.
+    """
+    return list(_differences(a, b, ""))
