@@ -34,14 +34,17 @@ def run_vector(path: Path) -> float:
     description = json.loads(path.read_text())
     arrays = np.load(path.with_suffix(".npz"))
     spec = vector_spec(description)
+    for output, terms in description["terms"].items():
+        if len(terms) != len(arrays[f"coef/{output}"]):
+            raise ValueError(f"'{path.name}' lists {len(terms)} terms for {output}, its NPZ has {len(arrays[f'coef/{output}'])}")
     per_output = {
         output: {
-            (source, tuple(sorted(tuple(sorted(block)) for block in partition))): jnp.asarray(matrix)
+            (source, tuple(sorted(tuple(sorted(block)) for block in partition))): matrix
             for (source, partition), matrix in zip(terms, arrays[f"coef/{output}"], strict=True)
         }
         for output, terms in description["terms"].items()
     }
-    bias = {output: jnp.asarray(arrays[f"bias/{output}"]) for output in spec.paths}
+    bias = {output: arrays[f"bias/{output}"] for output in spec.paths}
     theta = coefficients_from_terms(make_plan(spec), per_output, bias)
     out = jax.jit(unf_layer(spec, description["c_in"], description["c_out"]).apply)(
         theta, {tensor: jnp.asarray(arrays[f"in/{tensor}"]) for tensor in spec.paths}

@@ -4,13 +4,18 @@
 carries a c_in x c_out matrix, each output tensor one bias vector. Averages stand where the text has sums, as in the released code.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lopt.layers.base import Features, Layer, PyTree
 from lopt.layers.pooling import PooledViews, broadcast_kept, write_blocks
 from lopt.symmetry.basis import Blocks, Group, Plan, make_plan
 from lopt.symmetry.spec import WeightSpec
+
+PerOutput = Mapping[str, Mapping[tuple[str, Blocks], np.ndarray]]  # output path -> {(input path, partition): [c_in, c_out]}
 
 
 def unf_layer(spec: WeightSpec, c_in: int, c_out: int) -> Layer:
@@ -94,7 +99,7 @@ def _contract(group: Group, weights: jax.Array, views: PooledViews) -> list[jax.
     return jnp.split(y, num_targets, axis=-1)
 
 
-def coefficients_from_terms(plan: Plan, per_output: dict[str, dict[tuple, jax.Array]], bias: dict[str, jax.Array]) -> PyTree:
+def coefficients_from_terms(plan: Plan, per_output: PerOutput, bias: Mapping[str, np.ndarray]) -> PyTree:
     """theta from one coefficient matrix per basis term: for checks against other implementations.
 
     Args:
@@ -105,20 +110,15 @@ def coefficients_from_terms(plan: Plan, per_output: dict[str, dict[tuple, jax.Ar
     Raises:
       ValueError: if the given terms are not exactly the plan's.
     """
-    c_in, c_out = next(iter(next(iter(per_output.values())).values())).shape
-    weights = {group.label: jnp.zeros((len(group.views), c_in, len(group.targets), c_out)) for group in plan.groups}
-    entries: dict[int, list[tuple[int, int, jax.Array]]] = {}
+    c_in, c_out = np.shape(next(iter(next(iter(per_output.values())).values())))
+    weights = {group.label: np.zeros((len(group.views), c_in, len(group.targets), c_out), np.float32) for group in plan.groups}
     for path in plan.spec.paths:
         given = dict(per_output[path])
         for term in plan.terms(path):
             matrix = given.pop((term.input, term.partition), None)
             if matrix is None:
                 raise ValueError(f"no coefficient for the term {term.input} -> {path} with partition {term.partition}")
-            entries.setdefault(term.group, []).append((term.view, term.target, matrix))
+            weights[plan.groups[term.group].label][term.view, :, term.target, :] = matrix
         if given:
             raise ValueError(f"{path} has coefficients for {len(given)} terms that are not in the plan: {list(given)[:3]}")
-    for index, found in entries.items():
-        view, target, matrices = zip(*found, strict=True)
-        label = plan.groups[index].label
-        weights[label] = weights[label].at[jnp.asarray(view), :, jnp.asarray(target), :].set(jnp.stack(matrices))
-    return {"weights": weights, "bias": jnp.stack([bias[path] for path in plan.spec.paths])}
+    return jax.tree.map(jnp.asarray, {"weights": weights, "bias": np.stack([bias[path] for path in plan.spec.paths])})

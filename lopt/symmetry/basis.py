@@ -167,7 +167,5 @@ def make_plan(spec: WeightSpec) -> Plan:
     for path in spec.paths:
         for names, side in _sides(path, [factor.name for factor in spec.factors(path)]):
             targets.setdefault(names, []).append(side)
-            views.setdefault(names, []).extend(
-                dataclasses.replace(side, kept=kept) for kept in _orders(names, side.kept)
-            )
+            views.setdefault(names, []).extend(dataclasses.replace(side, kept=kept) for kept in _orders(names, side.kept))
     return Plan(spec, tuple(Group(names, tuple(views[names]), tuple(targets[names])) for names in sorted(targets)))

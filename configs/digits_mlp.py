@@ -1,0 +1,23 @@
+"""A UNF optimizer for an MLP on the digits of scikit-learn: learns in minutes, the demo.
+
+Command:  python scripts/meta_train.py --config configs/digits_mlp.py --run-dir runs/digits_mlp
+Cost:     TBD
+Expect:   TBD
+"""
+
+from lopt.estimators.pes import PESConfig
+from lopt.evaluate import EvaluationConfig
+from lopt.networks import UNFConfig
+from lopt.optimizer import LearnedMomentumConfig
+from lopt.trainer import MetaTrainConfig, OuterConfig
+from lopt.unroll import UnrollConfig
+from tasks.mlp import MLPConfig
+
+config = MetaTrainConfig(
+    task=MLPConfig(dataset="digits", hidden=(32,), batch_size=128),
+    optimizer=LearnedMomentumConfig(beta=0.01, network=UNFConfig()),
+    estimator=PESConfig(unroll=UnrollConfig(horizon=300, meta_loss="mean")),
+    outer=OuterConfig(learning_rate=3e-3),
+    evaluation=EvaluationConfig(steps=300, seeds=10),
+    outer_steps=400,
+)

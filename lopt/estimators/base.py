@@ -1,0 +1,38 @@
+"""What every meta-gradient estimator is: a pair of pure functions over the particles it keeps."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from lopt.optimizer import LearnedOptimizer
+from lopt.symmetry.spec import PyTree
+from lopt.task import Datasets, Task
+
+PARTICLES = "particles"  # the mesh axis that particles are sharded over
+
+
+class Estimator(NamedTuple):
+    """An estimator of the gradient of the meta-loss with respect to theta.
+
+    Attributes:
+      init: `init(key, theta) -> state`, fresh particles.
+      step: `step(key, theta, datasets, state) -> (gradient, state, info)`; one window of every particle. `datasets` is an argument,
+        not closed over, so that the data are not constants of the compiled program. `info` is a dict of scalars.
+      inner_steps: inner training steps that one `step` takes, all members of all particles counted.
+    """
+
+    init: Callable[[jax.Array, PyTree], PyTree]
+    step: Callable[[jax.Array, PyTree, Datasets, PyTree], tuple[PyTree, PyTree, dict[str, jax.Array]]]
+    inner_steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class EstimatorConfig:
+    """Base of the estimators' configs."""
+
+    def make(self, task: Task, optimizer: LearnedOptimizer, mesh: Mesh) -> Estimator:
+        """Build the estimator, its particles sharded over the mesh."""
+        raise NotImplementedError(f"{type(self).__name__} does not define make()")
