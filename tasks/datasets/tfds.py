@@ -89,18 +89,19 @@ def load_prepared(directory: Path, image_shape: tuple[int, int]) -> dict[str, Ex
 
     splits = {}
     for split in ("train", "test"):
+        what = f"the '{split}' split of the tfds data set in {directory}"
         try:
-            examples = list(_examples(tensorflow_datasets.builder_from_directory(directory), split))
+            builder = tensorflow_datasets.builder_from_directory(directory)
+            examples, expected = list(_examples(builder, split)), builder.info.splits[split].num_examples
         except DatasetError:
             raise
         except Exception as error:  # what the readers raise depends on the format and its version
-            raise DatasetError(f"the '{split}' split of the tfds data set in {directory} cannot be read: {error}") from error
+            raise DatasetError(f"{what} cannot be read: {error}") from error
+        if len(examples) != expected:
+            raise DatasetError(f"{what} holds {len(examples)} examples, but its info says {expected}; prepare it again")
         shapes = {np.shape(example.get("image", ())) for example in examples}
         if shapes != {(*image_shape, 1)}:
-            raise DatasetError(
-                f"the '{split}' split of the tfds data set in {directory} holds images of shapes {sorted(shapes)}, where "
-                f"{(*image_shape, 1)} is expected"
-            )
+            raise DatasetError(f"{what} holds images of shapes {sorted(shapes)}, where {(*image_shape, 1)} is expected")
         images = np.stack([example["image"][..., 0] for example in examples])
         splits[split] = (images.astype(np.uint8, casting="safe"), np.array([example["label"] for example in examples], np.uint8))
     return splits
