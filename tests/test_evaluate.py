@@ -1,0 +1,565 @@
+import dataclasses
+import io
+import itertools
+import math
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from rich.console import Console
+
+from lopt import baselines, checkpoint, config
+from lopt.baselines import Baseline, TuningError
+from lopt.evaluate import (
+    RACE,
+    TUNE,
+    Competitor,
+    Evaluation,
+    EvaluationConfig,
+    evaluate,
+    metrics_fn,
+    race,
+    seed_keys,
+    train_fn,
+    tune_baseline,
+)
+from lopt.metrics import MetricsWriter
+from lopt.report import curve_arrays, summary_markdown, terminal_table, write_report
+from lopt.summary import Curve, Estimate, markdown_table, rich_table, steps_to_reach, summarize, trailing_mean
+from lopt.symmetry.spec import WeightSpec
+from lopt.task import ArraySplit, Datasets, Task
+
+# --- A task whose answers are known: loss = h/2 mean_b |w - x_b|^2; without noise in the data, SGD multiplies w by 1 - lr h.
+
+
+def quadratic(curvature: float, noise: float = 0.0, examples: int = 64, seed: int = 0) -> Task:
+    def split(index: int) -> ArraySplit:
+        x = noise * jax.random.normal(jax.random.fold_in(jax.random.key(seed), index), (examples, 3))
+        return ArraySplit({"x": x}, batch_size=4)
+
+    def loss(params, key, batch):
+        return 0.5 * curvature * jnp.mean(jnp.sum(jnp.square(params["w"][None] - batch["x"]), axis=1))
+
+    return Task(
+        name="quadratic",
+        init=lambda key: {"w": 1.0 + 0.1 * jax.random.normal(key, (3,))},
+        loss=loss,
+        spec=WeightSpec.parse({"w": "weights!"}),
+        datasets=Datasets(split(0), split(1), split(2), split(3)),
+        initial_loss=1.5 * curvature,
+        metrics=lambda params, key, batch: {"distance": jnp.sqrt(jnp.sum(jnp.square(params["w"])))},
+    )
+
+
+def sgd(rate) -> optax.GradientTransformation:
+    return optax.sgd(rate)
+
+
+def needs_value(rate) -> optax.GradientTransformationExtraArgs:
+    """Follows the gradient with a step proportional to the loss, which it must be told."""
+
+    def update(updates, state, params=None, *, value, **extra):
+        return jax.tree.map(lambda g: -rate * value * g, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: (), update)
+
+
+@pytest.fixture
+def plain_sgd(monkeypatch):
+    rivals = {**baselines.BASELINES, "sgd": Baseline("SGD", sgd, low=1e-3, high=3.0)}
+    monkeypatch.setattr(baselines, "BASELINES", rivals)
+
+
+SMALL = EvaluationConfig(steps=20, seeds=3, tuning_seeds=2)
+
+
+# --- Training
+
+
+def test_training_is_a_plain_loop_over_steps_for_each_seed():
+    task, rate, steps, seeds = quadratic(0.7, noise=0.5), jnp.float32(0.3), 6, 3  # three seeds on two devices
+    keys = seed_keys(jax.random.key(3), seeds)
+    params, losses = train_fn(task, needs_value, steps)(rate, keys, task.datasets)
+    tests = metrics_fn(task)(None, (params, keys), task.datasets)
+    assert losses.shape == (seeds, steps)
+    for seed in range(seeds):
+        init_key, run_key, _ = jax.random.split(keys[seed], 3)
+        w = np.asarray(task.init(init_key)["w"])
+        for t in range(steps):
+            batch_key, _ = jax.random.split(jax.random.fold_in(run_key, t))
+            x = np.asarray(task.datasets.train.batch(batch_key)["x"])
+            loss = 0.35 * np.mean(np.sum((w - x) ** 2, axis=1))
+            np.testing.assert_allclose(losses[seed, t], loss, rtol=1e-5)
+            w = w - 0.3 * loss * 0.7 * (w - np.mean(x, axis=0))
+        np.testing.assert_allclose(params["w"][seed], w, rtol=1e-4)
+        x = np.asarray(task.datasets.test.arrays["x"])  # the whole split
+        np.testing.assert_allclose(tests["loss"][seed], 0.35 * np.mean(np.sum((w - x) ** 2, axis=1)), rtol=1e-4)
+        np.testing.assert_allclose(tests["distance"][seed], np.linalg.norm(w), rtol=1e-4)
+
+
+def test_a_seed_does_not_depend_on_how_many_there_are():
+    few, many = (np.asarray(jax.random.key_data(seed_keys(jax.random.key(3), K))) for K in (3, 5))
+    np.testing.assert_array_equal(few, many[:3])
+    assert len(np.unique(many, axis=0)) == 5
+
+
+def test_data_are_an_argument_of_the_program():
+    task, other = quadratic(1.0, noise=0.5), quadratic(1.0, noise=0.5, seed=1)
+    train, metrics, keys = train_fn(task, sgd, 5), metrics_fn(task), seed_keys(jax.random.key(0), 2)
+    params, losses = train(jnp.float32(0.1), keys, task.datasets)
+    assert not np.allclose(losses, train(jnp.float32(0.1), keys, other.datasets)[1])
+    large = quadratic(1.0, noise=0.5, examples=100_000)
+    assert len(train.lower(jnp.float32(0.1), keys, large.datasets).as_text()) < 100_000
+    tests = metrics(None, (params, keys), task.datasets), metrics(None, (params, keys), other.datasets)
+    assert not np.allclose(tests[0]["loss"], tests[1]["loss"])
+
+
+# --- Racing
+
+
+def test_all_competitors_have_the_same_weights_and_batches():
+    task = quadratic(1.0, noise=0.5)
+    competitors = [
+        Competitor("still", sgd, jnp.float32(0.0)),
+        Competitor("as still", needs_value, jnp.float32(0.0)),
+        Competitor("moving", sgd, jnp.float32(0.5)),
+    ]
+    still, as_still, moving = race(task, competitors, jax.random.key(0), steps=8, seeds=3)
+    np.testing.assert_array_equal(still.losses, as_still.losses)
+    np.testing.assert_array_equal(still.losses[:, 0], moving.losses[:, 0])
+    assert np.all(still.losses[:, 1:] != moving.losses[:, 1:])
+    assert len(np.unique(still.losses)) == still.losses.size  # a new batch at each step, other seeds other batches
+
+
+def test_competitors_that_share_a_function_share_its_compilation():
+    calls = []
+
+    def counted(rate):
+        calls.append(rate)
+        return optax.sgd(rate)
+
+    competitors = [Competitor(str(rate), counted, jnp.float32(rate)) for rate in (0.1, 0.2, 0.3)]
+    curves = race(quadratic(1.0), competitors, jax.random.key(0), steps=3, seeds=2)
+    assert len(calls) == 1
+    final = [curve.losses[0, -1] for curve in curves]
+    np.testing.assert_allclose(np.array(final) / curves[0].losses[0, 0], [(1 - rate) ** 4 for rate in (0.1, 0.2, 0.3)], rtol=1e-4)
+
+
+def test_names_must_differ():
+    competitor = Competitor("twice", sgd, jnp.float32(0.1))
+    with pytest.raises(ValueError, match="twice"):
+        race(quadratic(1.0), [competitor, competitor], jax.random.key(0), steps=1, seeds=1)
+
+
+def test_seeds_of_race_tuning_and_meta_training_are_disjoint():
+    root = jax.random.key(0)
+    keys = [
+        seed_keys(jax.random.fold_in(root, RACE), 50),
+        seed_keys(jax.random.fold_in(root, TUNE), 50),
+        seed_keys(root, 1000),  # what a meta-training may fold in: small numbers such as outer steps
+        jax.random.split(root, 50),
+    ]
+    data = [set(map(tuple, np.asarray(jax.random.key_data(group)).tolist())) for group in keys]
+    for a, b in itertools.combinations(data[:3], 2):
+        assert not a & b
+    assert not (data[0] | data[1]) & data[3]
+    assert len(data[0]) == len(data[1]) == 50
+    assert min(RACE, TUNE) > 10**8
+
+
+# --- Tuning
+
+
+@pytest.mark.parametrize(("curvature", "best"), [(10.0, 0.1), (0.1, 10.0)])
+def test_tuning_finds_the_analytic_optimum_one_over_the_curvature(plain_sgd, curvature, best):
+    tuning = tune_baseline(quadratic(curvature), "sgd", SMALL, jax.random.key(0))
+    assert tuning.learning_rate == best  # beyond the grid's edge for the last
+    assert not tuning.at_edge
+    scores = dict(tuning.tried)
+    # Known for every learning rate: the loss shrinks by (1 - lr h)^2 a step; the window is of two steps.
+    start = scores[0.001] / np.mean([(1 - 0.001 * curvature) ** (2 * t) for t in (18, 19)])
+    for rate, score in scores.items():
+        expected = start * np.mean([(1 - rate * curvature) ** (2 * t) for t in (18, 19)])
+        assert score == math.inf if expected > 3e38 else score == pytest.approx(expected, rel=1e-3, abs=1e-9)
+
+
+def test_a_baseline_that_never_trains_is_named(plain_sgd):
+    task = dataclasses.replace(quadratic(1.0), loss=lambda params, key, batch: jnp.sum(params["w"]) * jnp.nan)
+    with pytest.raises(TuningError, match="SGD on quadratic: every learning rate"):
+        tune_baseline(task, "sgd", SMALL, jax.random.key(0))
+
+
+def test_one_compilation_serves_the_whole_grid(plain_sgd):
+    task, traces = quadratic(1.0), []
+
+    def loss(params, key, batch):
+        traces.append(key)
+        return task.loss(params, key, batch)
+
+    def traced(points_per_decade: int) -> int:
+        traces.clear()
+        config = dataclasses.replace(SMALL, points_per_decade=points_per_decade)
+        tune_baseline(dataclasses.replace(task, loss=loss), "sgd", config, jax.random.key(0))
+        return len(traces)
+
+    assert 0 < traced(1) == traced(4)
+
+
+# --- Figures from curves
+
+
+def brute_steps(losses: np.ndarray, target: float, window: int) -> list[float]:
+    found = []
+    for seed in losses:
+        reached = [n for n in range(window, len(seed) + 1) if np.mean(seed[n - window : n]) <= target]
+        found.append(float(reached[0]) if reached else math.nan)
+    return found
+
+
+def test_steps_to_reach_are_counted_as_defined():
+    losses = np.array([[5.0, 4, 3, 2, 1, 1], [5, 5, 5, 5, 5, 5], [1, 1, 9, 9, 9, 9], [5, 5, 5, 5, 5, 1]])
+    np.testing.assert_array_equal(steps_to_reach(losses, 2.5, 2), [4, np.nan, 2, np.nan])
+    np.testing.assert_array_equal(steps_to_reach(losses, 2.5, 1), [4, np.nan, 1, 6])
+    np.testing.assert_array_equal(steps_to_reach(losses, 3.0, 2), [4, np.nan, 2, 6])
+    assert np.isnan(steps_to_reach(losses, math.nan, 2)).all()
+
+
+@pytest.mark.parametrize("window", [1, 3, 7])
+def test_steps_to_reach_agree_with_brute_force_where_some_losses_are_not_finite(window):
+    rng = np.random.default_rng(0)
+    losses = np.exp(-np.linspace(0, 2, 40))[None] + 0.3 * rng.standard_normal((20, 40))
+    losses[3, 5], losses[4, 7:], losses[5, 0], losses[6, 20] = np.nan, np.inf, np.inf, -np.inf
+    with np.errstate(invalid="ignore"):
+        expected = brute_steps(losses, 0.3, window)
+    np.testing.assert_array_equal(steps_to_reach(losses, 0.3, window), expected)
+    assert 0 < np.isnan(expected).sum() < 20
+
+
+def test_a_window_recovers_after_a_value_that_is_not_finite():
+    smooth = trailing_mean(np.array([[1.0, np.inf, 1.0, 1.0, 3.0]]), 2)
+    np.testing.assert_array_equal(smooth, [[np.inf, np.inf, 1.0, 2.0]])
+    for window in (0, 6):
+        with pytest.raises(ValueError, match="1 to the 5 steps"):
+            trailing_mean(np.ones((1, 5)), window)
+
+
+def test_estimates_have_the_standard_error_of_the_mean():
+    values = np.array([1.0, 2.0, 4.0])
+    estimate = Estimate.of(values)
+    assert estimate.mean == pytest.approx(7 / 3)
+    assert estimate.error == pytest.approx(math.sqrt(((4 / 3) ** 2 + (1 / 3) ** 2 + (5 / 3) ** 2) / 2 / 3))
+    assert Estimate.of(np.array([1.0, np.nan, 2.0, 4.0])) == estimate
+    assert Estimate.of(np.array([5.0])).count == 1
+    assert math.isnan(Estimate.of(np.array([5.0])).error)
+    assert math.isnan(Estimate.of(np.array([np.nan])).mean)
+
+
+@pytest.mark.parametrize(
+    ("mean", "error", "text"),
+    [
+        (0.012345, 0.00123, "0.0123 ± 0.0012"),
+        (142.31, 5.12, "142.3 ± 5.1"),
+        (1234.5, 99.9, "1234 ± 100"),
+        (0.5, 0.0, "0.5"),
+        (3.0, math.nan, "3"),
+        (math.nan, math.nan, "nan"),
+        (2.5e9, 1e8, "2.50e+09 ± 1e+08"),
+    ],
+)
+def test_estimates_are_printed_to_two_digits_of_their_error(mean, error, text):
+    assert str(Estimate(mean, error, 3)) == text
+
+
+def synthetic() -> list[Curve]:
+    """Ten steps, two seeds, a window of two: Adam ends at 2.0; `fast` is there after 4 and 5 steps."""
+
+    def curve(name: str, losses: list[list[float]], accuracy: float = 0.5, reference: bool = False) -> Curve:
+        test = {"loss": np.full(2, 0.7), "accuracy": np.full(2, accuracy)}
+        return Curve(name, np.array(losses), test, 0.0123, reference)
+
+    return [
+        curve("fast", [[9, 9, 2, 2, 1, 1, 1, 1, 1, 1], [9, 9, 9, 2, 2, 1, 1, 1, 1, 1.5]], accuracy=0.9),
+        curve("half", [[9, 9, 2, 2, 1, 1, 1, 1, 1, 1], [9] * 10]),
+        curve("slow", [[9] * 10, [8] * 10]),
+        curve("Adam", [[9, 9, 9, 9, 9, 9, 9, 9, 2, 2.2], [9, 9, 9, 9, 9, 9, 9, 9, 1.8, 2]], reference=True),
+        curve("broken", [[9, 9, math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, math.nan, math.nan], [3] * 10]),
+    ]
+
+
+def test_the_summary_of_known_curves():
+    fast, half, slow, adam, broken = summarize(synthetic(), window=2)
+    assert adam.final_loss.mean == pytest.approx(2.0)
+    assert (fast.steps.mean, fast.steps.error, fast.steps.count) == (4.5, 0.5, 2)
+    assert fast.speedup.mean == pytest.approx((10 / 4 + 10 / 5) / 2)
+    assert fast.final_loss.mean == pytest.approx((1 + 1.25) / 2)
+    assert (half.steps.mean, half.steps.count) == (4.0, 1)
+    assert slow.steps.count == 0
+    assert math.isnan(slow.speedup.mean)
+    assert (adam.steps.mean, adam.speedup.mean) == (10.0, 1.0)
+    assert (broken.diverged, broken.final_loss.mean, broken.final_loss.count) == (1, 3.0, 1)
+    assert [row.diverged for row in (fast, half, slow, adam)] == [0, 0, 0, 0]
+
+
+def cells(text: str) -> dict[str, dict[str, str]]:
+    lines = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in text.splitlines()]
+    return {line[0]: dict(zip(lines[0], line, strict=True)) for line in lines[2:]}
+
+
+def test_the_table_says_what_was_reached_and_what_was_not():
+    table = cells(markdown_table(summarize(synthetic(), window=2)))
+    steps = "steps to Adam's final loss"
+    assert table["fast"]["test accuracy"] == "0.9"
+    assert table["fast"][steps] == "4.50 ± 0.50"
+    assert table["fast"]["speed-up"] == "2.25 ± 0.25"
+    assert table["half"][steps] == "4, never (1 of 2)"
+    assert table["half"]["speed-up"] == "2.5 (1 of 2)"
+    assert table["slow"][steps] == "never (2 of 2)"
+    assert table["slow"]["speed-up"] == "-"
+    assert table["Adam"][steps] == "10 (target)"
+    assert table["fast"]["diverged"] == "0"
+    assert table["fast"]["ms / step"] == "12"
+    assert "test loss" not in table["fast"]
+
+
+def test_a_diverged_seed_shows_in_the_table():
+    table = cells(markdown_table(summarize(synthetic(), window=2)))
+    assert table["broken"]["diverged"] == "1 of 2"
+    assert table["broken"]["final training loss"] == "nan (others: 3)"
+    assert table["broken"]["test accuracy"] == "nan (others: 0.5)"
+
+
+def test_a_test_loss_that_is_not_finite_is_divergence():
+    curve = synthetic()[0]
+    bad = dataclasses.replace(curve, test={**curve.test, "loss": np.array([0.1, np.inf])})
+    np.testing.assert_array_equal(bad.diverged, [False, True])
+
+
+def test_where_the_reference_diverged_nothing_is_reached():
+    curves = synthetic()
+    curves[3] = dataclasses.replace(curves[3], losses=np.full((2, 10), np.nan))
+    table = cells(markdown_table(summarize(curves, window=2)))
+    assert table["Adam"]["final training loss"] == "nan"
+    assert table["fast"]["steps to Adam's final loss"] == "never (2 of 2)"
+
+
+def test_a_task_without_metrics_shows_its_test_loss():
+    curves = [dataclasses.replace(curve, test={"loss": curve.test["loss"]}) for curve in synthetic()]
+    assert cells(markdown_table(summarize(curves, window=2)))["fast"]["test loss"] == "0.7"
+
+
+@pytest.mark.parametrize("references", [0, 2])
+def test_one_competitor_sets_the_target(references):
+    curves = [dataclasses.replace(curve, reference=index < references) for index, curve in enumerate(synthetic())]
+    with pytest.raises(ValueError, match="exactly one"):
+        summarize(curves, window=2)
+
+
+def test_a_curve_checks_its_shapes():
+    with pytest.raises(ValueError, match=r"'a'.*\(3,\)"):
+        Curve("a", np.zeros(3), {}, 0.0)
+    with pytest.raises(ValueError, match="accuracy of 'a'"):
+        Curve("a", np.zeros((3, 2)), {"accuracy": np.zeros(2)}, 0.0)
+
+
+def test_the_terminal_table_fits_80_columns_and_hides_nothing():
+    names = ["meta-trained", "before meta-training", "slow", "tuned Adam", "broken"]
+    curves = [dataclasses.replace(curve, name=name) for curve, name in zip(synthetic(), names, strict=True)]
+    output = io.StringIO()
+    Console(file=output, width=80).print(rich_table(summarize(curves, window=2), "title", "caption"))
+    text = output.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    for shown in ("meta-training", "4.50", "± 0.50", "never", "(1 of 2)", "1 of 2", "nan", "title", "caption", "step"):
+        assert shown in text
+
+
+# --- Config
+
+
+@pytest.mark.parametrize("field", ["steps", "seeds", "tuning_seeds", "points_per_decade", "window"])
+def test_a_config_out_of_range_names_the_field(field):
+    with pytest.raises(ValueError, match=f"evaluation.{field}"):
+        EvaluationConfig(**{field: 0})
+
+
+def test_a_config_names_baselines_that_exist():
+    with pytest.raises(ValueError, match="'lion'"):
+        EvaluationConfig(baselines=("adam", "lion"))
+    with pytest.raises(ValueError, match="empty"):
+        EvaluationConfig(baselines=())
+    with pytest.raises(ValueError, match="max_extensions"):
+        EvaluationConfig(max_extensions=-1)
+
+
+@pytest.mark.parametrize(("steps", "window"), [(2000, 100), (1000, 100), (300, 30), (5, 1), (1, 1)])
+def test_the_window_is_at_most_a_tenth_of_the_steps(steps, window):
+    assert EvaluationConfig(steps=steps).smoothing == window
+
+
+# --- From end to end
+
+
+@pytest.fixture(scope="module")
+def evaluation() -> Evaluation:
+    """A learned optimizer that is right, one that is the same with a useless theta, one that breaks, and the real baselines."""
+    task = quadratic(10.0, noise=0.05)
+    learned = [
+        Competitor("meta-trained", needs_value, jnp.float32(0.01)),
+        Competitor("before meta-training", needs_value, jnp.float32(0.0)),
+        Competitor("broken", sgd, jnp.float32(5.0)),
+    ]
+    return evaluate(task, learned, EvaluationConfig(steps=60, seeds=3, tuning_seeds=2), seed=0)
+
+
+def test_an_evaluation_races_the_tuned_baselines(evaluation):
+    assert [curve.name for curve in evaluation.curves] == [
+        "meta-trained",
+        "before meta-training",
+        "broken",
+        "tuned Adam",
+        "tuned SGDM",
+    ]
+    assert [curve.reference for curve in evaluation.curves] == [False, False, False, True, False]
+    adam = evaluation.curves[3].losses
+    assert evaluation.target == pytest.approx(adam[:, -6:].mean(), rel=1e-5)
+    scores = dict(evaluation.tunings["Adam"].tried)
+    assert scores[evaluation.tunings["Adam"].learning_rate] == min(scores.values())
+    # Racing at the tuned learning rate, on other seeds, must come out near the tuning score.
+    assert 0.2 < evaluation.target / min(scores.values()) < 5.0
+    still = evaluation.curves[1].losses
+    assert still[:, -1].mean() > 0.5 * still[:, 0].mean()
+    assert [row.diverged for row in evaluation.rows] == [0, 0, 3, 0, 0]
+    assert all(curve.seconds_per_step > 0 for curve in evaluation.curves)
+
+
+def test_an_evaluation_can_be_repeated(evaluation):
+    learned = [Competitor("meta-trained", needs_value, jnp.float32(0.01))]
+    config = dataclasses.replace(evaluation.config, baselines=("sgdm",))
+    said = []
+    again = evaluate(quadratic(10.0, noise=0.05), learned, config, seed=0, progress=said.append)
+    np.testing.assert_array_equal(again.curves[0].losses, evaluation.curves[0].losses)
+    np.testing.assert_array_equal(again.curves[1].losses, evaluation.curves[4].losses)
+    assert again.curves[1].reference
+    assert [line.split(":")[0] for line in said] == [
+        "tuning the learning rate of SGDM",
+        "racing meta-trained",
+        "racing tuned SGDM",
+    ]
+
+
+RECORDS = [{"outer_step": n, "meta_loss": 1.0 / n, "gradient_norm": 1.0, "inner_steps_per_s": 400.0} for n in range(1, 11)]
+
+
+def test_the_report_is_written(evaluation, tmp_path):
+    (tmp_path / "summary.md").write_text("of an earlier evaluation")
+    paths = write_report(evaluation, tmp_path, records=RECORDS, inner_steps=1600)
+    assert sorted(path.name for path in paths) == ["curves.npz", "curves.png", "meta_training.png", "summary.md"]
+    assert sorted(os.listdir(tmp_path)) == sorted(path.name for path in paths)  # nothing temporary is left
+    for name in ("curves.png", "meta_training.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "summary.md").read_text() == summary_markdown(evaluation, RECORDS, 1600)
+    with np.load(tmp_path / "curves.npz", allow_pickle=False) as stored:
+        expected = curve_arrays(evaluation)
+        assert sorted(stored) == sorted(expected)
+        for name, array in expected.items():
+            np.testing.assert_array_equal(stored[name], array)
+        assert stored["losses"].shape == (5, 3, 60)
+        assert stored["names"][0] == "meta-trained"
+        assert stored["test/distance"].shape == (5, 3)
+
+
+def test_without_records_there_is_no_picture_of_the_meta_training(evaluation, tmp_path):
+    write_report(evaluation, tmp_path)
+    assert not (tmp_path / "meta_training.png").exists()
+    assert "meta-training:" not in (tmp_path / "summary.md").read_text()
+
+
+def test_the_summary_says_how_its_figures_came_about(evaluation):
+    text = summary_markdown(evaluation, RECORDS, 1600)
+    assert markdown_table(evaluation.rows) in text
+    assert "3 of 3" in text  # seeds of `broken`
+    for title, tuning in evaluation.tunings.items():
+        assert f"- {title}: **{tuning.learning_rate:g}**" in text
+        assert all(f"{rate:g}: " in text for rate, _ in tuning.tried)
+    assert "10 outer steps of 1,600 inner steps each, 16,000 in all, in 40 s" in text
+    assert "3 seeds of 60 inner steps" in text
+    assert "2 other seeds of 60 inner steps" in text
+    assert "last 6 minibatch losses" in text
+    assert f"{evaluation.target:.4g}" in text
+    assert max(len(line) for line in text.split("## Definitions")[1].splitlines()) < 140
+
+
+def test_a_best_learning_rate_at_the_edge_is_said_to_be(evaluation):
+    edge = {"Adam": dataclasses.replace(evaluation.tunings["Adam"], at_edge=True)}
+    assert "edge of what was tried" in summary_markdown(dataclasses.replace(evaluation, tunings=edge))
+    assert "edge of what was tried" not in summary_markdown(evaluation)
+
+
+def test_the_terminal_table_names_the_learning_rates(evaluation):
+    output = io.StringIO()
+    Console(file=output, width=100).print(terminal_table(evaluation))
+    for title, tuning in evaluation.tunings.items():
+        assert f"{title} {tuning.learning_rate:g}" in output.getvalue()
+    assert "60 inner steps, 3 seeds" in output.getvalue()
+
+
+# --- The script
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def run_script(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "evaluate.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+
+
+def test_the_script_evaluates_a_run(tmp_path):
+    from lopt.estimators.pes import PESConfig
+    from lopt.optimizer import LearnedSGDMConfig
+    from lopt.trainer import MetaTrainConfig
+    from lopt.unroll import UnrollConfig
+    from tasks.mlp import MLPConfig
+
+    experiment = MetaTrainConfig(
+        task=MLPConfig(image_size=4, hidden=(4,), batch_size=8),
+        optimizer=LearnedSGDMConfig(alpha=0.001, g0=0.0),
+        estimator=PESConfig(particles=3, unroll=UnrollConfig(horizon=20, truncation=10)),
+        evaluation=EvaluationConfig(steps=7, seeds=5, tuning_seeds=1, baselines=("sgdm",)),
+    )
+    config.save(experiment, tmp_path / config.CONFIG_FILE)
+    checkpoint.save(tmp_path, 2, {"theta": {"alpha": jnp.float32(0.1), "g0": jnp.float32(0.9)}})
+    with MetricsWriter(tmp_path) as metrics:
+        for step in (1, 2, 3):  # killed after logging the third step, before its checkpoint
+            metrics.write({"outer_step": step, "meta_loss": 2.0, "gradient_norm": 1.0})
+
+    result = run_script("--run-dir", tmp_path, "--steps", 80, "--seeds", 3)
+    assert result.returncode == 0, result.stderr
+    for name in ("summary.md", "curves.png", "curves.npz", "meta_training.png"):
+        assert (tmp_path / name).exists()
+        assert str(tmp_path / name) in result.stdout
+    assert re.search(r"meta-trained +\d", result.stdout)
+    text = (tmp_path / "summary.md").read_text()
+    assert "2 outer steps of 60 inner steps each, 120 in all" in text
+    with np.load(tmp_path / "curves.npz") as stored:
+        assert list(stored["names"]) == ["meta-trained", "before meta-training", "tuned SGDM"]
+        assert stored["losses"].shape == (3, 3, 80)
+        # theta after meta-training is SGDM at 0.1, before it SGD at 0.001: from the same start, the latter hardly moves.
+        np.testing.assert_array_equal(stored["losses"][0, :, 0], stored["losses"][1, :, 0])
+        assert stored["losses"][0, :, -5:].mean() < stored["losses"][1, :, -5:].mean() - 0.1
+
+
+def test_the_script_says_what_is_wrong(tmp_path):
+    missing = run_script("--run-dir", tmp_path)
+    assert missing.returncode == 1
+    assert "config.json" in missing.stderr
+    assert "Traceback" not in missing.stderr
+    zero = run_script("--run-dir", tmp_path, "--steps", "0")
+    assert zero.returncode == 2
+    assert "--steps" in zero.stderr
