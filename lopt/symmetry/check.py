@@ -1,15 +1,18 @@
-"""The numerical check of a spec: does a function really keep its value under the spec's permutations?"""
+"""The numerical check of a spec: does a function really keep its value under the spec's permutations?
+
+Weights are drawn and permuted in numpy, so that the function is all that is compiled.
+"""
 
 import dataclasses
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lopt.symmetry.spec import PyTree, WeightSpec
+from lopt.symmetry.spec import PyTree, WeightSpec, named_leaves
 
 
 def drop_failing(evaluate: Callable[[PyTree], Any], spec: WeightSpec, params: PyTree, key: jax.Array) -> WeightSpec:
@@ -27,18 +30,17 @@ def drop_failing(evaluate: Callable[[PyTree], Any], spec: WeightSpec, params: Py
     Returns:
       the spec with the names that failed fixed.
     """
-    weights_key, element_key = jax.random.split(key)
-    weights, before = _generic_point(evaluate, params, weights_key)
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    weights, before = _generic_point(evaluate, params, rng)
     if not _finite(before):
         warnings.warn("the inferred spec could not be checked: the function's value is not finite at these params", stacklevel=3)
         return spec
-    tolerance = _tolerance(params)
-    sizes = spec.sizes(params)
-    failing = []
-    for index, name in enumerate(spec.permutable):
-        elements = _generators(jax.random.fold_in(element_key, index), sizes[name])
-        if not all(_close(before, evaluate(spec.permute(weights, {name: element})), tolerance) for element in elements):
-            failing.append(name)
+    sizes, tolerance = spec.sizes(params), _tolerance(params)
+
+    def unchanged(name: str, order: np.ndarray) -> bool:
+        return _close(before, evaluate(_permute(spec, sizes, weights, {name: order})), tolerance)
+
+    failing = [name for name in spec.permutable if not all(unchanged(name, order) for order in _generators(rng, sizes[name]))]
     if failing:
         warnings.warn(
             f"the function's value changes under permutations of {failing}, which are now fixed in the inferred spec. Either the "
@@ -49,65 +51,77 @@ def drop_failing(evaluate: Callable[[PyTree], Any], spec: WeightSpec, params: Py
 
 
 def _fix(spec: WeightSpec, names: frozenset[str]) -> WeightSpec:
-    leaves = tuple(
-        (
-            path,
-            tuple(
-                tuple(dataclasses.replace(factor, fixed=factor.fixed or factor.name in names) for factor in axis) for axis in axes
-            ),
-        )
-        for path, axes in spec.leaves
-    )
-    return dataclasses.replace(spec, leaves=leaves)
+    def fixed(axis: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(dataclasses.replace(factor, fixed=factor.fixed or factor.name in names) for factor in axis)
+
+    return dataclasses.replace(spec, leaves=tuple((path, tuple(map(fixed, axes))) for path, axes in spec.leaves))
 
 
-def _generators(key: jax.Array, size: int) -> list[np.ndarray]:
+def _permute(spec: WeightSpec, sizes: Mapping[str, int], params: PyTree, element: Mapping[str, np.ndarray]) -> PyTree:
+    """`WeightSpec.permute` in numpy."""
+    leaves = []
+    for path, leaf in named_leaves(params):
+        factors = spec.factors(path)
+        moved = [(axis, element[factor.name]) for axis, factor in enumerate(factors) if factor.name in element]
+        if moved:
+            shape, leaf = leaf.shape, leaf.reshape([sizes[factor.name] for factor in factors])
+            for axis, order in moved:
+                leaf = np.take(leaf, order, axis=axis)
+            leaf = leaf.reshape(shape)
+        leaves.append(leaf)
+    return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+
+def _generators(rng: np.random.Generator, size: int) -> list[np.ndarray]:
     """Two permutations that generate all of `size` indices."""
-    relabel = np.asarray(jax.random.permutation(key, size))
+    relabel = rng.permutation(size)
     cycle, swap = np.arange(size), np.arange(size)
     cycle[relabel] = np.roll(relabel, 1)
     swap[relabel[:2]] = relabel[:2][::-1]
     return [cycle, swap]
 
 
-def _generic_point(evaluate: Callable[[PyTree], Any], params: PyTree, key: jax.Array) -> tuple[PyTree, Any]:
+def _generic_point(evaluate: Callable[[PyTree], Any], params: PyTree, rng: np.random.Generator) -> tuple[PyTree, Any]:
     """Random weights of the params' scale and signs, and the value there; the params themselves if it is not finite there."""
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    weights = structure.unflatten([_random_like(key, leaf) for key, leaf in zip(keys, leaves, strict=True)])
+    weights = jax.tree.map(lambda leaf: _random_like(rng, leaf), params)
     value = evaluate(weights)
-    abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
-    return (weights, value) if abstract or _finite(value) else (params, evaluate(params))
+    if _finite(value) or any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
+        return weights, value
+    return jax.tree.map(lambda leaf: np.asarray(leaf) if _is_inexact(leaf) else leaf, params), evaluate(params)
 
 
-def _random_like(key: jax.Array, leaf: Any) -> Any:
+def _is_inexact(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def _random_like(rng: np.random.Generator, leaf: Any) -> Any:
     """Entries keep their sign (variances stay positive) and are scaled by a random factor; zeros become small numbers."""
-    if not hasattr(leaf, "dtype") or (not jnp.issubdtype(leaf.dtype, jnp.inexact) and not isinstance(leaf, jax.ShapeDtypeStruct)):
-        return leaf
     if isinstance(leaf, jax.ShapeDtypeStruct):
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            return jnp.zeros(leaf.shape, leaf.dtype)
-        return (0.3 * jax.random.normal(key, leaf.shape)).astype(leaf.dtype)
-    noise = 0.3 * jax.random.normal(key, leaf.shape)
-    return jnp.where(leaf == 0, (0.3 * noise).astype(leaf.dtype), leaf * jnp.exp(noise).astype(leaf.dtype))
+        drawn = rng.normal(size=leaf.shape) if _is_inexact(leaf) else np.zeros(leaf.shape)
+        return (0.3 * drawn).astype(leaf.dtype)
+    if not _is_inexact(leaf):
+        return leaf
+    noise, entries = 0.3 * rng.normal(size=leaf.shape), np.asarray(leaf)
+    return np.where(entries == 0, 0.3 * noise, entries * np.exp(noise)).astype(leaf.dtype)
 
 
 def _finite(value: PyTree) -> bool:
-    numbers = (leaf for leaf in jax.tree.leaves(value) if jnp.issubdtype(leaf.dtype, jnp.inexact))
-    return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in numbers)
+    numbers = (leaf for leaf in jax.tree.leaves(value) if _is_inexact(leaf))
+    return all(bool(np.all(np.isfinite(np.asarray(leaf)))) for leaf in numbers)
 
 
 def _tolerance(params: PyTree) -> float:
     """Relative: permuted sums round differently, in the coarsest float type of the params."""
-    types = [leaf.dtype for leaf in jax.tree.leaves(params) if jnp.issubdtype(getattr(leaf, "dtype", int), jnp.inexact)]
+    types = [leaf.dtype for leaf in jax.tree.leaves(params) if _is_inexact(leaf)]
     return max([1e-4, *(16 * float(jnp.finfo(dtype).eps) for dtype in types)])
 
 
 def _close(before: PyTree, after: PyTree, tolerance: float) -> bool:
-    def close(one: jax.Array, other: jax.Array) -> bool:
+    def close(one: np.ndarray, other: np.ndarray) -> bool:
         if not jnp.issubdtype(one.dtype, jnp.inexact):
-            return bool(jnp.all(one == other))
-        scale = float(jnp.max(jnp.abs(one), initial=0.0))
-        return float(jnp.max(jnp.abs(one - other), initial=0.0)) <= tolerance * scale
+            return bool(np.array_equal(one, other))
+        scale = np.max(np.abs(one), initial=0)
+        return bool(np.max(np.abs(one - other), initial=0) <= tolerance * scale)
 
-    return all(map(close, jax.tree.leaves(before), jax.tree.leaves(after)))
+    pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+    return all(close(np.asarray(one), np.asarray(other)) for one, other in pairs)

@@ -20,9 +20,7 @@ def _blocks(trace: Trace, label: Label, size: int, parts: Sequence[int]) -> Labe
     if block <= 1 or trace.atoms.is_fixed(label):
         trace.atoms.pin(label)
         return None
-    outer, inner = trace.atoms.divide(label, (size // block, block))
-    trace.atoms.pin(outer, "part")
-    return inner
+    return trace.atoms.blocks(label, size // block)[1]
 
 
 def _part(trace: Trace, label: Label, size: int, start: int, length: int, stride: int = 1) -> Label:
@@ -82,9 +80,7 @@ def concatenate(trace: Trace, equation: Any, *operands: Value) -> Value:
         return Value(tuple(joined))
     inner: list[Label] = []
     for label, size in zip(labels, sizes, strict=True):
-        outer, part = atoms.divide(label, (size // block, block))
-        atoms.pin(outer)
-        inner.append(part)
+        inner.append(atoms.blocks(label, size // block)[1])
     joined.insert(axis, atoms.fresh(total // block, fixed=True) + functools.reduce(atoms.unify, inner))
     return Value(tuple(joined))
 

@@ -49,6 +49,7 @@ class Atoms:
         self._fixed: list[bool] = []
         self._role: list[str | None] = []
         self._pieces: dict[int, Label] = {}
+        self._cut: list[Label] = []
 
     def fresh(self, size: int, *, fixed: bool = False) -> Label:
         """The label of an axis of `size` that nothing is known of; `fixed` if its order carries meaning."""
@@ -123,9 +124,16 @@ class Atoms:
     def role(self, atom: int) -> str | None:
         return self._role[atom]
 
-    def siblings(self) -> set[tuple[Factor, Factor]]:
-        """Neighbours `(slow, fast)` that one atom was split into."""
-        return {pair for pieces in self._pieces.values() for pair in itertools.pairwise(self.resolve(pieces))}
+    def blocks(self, label: Label, count: int) -> tuple[Label, Label]:
+        """Cut an axis into `count` equal blocks: its labels as (blocks, block), pinned for the blocks."""
+        outer, inner = self.divide(label, (count, self.total(label) // count))
+        self.pin(outer, "part")
+        self._cut.append(outer + inner)
+        return outer, inner
+
+    def neighbours(self) -> set[tuple[Factor, Factor]]:
+        """Neighbouring factors `(slow, fast)` of axes that were cut into blocks."""
+        return {pair for label in self._cut for pair in itertools.pairwise(self.resolve(label))}
 
     def divide(self, label: Label, sizes: Sequence[int]) -> list[Label]:
         """The labels of the axes of `sizes` into which a reshape splits an axis (row-major).

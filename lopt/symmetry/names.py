@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from lopt.symmetry.labels import Atoms
 from lopt.symmetry.spec import Factor, WeightSpec
 
-# The parts of a path that say what a leaf is to its layer, not which layer it is.
-_GENERIC = frozenset({"b", "bias", "embedding", "kernel", "params", "raw_value", "scale", "value", "w", "weight"})
+# Ends of a path that say what a leaf is to its layer, not which layer it is; flax.nnx puts one more behind them.
+_LEAVES = frozenset({"b", "bias", "embedding", "kernel", "scale", "w", "weight"})
+_HOLDERS = frozenset({"raw_value", "value"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +33,8 @@ def name_spec(atoms: Atoms, leaves: Sequence[Leaf]) -> WeightSpec:
     """The spec of resolved leaves.
 
     A permutable name is taken from the weight whose output (last) axis is the first to carry the atom as the function runs;
-    otherwise, and for fixed names, from the first weight that carries it. Fixed neighbours that were one axis before a split,
-    and never stand apart, are one name.
+    otherwise, and for fixed names, from the first weight that carries it. Fixed neighbours in an axis that was cut into
+    blocks, which never stand apart, are one name.
     """
     merged = _merge_fixed(atoms, leaves)
     members: dict[int, tuple[int, ...]] = {factors[0]: factors for leaf in merged for axis in leaf for factors in axis}
@@ -53,16 +54,16 @@ def name_spec(atoms: Atoms, leaves: Sequence[Leaf]) -> WeightSpec:
 
 
 def _merge_fixed(atoms: Atoms, leaves: Sequence[Leaf]) -> list[list[list[tuple[int, ...]]]]:
-    """Group the atoms of each axis: neighbours are one group if both are fixed, were one, and never stand apart."""
+    """Group the atoms of each axis: blocks and block are one group if both are fixed and never stand apart."""
     axes = [axis for leaf in leaves for axis in leaf.axes]
     counts = collections.Counter(atom for axis in axes for atom in axis)
     pairs = collections.Counter(pair for axis in axes for pair in itertools.pairwise(axis))
 
     def inseparable(slow: int, fast: int) -> bool:
-        fixed = atoms.is_fixed((slow, fast)) and (slow, fast) in siblings
+        fixed = atoms.is_fixed((slow, fast)) and (slow, fast) in neighbours
         return fixed and slow != fast and pairs[slow, fast] == counts[slow] == counts[fast]
 
-    siblings = atoms.siblings()
+    neighbours = atoms.neighbours()
     merged: list[list[list[tuple[int, ...]]]] = []
     for leaf in leaves:
         merged.append([])
@@ -79,28 +80,27 @@ def _merge_fixed(atoms: Atoms, leaves: Sequence[Leaf]) -> list[list[list[tuple[i
 
 def _names(atoms: Atoms, leaves: Sequence[Leaf]) -> Mapping[int, str]:
     """A name for every atom, in the order in which the function consumes them."""
-    layers = _layers([leaf.path for leaf in leaves])
     places: dict[int, list[tuple[bool, int, int, int, Leaf]]] = collections.defaultdict(list)
     for leaf in leaves:
         for axis, factors in enumerate(leaf.axes):
             for position, atom in enumerate(factors):
-                output = len(leaf.axes) >= 2 and axis == len(leaf.axes) - 1 and not atoms.is_fixed((atom,))
+                matrix = axis == len(leaf.axes) - 1 and sum(map(bool, leaf.axes)) > 1
+                output = matrix and not atoms.is_fixed((atom,))
                 places[atom].append((not output, leaf.order, axis, position, leaf))
     names: dict[int, str] = {}
     for atom, found in sorted(places.items(), key=lambda item: min(place[:4] for place in item[1])):
         place = min(found, key=lambda place: place[:4])
         taken = set(names.values())
-        names[atom] = next(name for name in _candidates(atoms, atom, layers, *place) if name not in taken)
+        names[atom] = next(name for name in _candidates(atoms, atom, *place) if name not in taken)
     return names
 
 
-def _candidates(
-    atoms: Atoms, atom: int, layers: Mapping[str, str], inner: bool, order: int, axis: int, position: int, leaf: Leaf
-) -> Iterator[str]:
+def _candidates(atoms: Atoms, atom: int, inner: bool, order: int, axis: int, position: int, leaf: Leaf) -> Iterator[str]:
     """Names for an atom, best first."""
-    layer, full = layers[leaf.path], _identifier(leaf.path.split("/"))
-    fixed, last = atoms.is_fixed((atom,)), axis == len(leaf.axes) - 1
-    role = "out" if last else "in" if axis == len(leaf.axes) - 2 else f"axis{axis}"
+    layer, full = _layer(leaf.path), _identifier(leaf.path.split("/"))
+    fixed, rank = atoms.is_fixed((atom,)), len(leaf.axes)
+    last = axis == rank - 1
+    role = "out" if last else "in" if rank in (2, 4) and axis == rank - 2 else f"axis{axis}"
     if fixed:
         role = atoms.role(atom) or role
     if position < len(leaf.axes[axis]) - 1:
@@ -112,14 +112,15 @@ def _candidates(
     yield from (f"{full}.{role}.{extra}" for extra in itertools.count())
 
 
-def _layers(paths: Sequence[str]) -> Mapping[str, str]:
-    """path -> the name of its layer: the path without the parts that say what the leaf is."""
-    layers = {}
-    for path in paths:
-        parts = path.split("/")
-        kept = [part for part in parts if part not in _GENERIC]
-        layers[path] = _identifier(kept or parts)
-    return layers
+def _layer(path: str) -> str:
+    """The name of a leaf's layer: its path without the parts that say what the leaf is."""
+    parts = path.split("/")
+    for ends in (_HOLDERS, _LEAVES):
+        if len(parts) > 1 and parts[-1] in ends:
+            parts.pop()
+    if len(parts) > 1 and parts[0] == "params":  # the collection that flax.linen keeps weights in
+        parts.pop(0)
+    return _identifier(parts)
 
 
 def _identifier(parts: Sequence[str]) -> str:

@@ -1,0 +1,139 @@
+"""Inferred specs: equal to those written by hand, invariant, and as large as their notation allows."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lopt.symmetry import WeightSpec, infer_spec
+from lopt.symmetry.spec import named_leaves
+from tests.symmetry import sequence_networks
+from tests.symmetry.networks import Network
+
+NETWORKS = sequence_networks.NETWORKS  # and those of networks.py, on which it builds
+
+Place = tuple[str, int]  # leaf path, position among the leaf's factors
+
+
+def infer(network: Network, **options) -> WeightSpec:
+    return infer_spec(network.fn, network.params, *network.inputs, ignore_ties=network.ignore_ties, **options)
+
+
+def canonical(spec: WeightSpec) -> WeightSpec:
+    """The spec with its names numbered in the order in which they are read."""
+    names = dict.fromkeys(factor.name for path in spec.paths for factor in spec.factors(path))
+    numbers = {name: f"n{index}" for index, name in enumerate(names)}
+    leaves = [
+        (path, tuple(tuple(dataclasses.replace(factor, name=numbers[factor.name]) for factor in axis) for axis in axes))
+        for path, axes in spec.leaves
+    ]
+    return WeightSpec(tuple(leaves))
+
+
+def places(spec: WeightSpec) -> dict[str, list[Place]]:
+    """name -> where it stands."""
+    found: dict[str, list[Place]] = {}
+    for path in spec.paths:
+        for position, factor in enumerate(spec.factors(path)):
+            found.setdefault(factor.name, []).append((path, position))
+    return found
+
+
+class Mover:
+    """Evaluates a network with permutations applied to any factors of any leaves, tied or not."""
+
+    def __init__(self, network: Network, spec: WeightSpec):
+        self.sizes = spec.sizes(network.params)
+        self.names = {(path, i): factor.name for path in spec.paths for i, factor in enumerate(spec.factors(path))}
+        shapes = {path: [self.sizes[factor.name] for factor in spec.factors(path)] for path in spec.paths}
+        structure = jax.tree.structure(network.params)
+
+        def evaluate(orders):
+            leaves = []
+            for path, leaf in named_leaves(network.params):
+                moved = jnp.reshape(leaf, shapes[path])
+                for position in range(len(shapes[path])):
+                    moved = jnp.take(moved, orders[path, position], axis=position)
+                leaves.append(jnp.reshape(moved, leaf.shape))
+            return jax.tree.leaves(network.fn(jax.tree.unflatten(structure, leaves), *network.inputs))
+
+        self.compiled = jax.jit(evaluate)
+        self.still = {place: np.arange(self.sizes[name]) for place, name in self.names.items()}
+        self.value = [np.asarray(leaf) for leaf in self.compiled(self.still)]
+
+    def change(self, orders: dict[Place, np.ndarray]) -> float:
+        """The largest change of the function's value, relative to its size."""
+        moved = self.compiled(self.still | orders)
+        return max(
+            float(np.max(np.abs(after - before)) / np.max(np.abs(before)))
+            for before, after in zip(self.value, map(np.asarray, moved), strict=True)
+        )
+
+    def breaks(self, moved: list[Place], rng: np.random.Generator) -> bool:
+        """Whether some permutation of these places, all in the same way, changes the value by far more than rounding does."""
+        size = self.sizes[self.names[moved[0]]]
+        return any(self.change(dict.fromkeys(moved, cycle(size, rng))) > 1e-5 for _ in range(4))
+
+
+def cycle(size: int, rng: np.random.Generator) -> np.ndarray:
+    """A permutation that leaves nothing in place."""
+    order, relabel = np.empty(size, int), rng.permutation(size)
+    order[relabel] = np.roll(relabel, 1)
+    return order
+
+
+def parts(members: list[Place], rng: np.random.Generator) -> Iterator[list[Place]]:
+    """Subsets that are neither empty nor all: every one of a few places, of many those that a wrong tie would most likely join."""
+    count = len(members)
+    if count <= 6:
+        for size in range(1, count):
+            yield from map(list, itertools.combinations(members, size))
+        return
+    for start, stop in itertools.combinations(range(count + 1), 2):
+        if stop - start < count:
+            yield members[start:stop]
+    for _ in range(40):
+        chosen = rng.random(count) < rng.random()
+        if 0 < chosen.sum() < count:
+            yield list(itertools.compress(members, chosen))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def promotion_allowed() -> Iterator[None]:
+    """Flax's layers promote, as any function that is handed over may."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture(scope="module", params=sorted(NETWORKS))
+def network(request, promotion_allowed) -> Network:
+    return NETWORKS[request.param]()
+
+
+def test_the_spec_written_by_hand_is_found(network):
+    found, true = infer(network), network.spec
+    assert str(canonical(found)) == str(canonical(true)), f"found:\n{found}\nby hand:\n{true}"
+    assert sorted(found.sizes(network.params).values()) == sorted(true.sizes(network.params).values())
+
+
+def test_the_function_is_invariant_and_no_more_can_be_freed_or_untied(network):
+    spec, rng = network.spec, np.random.default_rng(0)
+    mover, members = Mover(network, spec), places(spec)
+    assert all(np.isfinite(leaf).all() for leaf in mover.value)
+    for seed in range(3):
+        element = {name: rng.permutation(mover.sizes[name]) for name in spec.permutable}
+        orders = {place: element[name] for name in spec.permutable for place in members[name]}
+        assert mover.change(orders) < 2e-6, seed
+    for name in spec.permutable:
+        for part in parts([place for place in members[name] if place[0] not in network.inert], rng):
+            assert mover.breaks(part, rng), f"'{name}' need not be one permutation: {part} can move alone"
+    fixed = sorted(set(spec.names) - set(spec.permutable))
+    for name in fixed:
+        assert mover.breaks(members[name], rng), f"'{name}' need not be fixed"
+    for one, other in itertools.combinations(fixed, 2):
+        if mover.sizes[one] == mover.sizes[other]:
+            assert mover.breaks(members[one] + members[other], rng), f"'{one}' and '{other}' can move together"
