@@ -1,0 +1,207 @@
+"""The outer loop: it learns, it resumes bit for bit, and it refuses what would lose something."""
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lopt import checkpoint, metrics
+from lopt.config import ConfigError, load_file
+from lopt.estimators.base import Estimator
+from lopt.optimizer import LearnedMomentumConfig, LearnedOptimizer
+from lopt.trainer import DivergedError, MetaTrainState, initial_theta, make_outer_step, meta_train
+
+ROOT = Path(__file__).resolve().parents[1]
+SMOKE = load_file(ROOT / "configs" / "smoke.py")
+
+
+def smoke(**changes):
+    return dataclasses.replace(SMOKE, **changes)
+
+
+def assert_bit_equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(np.asarray(x), np.asarray(y)), a, b)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("unbroken")
+    return run_dir, meta_train(SMOKE, run_dir, progress=False)
+
+
+def without_speed(run_dir):
+    return [{k: v for k, v in record.items() if k != "inner_steps_per_s"} for record in metrics.read(run_dir)]
+
+
+def test_writes_config_metrics_and_checkpoints(unbroken):
+    run_dir, result = unbroken
+    assert (result.step, result.interrupted) == (10, False)
+    assert json.loads((run_dir / "config.json").read_text())
+    records = metrics.read(run_dir)
+    assert [record["outer_step"] for record in records] == list(range(1, 11))
+    assert {"meta_loss", "alpha", "beta", "g0", "gradient_norm", "diverged", "capped", "inner_steps_per_s"} <= set(records[0])
+    assert checkpoint.steps(run_dir) == [6, 8, 10]
+    assert_bit_equal(checkpoint.load_theta(run_dir), result.theta)
+
+
+def test_theta_moved_from_its_start(unbroken):
+    start = initial_theta(SMOKE.seed, SMOKE.optimizer.make(SMOKE.task.make().spec))
+    moved = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), unbroken[1].theta, start)
+    assert all(change > 0 for change in jax.tree.leaves(moved))
+
+
+def test_a_run_in_two_parts_is_the_unbroken_one(unbroken, tmp_path):
+    meta_train(smoke(outer_steps=5), tmp_path, progress=False)
+    result = meta_train(SMOKE, tmp_path, progress=False)
+    assert_bit_equal(result.theta, unbroken[1].theta)
+    state = checkpoint.steps(tmp_path)
+    assert state[-1] == 10
+    assert [json.dumps(r) for r in without_speed(tmp_path)] == [json.dumps(r) for r in without_speed(unbroken[0])]
+
+
+def test_a_finished_run_is_left_as_it_is(unbroken):
+    before = sorted((path.name, path.stat().st_mtime_ns) for path in (unbroken[0] / "checkpoints").iterdir())
+    assert_bit_equal(meta_train(SMOKE, unbroken[0], progress=False).theta, unbroken[1].theta)
+    assert before == sorted((path.name, path.stat().st_mtime_ns) for path in (unbroken[0] / "checkpoints").iterdir())
+
+
+def test_another_config_is_refused_by_field(unbroken):
+    other = smoke(seed=1, estimator=dataclasses.replace(SMOKE.estimator, sigma=0.5))
+    with pytest.raises(ConfigError, match=r"estimator.sigma is 0.01 there, not 0.5; seed is 0 there, not 1"):
+        meta_train(other, unbroken[0], progress=False)
+
+
+def test_settings_that_make_no_sense_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="save_every"):
+        meta_train(smoke(save_every=0), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_particles_all_diverge_stops_with_advice(tmp_path):
+    experiment = smoke(optimizer=LearnedMomentumConfig(alpha=1e38, network=SMOKE.optimizer.network), outer_steps=100)
+    with pytest.raises(DivergedError, match=r"last 20 outer steps \(outer step 20\).*smaller optimizer.alpha"):
+        meta_train(experiment, tmp_path, progress=False)
+    records = metrics.read(tmp_path)
+    assert len(records) == 20
+    assert all(record["diverged"] == 4 and record["nonfinite"] > 0 for record in records)
+    assert checkpoint.steps(tmp_path)[-1] == 20
+
+
+def test_a_meta_gradient_that_is_not_finite_is_skipped_and_counted():
+    estimator = Estimator(
+        init=lambda key, theta: None,
+        step=lambda key, theta, datasets, state: ({"x": datasets}, state, {}),
+        inner_steps=1,
+    )
+    optimizer = LearnedOptimizer(lambda key: {"x": jnp.ones(2)}, lambda theta: optax.identity(), lambda theta: {})
+    outer = optax.adam(0.1)
+    theta = optimizer.init(jax.random.key(0))
+    step = make_outer_step(0, estimator, outer, optimizer)
+    good, bad = jnp.ones(2), jnp.asarray([1.0, jnp.nan])
+    state, info = step(jnp.int32(0), good, MetaTrainState(theta, outer.init(theta), None))
+    assert int(info["skipped"]) == 0
+    before = jax.device_get(state)
+    state, info = step(jnp.int32(1), bad, state)
+    assert int(info["skipped"]) == 1
+    assert_bit_equal(state, before)
+    np.testing.assert_allclose(before.theta["x"], [0.9, 0.9], rtol=1e-5)
+
+
+def command(run_dir, *overrides):
+    script = [sys.executable, str(ROOT / "scripts" / "meta_train.py"), "--config", str(ROOT / "configs" / "smoke.py")]
+    return [*script, "--run-dir", str(run_dir), *overrides]
+
+
+def log_of(run_dir):
+    return run_dir.with_name(f"{run_dir.name}.log")
+
+
+def start(run_dir, *overrides):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    with log_of(run_dir).open("w") as log:
+        return subprocess.Popen(command(run_dir, *overrides), env=environment, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+
+
+def wait_for_checkpoint(process, run_dir, after):
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        found = checkpoint.steps(run_dir)
+        if found and found[-1] > after:
+            return
+        time.sleep(0.01)
+    pytest.fail(
+        f"no checkpoint after outer step {after}: {process.communicate()[0] if process.poll() is not None else 'timeout'}"
+    )
+
+
+def test_killed_and_started_again_ends_bit_identical(tmp_path):
+    """SIGKILL at a random moment after some checkpoint, restart, compare with a run that nothing happened to."""
+    overrides = ("--outer-steps", "300", "--save-every", "1")
+    whole = start(tmp_path / "whole", *overrides)
+    assert whole.wait(timeout=300) == 0, log_of(tmp_path / "whole").read_text()
+    generator, last = random.Random(0), 0
+    for _ in range(2):
+        process = start(tmp_path / "killed", *overrides)
+        wait_for_checkpoint(process, tmp_path / "killed", last)
+        time.sleep(generator.uniform(0, 0.2))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(timeout=60) == -signal.SIGKILL, "the run ended before it was killed: give it more outer steps"
+        last = checkpoint.steps(tmp_path / "killed")[-1]
+    assert 0 < last < 300
+    process = start(tmp_path / "killed", *overrides)
+    assert process.wait(timeout=300) == 0, log_of(tmp_path / "killed").read_text()
+    assert_bit_equal(checkpoint.load_theta(tmp_path / "killed"), checkpoint.load_theta(tmp_path / "whole"))
+    assert [json.dumps(r) for r in without_speed(tmp_path / "killed")] == [
+        json.dumps(r) for r in without_speed(tmp_path / "whole")
+    ]
+
+
+def test_sigint_saves_and_exits_cleanly(tmp_path):
+    run_dir = tmp_path / "run"
+    process = start(run_dir, "--outer-steps", "100000", "--save-every", "50000")
+    deadline = time.monotonic() + 240
+    while not (run_dir / "metrics.jsonl").exists() or len((run_dir / "metrics.jsonl").read_bytes()) < 1000:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 0, log_of(run_dir).read_text()
+    output = log_of(run_dir).read_text()
+    assert "all saved" in output
+    assert "Traceback" not in output
+    assert checkpoint.steps(run_dir)[-1] == metrics.read(run_dir)[-1]["outer_step"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["--estimator.unroll.horizon", "7"], "multiple of truncation=5, got 7"),
+        (["--estimator.no-such-field", "7"], "no-such-field"),
+        (["--estimator.sigma", "wide"], "wide"),
+    ],
+)
+def test_wrong_arguments_are_named(tmp_path, overrides, message):
+    process = start(tmp_path / "run", *overrides)
+    assert process.wait(timeout=120) != 0
+    output = log_of(tmp_path / "run").read_text()
+    assert message in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_directory_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ConfigError, match=r"cannot write the run directory .*file/run"):
+        meta_train(SMOKE, tmp_path / "file" / "run", progress=False)
