@@ -17,10 +17,12 @@ from lopt.summary import Curve, Estimate, final_losses, steps_to_reach, target_l
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.gridspec import GridSpecBase
 
 # In the order of the competitors. The first, the one that the picture is about, is drawn heavier and on top.
 COLORS = ("#D55E00", "#7F7F7F", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", (0, (5, 1.5)), "-", (0, (1, 1)), (0, (3, 1, 1, 1)), "-", (0, (5, 1.5)))
+SCALARS = ("alpha", "beta", "g0")  # of the paper's update rule, as metrics name them
 _GREY = "#555555"
 
 _STYLE: dict[Any, Any] = {
@@ -166,8 +168,8 @@ def _plain_log_labels(ax: "Axes") -> None:
 def meta_training_figure(records: Sequence[Mapping[str, Any]], *, title: str) -> "Figure":
     """How a meta-training went, over outer steps: meta-loss, learned scalars, meta-gradient and divergence.
 
-    Panels: the meta-loss with its running mean; the scalars alpha, beta, g0 relative to their first values, so that all fit; the
-    norm of the meta-gradient before clipping, with the particles that diverged. What no record has is left out.
+    Panels: the meta-loss with its running mean; the scalars alpha, beta, g0, each on its own scale; the norm of the meta-gradient
+    before clipping, with the particles that diverged. Scalars that no record has are left out.
 
     Args:
       records: the lines of metrics.jsonl, with `outer_step` and `meta_loss`, in order.
@@ -187,8 +189,10 @@ def meta_training_figure(records: Sequence[Mapping[str, Any]], *, title: str) ->
         return np.array([_number(record.get(name)) for record in records])
 
     with _style():
+        scalars = {name: values for name in SCALARS if np.isfinite(values := column(name)).any()}
         figure = Figure(figsize=(9.6, 3.0), layout="constrained")
-        loss_ax, scalar_ax, norm_ax = figure.subplots(1, 3)
+        grid = figure.add_gridspec(1, 3 if scalars else 2)
+        loss_ax, norm_ax = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[0, -1])
         losses, finals = column("meta_loss"), column("final_loss")
         log = _spans(losses, 5.0)
         _draw_noisy(loss_ax, steps, losses, COLORS[0], log=log, label="mean over particles")
@@ -196,22 +200,16 @@ def meta_training_figure(records: Sequence[Mapping[str, Any]], *, title: str) ->
             _draw_noisy(loss_ax, steps, finals, COLORS[2], log=log, label="at the end of inner trainings")
             loss_ax.legend(loc="best")
         loss_ax.set_title("meta-loss")
-        labels = []
-        for name, color, dash in zip(("alpha", "beta", "g0"), (COLORS[2], COLORS[3], COLORS[4]), DASHES[:3], strict=True):
-            values = column(name)
-            if np.isfinite(values).any() and values[0] != 0:
-                label = f"{name}: {values[0]:.3g} to {values[-1]:.3g}"
-                labels += scalar_ax.plot(steps, values / values[0], color=color, linestyle=dash, linewidth=1.6, label=label)
-        scalar_ax.set_title("learned scalars, relative to their start")
-        if labels:
-            scalar_ax.legend(loc="best")
+        if scalars:
+            _draw_scalars(figure, grid[0, 1].subgridspec(len(scalars), 1), steps, scalars)
         norms = column("gradient_norm")
         _draw_noisy(norm_ax, steps, norms, COLORS[2], log=True)
         norm_ax.set_title("meta-gradient norm, before clipping")
         _draw_divergence(norm_ax, steps, column("diverged"), column("capped"))
-        for ax in (loss_ax, scalar_ax, norm_ax):
-            ax.set_xlabel("outer step")
+        for ax in figure.axes:
             ax.set_xlim(min(0, steps[0]), max(steps[-1], 1))
+        loss_ax.set_xlabel("outer step")
+        norm_ax.set_xlabel("outer step")
         figure.suptitle(title, x=0.01, ha="left", fontsize=10.0, fontweight="bold")
     return figure
 
@@ -232,6 +230,24 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     counts = np.convolve(finite, kernel)[window // 2 :][: len(values)]
     sums = np.convolve(np.where(finite, values, 0.0), kernel)[window // 2 :][: len(values)]
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+def _draw_scalars(figure: "Figure", grid: "GridSpecBase", steps: np.ndarray, scalars: Mapping[str, np.ndarray]) -> None:
+    """One low panel for each scalar, above each other."""
+    from matplotlib.ticker import MaxNLocator
+
+    for row, (name, values) in enumerate(scalars.items()):
+        ax = figure.add_subplot(grid[row, 0])
+        ax.plot(steps, values, color=COLORS[3], linewidth=1.6, marker="o" if len(steps) == 1 else None)
+        ax.set_ylabel(name)
+        ax.yaxis.set_major_locator(MaxNLocator(3))
+        ax.margins(y=0.2)
+        if row == 0:
+            ax.set_title("learned scalars")
+        if row == len(scalars) - 1:
+            ax.set_xlabel("outer step")
+        else:
+            ax.tick_params(labelbottom=False)
 
 
 def _draw_noisy(

@@ -38,7 +38,7 @@ def _meta_training(records: Sequence[Mapping[str, Any]], inner_steps: int) -> st
     outer_steps = records[-1]["outer_step"]
     text = f"{outer_steps:,} outer steps of {inner_steps:,} inner steps each, {outer_steps * inner_steps:,} in all"
     speeds = [record["inner_steps_per_s"] for record in records if record.get("inner_steps_per_s")]
-    return text + (f", in {sum(inner_steps / speed for speed in speeds):,.0f} s" if len(speeds) == outer_steps else "")
+    return text + (f"; they took {sum(inner_steps / speed for speed in speeds):,.0f} s" if len(speeds) == outer_steps else "")
 
 
 def summary_markdown(evaluation: Evaluation, records: Sequence[Mapping[str, Any]] = (), inner_steps: int | None = None) -> str:

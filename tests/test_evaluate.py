@@ -488,7 +488,7 @@ def test_the_summary_says_how_its_figures_came_about(evaluation):
     for title, tuning in evaluation.tunings.items():
         assert f"- {title}: **{tuning.learning_rate:g}**" in text
         assert all(f"{rate:g}: " in text for rate, _ in tuning.tried)
-    assert "10 outer steps of 1,600 inner steps each, 16,000 in all, in 40 s" in text
+    assert "10 outer steps of 1,600 inner steps each, 16,000 in all; they took 40 s" in text
     assert "3 seeds of 60 inner steps" in text
     assert "2 other seeds of 60 inner steps" in text
     assert "last 6 minibatch losses" in text

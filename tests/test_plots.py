@@ -142,15 +142,21 @@ def records(count: int = 40) -> list[dict]:
 
 def test_the_meta_training_is_drawn_from_its_records():
     figure = plots.meta_training_figure(records(), title="toy")
-    loss, scalars, norm = figure.axes
+    loss, norm, alpha, g0 = figure.axes
     np.testing.assert_allclose(loss.get_lines()[0].get_ydata(), [record["meta_loss"] for record in records()])
-    labels = [text.get_text() for text in scalars.get_legend().get_texts()]
-    assert labels == ["alpha: 0.1 to 4", "g0: 0.9 to 0.9"]  # and no beta, which no record has
-    np.testing.assert_allclose(scalars.get_lines()[0].get_ydata(), np.arange(1, 41))
+    assert [ax.get_ylabel() for ax in (alpha, g0)] == ["alpha", "g0"]  # and no beta, which no record has
+    np.testing.assert_allclose(alpha.get_lines()[0].get_ydata(), 0.1 * np.arange(1, 41))
     assert norm.get_yscale() == "log"
     assert "2 particles diverged" in norm.texts[0].get_text()
     assert "120 inner losses capped" in norm.texts[0].get_text()
     assert [list(line.get_xdata()) for line in norm.get_lines() if line.get_marker() == "x"] == [[7]]
+    assert plots.png(figure).startswith(b"\x89PNG")
+
+
+def test_without_scalars_there_is_no_panel_for_them():
+    bare = [{"outer_step": step, "meta_loss": 1.0 / step} for step in range(1, 5)]
+    figure = plots.meta_training_figure(bare, title="toy")
+    assert len(figure.axes) == 2
     assert plots.png(figure).startswith(b"\x89PNG")
 
 
