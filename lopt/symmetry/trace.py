@@ -64,7 +64,7 @@ class Trace:
 
     def constant(self, array: Any) -> Value:
         """A concrete array or number: fixed, but for the axes along which it does not vary."""
-        if 0 in np.shape(array) or jnp.issubdtype(getattr(array, "dtype", np.result_type(array)), jax.dtypes.extended):
+        if 0 in np.shape(array) or (hasattr(array, "dtype") and jnp.issubdtype(array.dtype, jax.dtypes.extended)):
             return self.fixed(np.shape(array))
         entries = np.asarray(array)
         labels: list[Label] = []
@@ -169,5 +169,5 @@ class Trace:
             warnings.warn(
                 f"infer_spec has no rule for: {names}. Every axis that they touch is taken to be fixed, so the spec may be too "
                 "small; a rule can be added to lopt.symmetry.rules.RULES",
-                stacklevel=4,
+                stacklevel=3,
             )

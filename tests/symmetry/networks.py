@@ -172,7 +172,7 @@ def tied_autoencoder() -> Network:
 
 @register
 def scanned_layers() -> Network:
-    """Layers stacked along a leading axis, as scanned Transformers keep them: one permutation for the stream, one a layer is lost."""
+    """Layers stacked along a leading axis. Each may permute its hidden units by itself; the notation has them move alike."""
     params = random_weights({"in": (4, 6), "kernel": (3, 6, 5), "back": (3, 5, 6), "head": (6, 2)})
 
     def logits(params: PyTree, x: jax.Array) -> jax.Array:

@@ -169,7 +169,7 @@ def normalize(weights: PyTree, x: jax.Array) -> jax.Array:
 
 def attend(weights: PyTree, x: jax.Array) -> jax.Array:
     """Causal attention, heads made and merged by reshapes."""
-    heads = x.shape[:-1] + (HEADS, -1)
+    heads = (*x.shape[:-1], HEADS, -1)
     q = (x @ weights["query"] + weights["query_bias"][None, None]).reshape(heads)
     k, v = (x @ weights["key"]).reshape(heads), (x @ weights["value"]).reshape(heads)
     scores = jnp.einsum("bqhd,bkhd->bhqk", q, k) / WIDTH**0.5
@@ -202,10 +202,7 @@ def transformer(tied: bool, pre_norm: bool, blocks: int = 2) -> Network:
         for i in range(blocks):
             block = params[f"block{i}"]
             for norm, layer in (("norm0", attend_in(block)), ("norm1", mlp_in(block))):
-                if pre_norm:
-                    x = x + layer(normalize(block[norm], x))
-                else:
-                    x = normalize(block[norm], x + layer(x))
+                x = x + layer(normalize(block[norm], x)) if pre_norm else normalize(block[norm], x + layer(x))
         head = params["embed"]["tokens"].T if tied else params["head"]["kernel"]
         return cross_entropy(x[:, :-1] @ head, text[:, 1:])
 

@@ -87,7 +87,7 @@ def cycle(size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def parts(members: list[Place], rng: np.random.Generator) -> Iterator[list[Place]]:
-    """Subsets that are neither empty nor all: every one of a few places, of many those that a wrong tie would most likely join."""
+    """Subsets that are neither empty nor all: every one of a few places; of many, all runs of neighbours and some at random."""
     count = len(members)
     if count <= 6:
         for size in range(1, count):
