@@ -1,8 +1,21 @@
-"""Settings for every test and every example in a docstring: strict promotion, two CPU devices."""
+"""Settings for every test and every example in a docstring: strict promotion, two CPU devices, compiled programs kept.
+
+Most of the time goes into compiling, so programs are kept between sessions and shared with the processes that tests start. They
+are the same bits: what is trained by a program from the cache equals what is trained by one compiled afresh. To do without:
+`JAX_ENABLE_COMPILATION_CACHE=false make test`.
+"""
 
 import os
+import pathlib
+import platform
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before jax is imported; `make test-gpu` names the accelerator
+# In the environment, before jax is imported, so that the processes that tests start have them too.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR",
+    str(pathlib.Path(__file__).resolve().parent / ".pytest_cache" / "jax" / platform.node()),  # machine code is for one machine
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # `make test-gpu` names the accelerator
 
 import jax
 import jax.numpy as jnp
