@@ -15,9 +15,9 @@ from tasks.mlp import MLPConfig
 
 config = MetaTrainConfig(
     task=MLPConfig(dataset="digits", hidden=(32,), batch_size=128),
-    optimizer=LearnedMomentumConfig(beta=0.01, network=UNFConfig()),
+    optimizer=LearnedMomentumConfig(alpha=0.3, beta=0.02, network=UNFConfig()),
     estimator=PESConfig(unroll=UnrollConfig(horizon=300, meta_loss="mean")),
     outer=OuterConfig(learning_rate=3e-3),
-    evaluation=EvaluationConfig(steps=300, seeds=10),
-    outer_steps=400,
+    evaluation=EvaluationConfig(steps=300, seeds=10, tuning_seeds=10),
+    outer_steps=500,
 )

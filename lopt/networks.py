@@ -5,8 +5,9 @@ over all weights, then 32 -> 1: pointwise again (DeepSets) or one equivariant la
 """
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -14,9 +15,12 @@ import jax.numpy as jnp
 
 from lopt.features import NUM_CHANNELS, NUM_WEIGHT_CHANNELS, WeightFeatures
 from lopt.layers.base import Layer
-from lopt.layers.deep_sets import deep_sets_layer
+from lopt.layers.deep_sets import deep_sets_layer, pooled_deep_sets_layer
+from lopt.layers.nfn import nfn_layer
 from lopt.layers.unf import unf_layer
 from lopt.symmetry.spec import PyTree, WeightSpec
+
+Sizes = Mapping[str, int] | None  # name -> number of indices
 
 
 class UpdateNetwork(NamedTuple):
@@ -38,34 +42,56 @@ class NetworkConfig:
     hidden: tuple[int, ...] = (32, 32, 32)
     """Widths of the pointwise layers that all weights share (the paper: 32 32 32)."""
 
-    def last_layer(self, spec: WeightSpec) -> Layer:
+    def last_layer(self, spec: WeightSpec, sizes: Sizes) -> Layer:
         """The layer from the last hidden width to one channel."""
         raise NotImplementedError(f"{type(self).__name__} does not define last_layer()")
 
-    def make(self, spec: WeightSpec) -> UpdateNetwork:
+    def make(self, spec: WeightSpec, sizes: Sizes = None) -> UpdateNetwork:
         """Build f for the weight spaces of a spec.
 
+        Args:
+          spec: of the weights.
+          sizes: of the spec's names, for networks whose theta depends on them.
+
         Raises:
-          ValueError: if a hidden width is not positive, or none is given.
+          ValueError: if a hidden width is not positive, or none is given, or sizes are needed and not given.
         """
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"hidden must name at least one positive width, got {self.hidden}")
-        return update_network(self.hidden, self.last_layer(spec))
+        return update_network(self.hidden, self.last_layer(spec, sizes))
 
 
 @dataclasses.dataclass(frozen=True)
 class DeepSetsConfig(NetworkConfig):
     """Pointwise f: every weight alone, as the paper's released code has it."""
 
-    def last_layer(self, spec: WeightSpec) -> Layer:
+    def last_layer(self, spec: WeightSpec, sizes: Sizes) -> Layer:
         return deep_sets_layer(spec, self.hidden[-1], 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class PooledDeepSetsConfig(NetworkConfig):
+    """Pointwise layers, then a DeepSets layer with its pooling term: every weight sees the mean over all weights."""
+
+    def last_layer(self, spec: WeightSpec, sizes: Sizes) -> Layer:
+        return pooled_deep_sets_layer(spec, self.hidden[-1], 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class NFNConfig(NetworkConfig):
+    """Pointwise layers, then one NFN layer: for chains of dense and convolutional layers, window positions folded into channels."""
+
+    def last_layer(self, spec: WeightSpec, sizes: Sizes) -> Layer:
+        if sizes is None:
+            raise ValueError("the theta of an NFN depends on the sizes of convolution windows: pass sizes=spec.sizes(params)")
+        return nfn_layer(spec, self.hidden[-1], 1, sizes)
 
 
 @dataclasses.dataclass(frozen=True)
 class UNFConfig(NetworkConfig):
     """Pointwise layers, then one UNF layer: every weight sees pooled views of all others."""
 
-    def last_layer(self, spec: WeightSpec) -> Layer:
+    def last_layer(self, spec: WeightSpec, sizes: Sizes) -> Layer:
         return unf_layer(spec, self.hidden[-1], 1)
 
 
@@ -83,7 +109,7 @@ def update_network(hidden: tuple[int, ...], last: Layer) -> UpdateNetwork:
                 "kernel": jax.random.normal(keys[i], (c_in, c_out)) * math.sqrt(2 / c_in),
                 "bias": jnp.zeros(c_out),
             }
-            for i, (c_in, c_out) in enumerate(zip(widths, widths[1:], strict=False))
+            for i, (c_in, c_out) in enumerate(itertools.pairwise(widths))
         }
         return {"pointwise": pointwise, "last": last.init(keys[-1])}
 

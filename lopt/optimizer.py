@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from lopt.features import MOMENTUM_DECAYS, weight_features
-from lopt.networks import NetworkConfig, UNFConfig, UpdateNetwork
+from lopt.networks import NetworkConfig, Sizes, UNFConfig, UpdateNetwork
 from lopt.symmetry.spec import PyTree, WeightSpec, named_leaves
 
 
@@ -57,8 +57,8 @@ class OptimizerConfig:
     g0: float = 0.9
     """Decay g0 of the momentum before meta-training, in [0, 1)."""
 
-    def make(self, spec: WeightSpec) -> LearnedOptimizer:
-        """Build the optimizer for the weight spaces of a spec."""
+    def make(self, spec: WeightSpec, sizes: Sizes = None) -> LearnedOptimizer:
+        """Build the optimizer for the weight spaces of a spec; `sizes` as for `NetworkConfig.make`."""
         raise NotImplementedError(f"{type(self).__name__} does not define make()")
 
 
@@ -66,7 +66,7 @@ class OptimizerConfig:
 class LearnedSGDMConfig(OptimizerConfig):
     """SGD with momentum whose step size and decay are meta-learned: the rule with beta = 0."""
 
-    def make(self, spec: WeightSpec) -> LearnedOptimizer:
+    def make(self, spec: WeightSpec, sizes: Sizes = None) -> LearnedOptimizer:
         return learned_optimizer(None, alpha=self.alpha, g0=self.g0, beta=0.0)
 
 
@@ -79,8 +79,8 @@ class LearnedMomentumConfig(OptimizerConfig):
     network: NetworkConfig = UNFConfig()
     """The update network f."""
 
-    def make(self, spec: WeightSpec) -> LearnedOptimizer:
-        return learned_optimizer(self.network.make(spec), alpha=self.alpha, g0=self.g0, beta=self.beta)
+    def make(self, spec: WeightSpec, sizes: Sizes = None) -> LearnedOptimizer:
+        return learned_optimizer(self.network.make(spec, sizes), alpha=self.alpha, g0=self.g0, beta=self.beta)
 
 
 def learned_optimizer(network: UpdateNetwork | None, *, alpha: float, g0: float, beta: float) -> LearnedOptimizer:
@@ -127,7 +127,7 @@ def _transform(network: UpdateNetwork | None, theta: PyTree) -> optax.GradientTr
         return MomentumState(jnp.zeros((), jnp.int32), momentum, momenta)
 
     def update_fn(
-        updates: PyTree, state: MomentumState, params: PyTree | None = None, **extra_args: Any
+        updates: PyTree, state: PyTree, params: PyTree | None = None, **extra_args: Any
     ) -> tuple[PyTree, MomentumState]:
         del extra_args
         if params is None:
@@ -141,7 +141,7 @@ def _transform(network: UpdateNetwork | None, theta: PyTree) -> optax.GradientTr
             f_tree = jax.tree.unflatten(jax.tree.structure(momentum), [f[path] for path, _ in named_leaves(momentum)])
             step = jax.tree.map(lambda m, f: m + theta["beta"] * f, momentum, f_tree)
         updates = jax.tree.map(lambda d, w: (-theta["alpha"] * d).astype(w.dtype), step, params)
-        return updates, MomentumState(optax.safe_increment(state.count), momentum, momenta)
+        return updates, MomentumState(jnp.asarray(optax.safe_increment(state.count)), momentum, momenta)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

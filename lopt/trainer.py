@@ -27,7 +27,7 @@ from lopt.metrics import MetricsWriter
 from lopt.optimizer import LearnedOptimizer, OptimizerConfig
 from lopt.progress import Progress
 from lopt.symmetry.spec import PyTree
-from lopt.task import Datasets, Task, TaskConfig
+from lopt.task import Datasets, TaskConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,14 +98,17 @@ RESUME_MAY_CHANGE = ("outer_steps",)
 _ALL_DIVERGED_LIMIT = 20
 
 
-def particle_mesh() -> Mesh:
-    """A mesh of all devices for particles to be sharded over."""
-    return jax.make_mesh((jax.device_count(),), (PARTICLES,), axis_types=(AxisType.Auto,))
+def particle_mesh(particles: int) -> Mesh:
+    """A mesh for particles to be sharded over: as many of the devices as divide their number evenly."""
+    count = max(n for n in range(1, jax.device_count() + 1) if particles % n == 0)
+    return jax.make_mesh((count,), (PARTICLES,), devices=jax.devices()[:count], axis_types=(AxisType.Auto,))
 
 
 def use_all_cores() -> None:
     """Make one CPU device of each core, so that particles spread over them; call before JAX is first used."""
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    # The cores this process may use, where the system tells; not all of the machine's, which a container may withhold.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jax.config.update("jax_num_cpu_devices", cores)
 
 
 def initial_theta(seed: int, optimizer: LearnedOptimizer) -> PyTree:
@@ -161,9 +164,8 @@ def meta_train(experiment: MetaTrainConfig, run_dir: str | Path, *, progress: bo
         raise config.ConfigError("outer_steps must not be negative; save_every and keep_checkpoints must be at least 1")
     config.claim_run_dir(run_dir, experiment, may_change=RESUME_MAY_CHANGE)
     task = experiment.task.make()
-    task.spec.validate(task.param_shapes())
-    optimizer = experiment.optimizer.make(task.spec)
-    mesh = particle_mesh()
+    optimizer = experiment.optimizer.make(task.spec, task.spec.sizes(task.param_shapes()))
+    mesh = particle_mesh(experiment.estimator.particles)
     estimator = experiment.estimator.make(task, optimizer, mesh)
     outer = experiment.outer.make()
 

@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # A run that was killed may have logged outer steps after its newest checkpoint, which this theta has not seen.
         records = [record for record in metrics.read(args.run_dir) if record["outer_step"] <= done]
         task = experiment.task.make()
-        optimizer = experiment.optimizer.make(task.spec)
+        optimizer = experiment.optimizer.make(task.spec, task.spec.sizes(task.param_shapes()))
         estimator = experiment.estimator.make(task, optimizer, jax.sharding.Mesh(jax.devices()[:1], (PARTICLES,)))
         competitors = [
             Competitor("meta-trained", optimizer.opt_fn, theta),

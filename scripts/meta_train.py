@@ -13,8 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 DESCRIPTION = """\
 Meta-train the learned optimizer that a config file describes. Any field of the config can be overridden.
 
-Writes into RUN: config.json, metrics.jsonl (one object an outer step) and checkpoints/. A run that is there already goes on from its
-newest checkpoint, to the same theta as an unbroken run, bit for bit; Ctrl-C saves first. Then: python scripts/evaluate.py --run-dir RUN"""
+Writes into RUN: config.json, metrics.jsonl (one object an outer step) and checkpoints/. A run that is there already goes on
+from its newest checkpoint, to the same theta as an unbroken run, bit for bit; Ctrl-C saves first.
+Then: python scripts/evaluate.py --run-dir RUN"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -33,6 +33,9 @@ class Estimator(NamedTuple):
 class EstimatorConfig:
     """Base of the estimators' configs."""
 
+    particles: int = 16
+    """P, inner trainings (antithetic pairs, where the estimator has them) kept in parallel (the paper: 16)."""
+
     def make(self, task: Task, optimizer: LearnedOptimizer, mesh: Mesh) -> Estimator:
         """Build the estimator, its particles sharded over the mesh."""
         raise NotImplementedError(f"{type(self).__name__} does not define make()")

@@ -43,8 +43,6 @@ class Particle(NamedTuple):
 class PESConfig(EstimatorConfig):
     """Persistent evolution strategies with antithetic pairs."""
 
-    particles: int = 16
-    """P, antithetic pairs of inner trainings kept in parallel (the paper: 16)."""
     sigma: float = 0.01
     """Standard deviation of theta's perturbations (the paper: 0.01)."""
     unroll: UnrollConfig = UnrollConfig()

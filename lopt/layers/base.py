@@ -4,6 +4,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+
+from lopt.symmetry.spec import WeightSpec
 
 PyTree = Any
 Features = Mapping[str, jax.Array]  # leaf path -> [*leaf.shape, C]
@@ -19,3 +22,20 @@ class Layer(NamedTuple):
 
     init: Callable[[jax.Array], PyTree]
     apply: Callable[[PyTree, Features], dict[str, jax.Array]]
+
+
+def feature_sizes(spec: WeightSpec, features: Features) -> dict[str, int]:
+    """The size of every name of a spec, read off features of its leaves.
+
+    Raises:
+      SpecError: naming the leaf of the features that does not fit.
+    """
+    return spec.sizes({path: jax.ShapeDtypeStruct(x.shape[:-1], x.dtype) for path, x in features.items()})
+
+
+def expand_factors(spec: WeightSpec, features: Features, sizes: Mapping[str, int]) -> dict[str, jax.Array]:
+    """Features with composed axes split: leaf path -> [one axis per factor, C]."""
+    return {
+        path: jnp.reshape(features[path], (*(sizes[factor.name] for factor in spec.factors(path)), features[path].shape[-1]))
+        for path in spec.paths
+    }

@@ -1,7 +1,7 @@
-"""The DeepSets layer: one linear map shared by every weight of every tensor, no weight sees another.
+"""The DeepSets layers: one linear map shared by every weight of every tensor, with or without the mean over all weights.
 
 The baseline of "Universal Neural Functionals" (NeurIPS 2024): equivariant to any permutation whatever, after Zaheer et al., "Deep
-Sets" (NeurIPS 2017), without the pooling term, as in the paper's released code.
+Sets" (NeurIPS 2017), equation 4. The paper's released code leaves the pooling term out: then no weight sees another.
 """
 
 import jax
@@ -30,5 +30,31 @@ def deep_sets_layer(spec: WeightSpec, c_in: int, c_out: int) -> Layer:
     def apply(theta: PyTree, features: Features) -> dict[str, jax.Array]:
         kernel, bias = theta["kernel"], theta["bias"]
         return {path: x @ kernel + jnp.broadcast_to(bias, (*x.shape[:-1], c_out)) for path, x in features.items()}
+
+    return Layer(init, apply)
+
+
+def pooled_deep_sets_layer(spec: WeightSpec, c_in: int, c_out: int) -> Layer:
+    """out = in @ kernel + mean over all weights of all tensors(in) @ pooled + bias, Zaheer et al., equation 4.
+
+    Args:
+      spec: not needed; every layer takes one, so that layers can be exchanged.
+      c_in: channels of the input features.
+      c_out: channels of the output features.
+
+    Returns:
+      A `Layer` with theta `{"kernel": [c_in, c_out], "pooled": [c_in, c_out], "bias": [c_out]}`.
+    """
+    pointwise = deep_sets_layer(spec, c_in, c_out)
+
+    def init(key: jax.Array) -> PyTree:
+        kernel_key, pooled_key = jax.random.split(key)
+        return {**pointwise.init(kernel_key), "pooled": jax.random.normal(pooled_key, (c_in, c_out)) * c_in**-0.5}
+
+    def apply(theta: PyTree, features: Features) -> dict[str, jax.Array]:
+        total = sum(jnp.sum(x, axis=tuple(range(x.ndim - 1))) for x in features.values())
+        count = sum(x.size // x.shape[-1] for x in features.values())
+        mean = total / count
+        return pointwise.apply({**theta, "bias": theta["bias"] + mean @ theta["pooled"]}, features)
 
     return Layer(init, apply)

@@ -4,6 +4,7 @@
 only the input has, broadcasts over blocks that only the output has.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -84,7 +85,7 @@ def write_blocks(y: jax.Array, blocks: Blocks) -> jax.Array:
             full[position] = shape[block[0]]
     y = jnp.broadcast_to(jnp.reshape(y, [*shape, y.shape[-1]]), [*full, y.shape[-1]])
     for block in blocks:
-        for first, second in zip(block, block[1:], strict=False):
+        for first, second in itertools.pairwise(block):
             index = [jax.lax.broadcasted_iota(jnp.int32, y.shape, position) for position in (first, second)]
             y = jnp.where(index[0] == index[1], y, jnp.zeros_like(y))
     return y

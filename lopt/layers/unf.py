@@ -10,15 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lopt.layers.base import Features, Layer, PyTree
+from lopt.layers.base import Features, Layer, PyTree, expand_factors, feature_sizes
 from lopt.layers.pooling import PooledViews, broadcast_kept, write_blocks
-from lopt.symmetry.basis import Blocks, Group, Plan, make_plan
+from lopt.symmetry.basis import Blocks, Plan, make_plan
 from lopt.symmetry.spec import WeightSpec
 
+Channels = Mapping[str, int]  # leaf path -> number of channels of its features
 PerOutput = Mapping[str, Mapping[tuple[str, Blocks], np.ndarray]]  # output path -> {(input path, partition): [c_in, c_out]}
 
 
-def unf_layer(spec: WeightSpec, c_in: int, c_out: int) -> Layer:
+def unf_layer(spec: WeightSpec, c_in: int, c_out: int, sizes: Mapping[str, int] | None = None) -> Layer:
     """The full equivariant linear layer over the tensors of a spec.
 
         out_l = bias_l + sum over m and valid partitions B of (l, m):  term_B(in_m) @ coefficient_B
@@ -29,10 +30,11 @@ def unf_layer(spec: WeightSpec, c_in: int, c_out: int) -> Layer:
       spec: the symmetry; fixed names are treated as permutable, the paper's setting.
       c_in: channels of the input features.
       c_out: channels of the output features.
+      sizes: of the names; if given, linearly dependent terms are left out, and theta serves these sizes and larger ones.
 
     Returns:
-      A `Layer`. theta is `{"weights": {group label: [V, c_in, G, c_out]}, "bias": [tensors, c_out]}`, V views and G targets a
-      group, bias in the order of `spec.paths`. `apply` maps leaf path -> [*leaf.shape, c_in] to leaf path -> [*leaf.shape, c_out].
+      A `Layer`. theta is `{"weights": {group label: [V c_in, G c_out]}, "bias": [tensors * c_out]}`, V views and G targets a group
+      with channels fastest, bias in the order of `spec.paths`. `apply` maps leaf path -> [*leaf.shape, c_in] to [*leaf.shape, c_out].
 
     Raises:
       SpecError: by `apply`, if the features do not have the spec's leaves and ranks.
@@ -44,59 +46,64 @@ def unf_layer(spec: WeightSpec, c_in: int, c_out: int) -> Layer:
       >>> out["kernel"].shape, out["bias"].shape
       ((5, 4, 3), (4, 3))
     """
-    plan = make_plan(spec.relax())
+    plan = make_plan(spec.relax(), sizes)
+    inputs, outputs = dict.fromkeys(spec.paths, c_in), dict.fromkeys(spec.paths, c_out)
 
     def init(key: jax.Array) -> PyTree:
-        return init_coefficients(key, plan, c_in, c_out)
+        return init_coefficients(key, plan, inputs, outputs)
 
     def apply(theta: PyTree, features: Features) -> dict[str, jax.Array]:
-        return apply_plan(plan, theta, features)
+        expanded = expand_factors(spec, features, feature_sizes(spec, features))
+        out = apply_plan(plan, theta, expanded, outputs)
+        return {path: jnp.reshape(out[path], (*features[path].shape[:-1], c_out)) for path in features}
 
     return Layer(init, apply)
 
 
-def init_coefficients(key: jax.Array, plan: Plan, c_in: int, c_out: int) -> PyTree:
-    """Coefficients ~ N(0, 1 / (c_in * terms of the output tensor)), so that outputs of unit-variance inputs stay of order one."""
-    num_terms = {path: len(plan.terms(path)) for path in plan.spec.paths}
+def init_coefficients(key: jax.Array, plan: Plan, c_in: Channels, c_out: Channels) -> PyTree:
+    """Coefficients ~ N(0, 1 / fan-in of the output tensor), so that outputs of unit-variance inputs stay of order one; no bias."""
+    fan_in = dict.fromkeys(plan.spec.paths, 0)
+    for group in plan.groups:
+        for target in group.targets:
+            fan_in[target.path] += sum(c_in[view.path] for view in group.views)
     weights = {}
     for index, group in enumerate(plan.groups):
-        shape = (len(group.views), c_in, len(group.targets), c_out)
-        scale = jnp.asarray([(c_in * num_terms[target.path]) ** -0.5 for target in group.targets])
-        weights[group.label] = jax.random.normal(jax.random.fold_in(key, index), shape) * scale[None, None, :, None]
-    return {"weights": weights, "bias": jnp.zeros((len(plan.spec.paths), c_out))}
+        rows = sum(c_in[view.path] for view in group.views)
+        scale = np.concatenate([np.full(c_out[target.path], fan_in[target.path] ** -0.5) for target in group.targets])
+        normal = jax.random.normal(jax.random.fold_in(key, index), (rows, scale.size))
+        weights[group.label] = normal * jnp.asarray(scale, jnp.float32)[None]
+    return {"weights": weights, "bias": jnp.zeros(sum(c_out[path] for path in plan.spec.paths))}
 
 
-def apply_plan(plan: Plan, theta: PyTree, features: Features) -> dict[str, jax.Array]:
-    """Apply coefficients to features along a plan; see `unf_layer` for the shapes."""
-    spec = plan.spec
-    sizes = spec.sizes({path: jax.ShapeDtypeStruct(x.shape[:-1], x.dtype) for path, x in features.items()})
-    factor_shape = {path: [sizes[factor.name] for factor in spec.factors(path)] for path in spec.paths}
-    views = PooledViews({path: jnp.reshape(features[path], [*factor_shape[path], -1]) for path in spec.paths})
+def apply_plan(plan: Plan, theta: PyTree, features: Features, c_out: Channels) -> dict[str, jax.Array]:
+    """Apply coefficients to features along a plan.
+
+    Args:
+      plan: of the layer.
+      theta: as `init_coefficients` makes it.
+      features: leaf path -> [one axis per factor, c_in[path]].
+      c_out: channels of the output features.
+
+    Returns:
+      Leaf path -> [one axis per factor, c_out[path]].
+    """
+    views = PooledViews(features)
     # Targets of one tensor with the same blocks share one write: their broadcasts are summed first.
     written: dict[tuple[str, Blocks], jax.Array] = {}
     for group in plan.groups:
-        for target, y in zip(group.targets, _contract(group, theta["weights"][group.label], views), strict=True):
-            block_sizes = [factor_shape[target.path][block[0]] for block in target.blocks]
-            y = broadcast_kept(y, target, block_sizes)
+        stacked = jnp.concatenate([views(view) for view in group.views], axis=-1)
+        columns = np.cumsum([c_out[target.path] for target in group.targets])[:-1]
+        for target, y in zip(group.targets, jnp.split(stacked @ theta["weights"][group.label], columns, axis=-1), strict=True):
+            y = broadcast_kept(y, target, [features[target.path].shape[block[0]] for block in target.blocks])
             known = written.get((target.path, target.blocks))
             written[target.path, target.blocks] = y if known is None else known + y
-    out: dict[str, jax.Array] = {}
+    bias = jnp.split(theta["bias"], np.cumsum([c_out[path] for path in plan.spec.paths])[:-1])
+    out = {}
+    for path, b in zip(plan.spec.paths, bias, strict=True):
+        out[path] = jnp.broadcast_to(b, (*features[path].shape[:-1], c_out[path]))
     for (path, blocks), y in written.items():
-        y = write_blocks(y, blocks)
-        out[path] = out[path] + y if path in out else y
-    c_out = theta["bias"].shape[-1]
-    for index, path in enumerate(spec.paths):
-        bias = jnp.broadcast_to(theta["bias"][index], out[path].shape)
-        out[path] = jnp.reshape(out[path] + bias, [*features[path].shape[:-1], c_out])
+        out[path] = out[path] + write_blocks(y, blocks)
     return out
-
-
-def _contract(group: Group, weights: jax.Array, views: PooledViews) -> list[jax.Array]:
-    """All targets of a group from all its views in one matmul: G arrays of [kept axes, c_out]."""
-    num_views, c_in, num_targets, c_out = weights.shape
-    stacked = jnp.concatenate([views(view) for view in group.views], axis=-1)
-    y = stacked @ jnp.reshape(weights, (num_views * c_in, num_targets * c_out))
-    return jnp.split(y, num_targets, axis=-1)
 
 
 def coefficients_from_terms(plan: Plan, per_output: PerOutput, bias: Mapping[str, np.ndarray]) -> PyTree:
@@ -121,4 +128,5 @@ def coefficients_from_terms(plan: Plan, per_output: PerOutput, bias: Mapping[str
             weights[plan.groups[term.group].label][term.view, :, term.target, :] = matrix
         if given:
             raise ValueError(f"{path} has coefficients for {len(given)} terms that are not in the plan: {list(given)[:3]}")
-    return jax.tree.map(jnp.asarray, {"weights": weights, "bias": np.stack([bias[path] for path in plan.spec.paths])})
+    flat = {label: w.reshape(w.shape[0] * c_in, w.shape[2] * c_out) for label, w in weights.items()}
+    return jax.tree.map(jnp.asarray, {"weights": flat, "bias": np.concatenate([bias[path] for path in plan.spec.paths])})

@@ -14,7 +14,8 @@ names, and a group is a full rectangle of views x targets: one matmul, whatever 
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 from lopt.symmetry.spec import WeightSpec
 
@@ -35,22 +36,24 @@ class Side:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """All terms with the same kept names: every view feeds every target.
+    """Terms with the same kept names: every view feeds every target.
 
     Attributes:
       names: the kept indices, sorted; a name that is kept twice stands there twice.
       views: V input sides; with a repeated name, one for every order of its blocks.
       targets: G output sides.
+      part: 0, 1, ... where the terms with these names fall into several groups, as redundant ones are left out.
     """
 
     names: tuple[str, ...]
     views: tuple[Side, ...]
     targets: tuple[Side, ...]
+    part: int = 0
 
     @property
     def label(self) -> str:
         """A readable key for theta, such as `hidden inputs`, or `all pooled` where nothing is kept."""
-        return " ".join(self.names) or "all pooled"
+        return (" ".join(self.names) or "all pooled") + (f" #{self.part + 1}" if self.part else "")
 
     @property
     def num_terms(self) -> int:
@@ -64,7 +67,7 @@ class Term:
     Attributes:
       output, input: leaf paths.
       partition: blocks of axis positions, `0..k-1` the output's axes and `k..` the input's; sorted within and between.
-      group, view, target: its coefficient is `weights[plan.groups[group].label][view, :, target, :]`.
+      group, view, target: its coefficient is the block (view, target) of `weights[plan.groups[group].label]`.
     """
 
     output: str
@@ -144,11 +147,16 @@ def _orders(names: Sequence[str], kept: tuple[int, ...]) -> Iterator[tuple[int, 
         yield tuple(itertools.chain.from_iterable(choice))
 
 
-def make_plan(spec: WeightSpec) -> Plan:
+def make_plan(spec: WeightSpec, sizes: Mapping[str, int] | None = None) -> Plan:
     """The plan of the full equivariant basis (Algorithm 1) over all pairs of tensors of a spec.
+
+    A partition with more blocks of one name than that name has indices is a linear combination of coarser ones: the maps of the
+    orbits of n indices span the space, and an orbit needs a distinct index for each of its blocks. The partitions with at most n
+    blocks are a basis. Without `sizes` all partitions are kept, so that one theta serves every width.
 
     Args:
       spec: every name is treated as permutable; relax or fold fixed names first, `spec.relax()` is the paper's setting.
+      sizes: of the names; if given, exactly the linearly dependent terms are left out.
 
     Raises:
       ValueError: if the spec still has fixed names.
@@ -168,4 +176,34 @@ def make_plan(spec: WeightSpec) -> Plan:
         for names, side in _sides(path, [factor.name for factor in spec.factors(path)]):
             targets.setdefault(names, []).append(side)
             views.setdefault(names, []).extend(dataclasses.replace(side, kept=kept) for kept in _orders(names, side.kept))
-    return Plan(spec, tuple(Group(names, tuple(views[names]), tuple(targets[names])) for names in sorted(targets)))
+    groups = []
+    for names in sorted(targets):
+        if sizes is None:
+            groups.append(Group(names, tuple(views[names]), tuple(targets[names])))
+        else:
+            groups.extend(_independent(spec, names, views[names], targets[names], sizes))
+    return Plan(spec, tuple(groups))
+
+
+def _independent(
+    spec: WeightSpec, names: tuple[str, ...], views: list[Side], targets: list[Side], sizes: Mapping[str, int]
+) -> Iterator[Group]:
+    """The terms with few enough blocks, in rectangles: targets that take the same views together."""
+
+    def own_blocks(side: Side) -> Counter[str]:
+        axis_names = [factor.name for factor in spec.factors(side.path)]
+        return Counter(axis_names[block[0]] for index, block in enumerate(side.blocks) if index not in side.kept)
+
+    kept, view_blocks = Counter(names), [own_blocks(view) for view in views]
+    rectangles: dict[tuple[Side, ...], list[Side]] = {}
+    for target in targets:
+        blocks = kept + own_blocks(target)
+        fitting = [
+            view
+            for view, extra in zip(views, view_blocks, strict=True)
+            if all(blocks[name] + extra[name] <= sizes[name] for name in blocks | extra)
+        ]
+        if fitting:
+            rectangles.setdefault(tuple(fitting), []).append(target)
+    for part, (fitting, together) in enumerate(rectangles.items()):
+        yield Group(names, fitting, tuple(together), part)

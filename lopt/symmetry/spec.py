@@ -183,6 +183,21 @@ class WeightSpec:
         leaves = tuple((path, tuple(tuple(map(relaxed, axis)) for axis in axes)) for path, axes in self.leaves)
         return dataclasses.replace(self, leaves=leaves)
 
+    def without(self, *names: str) -> "WeightSpec":
+        """The spec of the leaves with the axes of these names taken out, as when they become channels.
+
+        Raises:
+          SpecError: if a given name is not in the spec.
+        """
+        unknown = sorted(set(names) - set(self.names))
+        if unknown:
+            raise SpecError(f"cannot take out {unknown}: the names are {list(self.names)}")
+
+        def kept(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
+            return tuple((factor,) for axis in axes for factor in axis if factor.name not in names)
+
+        return WeightSpec(tuple((path, kept(axes)) for path, axes in self.leaves))
+
     def sizes(self, params: PyTree) -> dict[str, int]:
         """Check that the spec describes `params` and return the size of every name.
 

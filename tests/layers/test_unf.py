@@ -110,7 +110,7 @@ def test_features_that_do_not_fit_name_the_leaf():
     spec, _, features = build("mlp")
     init, apply = unf_layer(spec, 2, 3)
     theta = jax.jit(init)(jax.random.key(0))
-    with pytest.raises(SpecError, match="leaf 'k0' of shape .* 'h' size 3, but it has size 7 by 'b0'"):
+    with pytest.raises(SpecError, match=r"leaf 'k0' of shape .* 'h' size 3, but it has size 7 by 'b0'"):
         apply(theta, {**features, "b0": jnp.zeros((7, 2))})
 
 

@@ -49,7 +49,7 @@ def test_bad_notation_names_the_leaf(text, message):
 
 
 def test_a_name_is_fixed_everywhere_or_nowhere():
-    with pytest.raises(SpecError, match="'a' is fixed.*'v'.*'w'"):
+    with pytest.raises(SpecError, match=r"'a' is fixed.*'v'.*'w'"):
         WeightSpec.parse({"v": "a", "w": "a!"})
 
 
