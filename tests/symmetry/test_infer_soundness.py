@@ -281,7 +281,7 @@ def random_program(seed: int, operation: Operation) -> tuple[Callable[..., jax.A
                 continue
             if 1 <= result.size <= LARGEST and result.ndim:
                 pool.append(result)
-        return sum(jnp.mean(jnp.sin(value + value**2)) for value in pool[1 + len(params) :])
+        return sum(jnp.mean((1 + squashed) ** 3) for squashed in (x / (1 + jnp.abs(x)) for x in pool[1 + len(params) :]))
 
     return program, params
 
