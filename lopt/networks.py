@@ -8,15 +8,18 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lopt.features import NUM_CHANNELS, NUM_WEIGHT_CHANNELS, WeightFeatures
-from lopt.layers.base import Layer
+from lopt.layers.base import Layer, chain
 from lopt.layers.deep_sets import deep_sets_layer, pooled_deep_sets_layer
+from lopt.layers.folded import folded_unf_layer
 from lopt.layers.nfn import nfn_layer
+from lopt.layers.positions import position_unf_layer
+from lopt.layers.shared_unf import shared_unf_layer
 from lopt.layers.unf import unf_layer
 from lopt.symmetry.spec import PyTree, WeightSpec
 
@@ -89,10 +92,35 @@ class NFNConfig(NetworkConfig):
 
 @dataclasses.dataclass(frozen=True)
 class UNFConfig(NetworkConfig):
-    """Pointwise layers, then one UNF layer: every weight sees pooled views of all others."""
+    """Pointwise layers, then UNF layers: every weight sees pooled views of all others."""
+
+    equivariant: tuple[int, ...] = ()
+    """Channels of further UNF layers with ReLU between the pointwise layers and the last one (the paper: none)."""
+    share: Literal["none", "role"] = "none"
+    """A coefficient for every pair of tensors (`none`, the paper), or one for all pairs in the same relation (`role`): then theta does
+    not grow with depth and serves other architectures."""
+    fixed: Literal["relaxed", "positions", "folded"] = "relaxed"
+    """Axes whose order carries meaning: treated as permutable (`relaxed`, the paper), and told apart by position features
+    (`positions`), or folded into channels (`folded`: theta then depends on their sizes)."""
+
+    def layer(self, spec: WeightSpec, c_in: int, c_out: int, sizes: Sizes) -> Layer:
+        """One UNF layer of the kind that this config names."""
+        if self.share == "role" and self.fixed == "relaxed":
+            return shared_unf_layer(spec, c_in, c_out)
+        if self.share == "role":
+            raise ValueError(f"share='role' treats fixed axes as permutable, it does not go with fixed='{self.fixed}'")
+        if self.fixed == "positions":
+            return position_unf_layer(spec, c_in, c_out)
+        if self.fixed == "folded":
+            if sizes is None:
+                raise ValueError("theta depends on the sizes of folded axes: pass sizes=spec.sizes(params)")
+            return folded_unf_layer(spec, c_in, c_out, sizes, sorted(set(spec.names) - set(spec.permutable)))
+        return unf_layer(spec, c_in, c_out)
 
     def last_layer(self, spec: WeightSpec, sizes: Sizes) -> Layer:
-        return unf_layer(spec, self.hidden[-1], 1)
+        widths = (self.hidden[-1], *self.equivariant, 1)
+        layers = [self.layer(spec, c_in, c_out, sizes) for c_in, c_out in itertools.pairwise(widths)]
+        return layers[0] if len(layers) == 1 else chain(*layers)
 
 
 def update_network(hidden: tuple[int, ...], last: Layer) -> UpdateNetwork:

@@ -32,16 +32,29 @@ from lopt.task import Datasets, TaskConfig
 
 @dataclasses.dataclass(frozen=True)
 class OuterConfig:
-    """The optimizer of theta: Adam on the clipped meta-gradient."""
+    """The optimizer of theta: Adam on the clipped meta-gradient, its step size constant or falling along a cosine."""
 
     learning_rate: float = 1e-4
     """Adam's step size (not stated in the paper; 1e-4 in a follow-up with the same set-up)."""
     clip_norm: float = 1.0
     """The meta-gradient is scaled down to this global norm (the paper: 1.0)."""
+    decay_steps: int | None = None
+    """Outer steps over which the step size falls to a tenth, to stay there; None: constant. Apart from `outer_steps`, which may grow."""
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0 or not self.clip_norm > 0:
+            raise ValueError(
+                f"outer.learning_rate and outer.clip_norm must be positive, got {self.learning_rate}, {self.clip_norm}"
+            )
+        if self.decay_steps is not None and self.decay_steps < 1:
+            raise ValueError(f"outer.decay_steps must be at least 1 or None, got {self.decay_steps}")
 
     def make(self) -> optax.GradientTransformation:
         """The optax transform of theta."""
-        return optax.chain(optax.clip_by_global_norm(self.clip_norm), optax.adam(self.learning_rate))
+        rate = self.learning_rate
+        if self.decay_steps is not None:
+            rate = optax.cosine_decay_schedule(self.learning_rate, self.decay_steps, alpha=0.1)
+        return optax.chain(optax.clip_by_global_norm(self.clip_norm), optax.adam(rate))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,3 +39,19 @@ def expand_factors(spec: WeightSpec, features: Features, sizes: Mapping[str, int
         path: jnp.reshape(features[path], (*(sizes[factor.name] for factor in spec.factors(path)), features[path].shape[-1]))
         for path in spec.paths
     }
+
+
+def chain(*layers: Layer) -> Layer:
+    """Layers one after the other with ReLU between them; theta is `{"layer0": ..., "layer1": ...}`."""
+
+    def init(key: jax.Array) -> PyTree:
+        return {f"layer{i}": layer.init(jax.random.fold_in(key, i)) for i, layer in enumerate(layers)}
+
+    def apply(theta: PyTree, features: Features) -> dict[str, jax.Array]:
+        for i, layer in enumerate(layers):
+            if i > 0:
+                features = {path: jax.nn.relu(x) for path, x in features.items()}
+            features = layer.apply(theta[f"layer{i}"], features)
+        return dict(features)
+
+    return Layer(init, apply)

@@ -86,7 +86,16 @@ def apply_plan(plan: Plan, theta: PyTree, features: Features, c_out: Channels) -
 
     Returns:
       Leaf path -> [one axis per factor, c_out[path]].
+
+    Raises:
+      ValueError: if theta was made for a spec with other names.
     """
+    labels = {group.label for group in plan.groups}
+    if labels != set(theta["weights"]):
+        raise ValueError(
+            f"theta is of a layer over another spec: it has coefficients for {sorted(set(theta['weights']) - labels) or 'none'} beyond "
+            f"this spec's, and none for {sorted(labels - set(theta['weights'])) or 'none'}"
+        )
     views = PooledViews(features)
     # Targets of one tensor with the same blocks share one write: their broadcasts are summed first.
     written: dict[tuple[str, Blocks], jax.Array] = {}

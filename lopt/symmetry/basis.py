@@ -90,11 +90,15 @@ class Plan:
         """Number of basis terms over all pairs of tensors: product of Bell numbers, summed over pairs."""
         return sum(group.num_terms for group in self.groups)
 
+    def partition(self, group: int, view: int, target: int) -> Blocks:
+        """The partition of output plus input axes of one term; see `Term`."""
+        side = self.groups[group].targets[target]
+        return _join(side, self.groups[group].views[view], sum(map(len, side.blocks)))
+
     def terms(self, output: str) -> list[Term]:
         """The terms that write to one tensor."""
-        rank = len(self.spec.factors(output))
         return [
-            Term(output, view.path, _join(target, view, rank), g, v, t)
+            Term(output, view.path, self.partition(g, v, t), g, v, t)
             for g, group in enumerate(self.groups)
             for t, target in enumerate(group.targets)
             if target.path == output

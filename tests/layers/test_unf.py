@@ -122,3 +122,11 @@ def test_coefficients_must_be_those_of_the_plan():
         coefficients_from_terms(plan, {"w": dict(list(good.items())[:1])}, {"w": np.zeros(1)})
     with pytest.raises(ValueError, match="1 terms that are not in the plan"):
         coefficients_from_terms(plan, {"w": {**good, ("w", ((0,), (2,))): np.ones((1, 1))}}, {"w": np.zeros(1)})
+
+
+def test_theta_of_another_spec_is_refused_by_name():
+    theta = unf_layer(WeightSpec.parse({"w": "a b"}), 1, 1).init(jax.random.key(0))
+    with pytest.raises(
+        ValueError, match=r"another spec: .*\['a', 'a b', 'b'\] beyond this spec's, and none for \['c', 'c d', 'd'\]"
+    ):
+        unf_layer(WeightSpec.parse({"w": "c d"}), 1, 1).apply(theta, {"w": jnp.ones((2, 3, 1))})
