@@ -1,0 +1,178 @@
+"""Print numbers of the paper beside ours.
+
+    python scripts/paper_tables.py parameters     # sizes of the update networks, and basis terms a layer
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Sequence
+
+import jax
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from lopt.layers.nfn import nfn_layer
+from lopt.networks import DeepSetsConfig, NetworkConfig, UNFConfig, update_network
+from lopt.optimizer import LearnedMomentumConfig, LearnedOptimizer, learned_optimizer
+from lopt.symmetry import SpecError, WeightSpec
+from lopt.symmetry.describe import count_layer
+from tasks.paper_specs import CNN, MLP, MLP3, RNN, TRANSFORMER, WeightSpace
+
+DEFAULTS = LearnedMomentumConfig()
+# As printed: "Universal Neural Functionals" (NeurIPS 2024), the table of f's sizes; the three scalars are included.
+PAPER_PARAMETERS: dict[tuple[str, str], int] = {
+    ("MLP", "UNF"): 3_783,
+    ("MLP", "DeepSets"): 2_788,
+    ("MLP", "NFN"): 3_783,
+    ("CNN", "UNF"): 7_369,
+    ("CNN", "DeepSets"): 2_788,
+    ("CNN", "NFN"): 41_603,
+    ("RNN", "UNF"): 8_043,
+    ("RNN", "DeepSets"): 2_788,
+    ("Transformer", "UNF"): 64_168,
+    ("Transformer", "DeepSets"): 2_788,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterRow:
+    """One update network over one spec; `paper` and `ours` are None where there is no such number."""
+
+    task: str
+    network: str
+    spec: str
+    paper: int | None
+    ours: int | None
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class TermRow:
+    """One UNF layer over one spec; `paper` is how many terms the paper's number of parameters implies, if it has one."""
+
+    task: str
+    spec: str
+    tensors: int
+    paper: int | None
+    terms: int
+    views: int
+
+
+def num_parameters(optimizer: LearnedOptimizer) -> int:
+    """Numbers in theta: f and the three scalars alpha, beta, g0."""
+    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(optimizer.init, jax.random.key(0))))
+
+
+def count(config: NetworkConfig, spec: WeightSpec) -> int:
+    return num_parameters(dataclasses.replace(DEFAULTS, network=config).make(spec))
+
+
+def count_nfn(space: WeightSpace, bias: bool) -> int:
+    hidden = UNFConfig().hidden
+    f = update_network(hidden, nfn_layer(space.true, hidden[-1], 1, space.sizes, bias=bias))
+    return num_parameters(learned_optimizer(f, alpha=DEFAULTS.alpha, g0=DEFAULTS.g0, beta=DEFAULTS.beta))
+
+
+def unf_rows(space: WeightSpace) -> list[ParameterRow]:
+    paper = PAPER_PARAMETERS[space.title, "UNF"]
+    ours = count(UNFConfig(), space.true)
+    if space.released is None:
+        return [ParameterRow(space.title, "UNF", "true", paper, ours)]
+    released = ParameterRow(space.title, "UNF", "released", paper, count(UNFConfig(), space.released))
+    return [released, ParameterRow(space.title, "UNF", "true", None, ours, "the released spec is wrong: tasks/paper_specs.py")]
+
+
+def nfn_rows(space: WeightSpace) -> list[ParameterRow]:
+    paper = PAPER_PARAMETERS.get((space.title, "NFN"))
+    try:
+        with_bias, without = count_nfn(space, bias=True), count_nfn(space, bias=False)
+    except SpecError as error:
+        return [ParameterRow(space.title, "NFN", "true", paper, None, str(error))]
+    rows = [ParameterRow(space.title, "NFN", "true", paper, with_bias, "with biases")]
+    if paper == without:
+        note = f"without the {with_bias - without} biases of its last layer, one a tensor and window position"
+        rows = [ParameterRow(space.title, "NFN", "true", paper, without, note), dataclasses.replace(rows[0], paper=None)]
+    return rows
+
+
+def parameter_rows() -> list[ParameterRow]:
+    """Every update network of the paper over every weight space of the paper."""
+    rows = []
+    for space in (MLP, CNN, RNN, TRANSFORMER):
+        rows += unf_rows(space)
+        pointwise = count(DeepSetsConfig(), space.true)
+        rows.append(ParameterRow(space.title, "DeepSets", "any", PAPER_PARAMETERS[space.title, "DeepSets"], pointwise))
+        rows += nfn_rows(space)
+    return rows
+
+
+def implied_terms(parameters: int, spec: WeightSpec) -> int:
+    """Basis terms of the last layer of a UNF with so many parameters: the rest are the scalars, the trunk and the biases."""
+    width = DeepSetsConfig().hidden[-1]
+    trunk_and_scalars = count(DeepSetsConfig(), spec) - (width + 1)
+    terms, remainder = divmod(parameters - trunk_and_scalars - len(spec.paths), width)
+    if remainder:
+        raise ValueError(f"no whole number of terms gives {parameters} parameters over {len(spec.paths)} tensors")
+    return terms
+
+
+def term_rows() -> list[TermRow]:
+    """What one UNF layer over every weight space is made of."""
+    rows = []
+    for space in (MLP, MLP3, CNN, RNN, TRANSFORMER):
+        for label, spec in (("released", space.released), ("true", space.true)):
+            if spec is not None:
+                layer, published = count_layer(spec), spec == (space.released or space.true)
+                parameters = PAPER_PARAMETERS.get((space.title, "UNF")) if published else None
+                paper = None if parameters is None else implied_terms(parameters, spec)
+                rows.append(TermRow(space.title, label, len(spec.paths), paper, layer.num_terms, layer.views))
+    return rows
+
+
+def table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
+    view = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in left:
+        view.add_column(name)
+    for name in right:
+        view.add_column(name, justify="right", no_wrap=True)
+    return view
+
+
+def number(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def print_parameters(console: Console) -> None:
+    rows = parameter_rows()
+    notes = list(dict.fromkeys(row.note for row in rows if row.note))
+    view = table("Parameters of f, with alpha, beta and g0", ("task", "f", "spec"), ("paper", "ours", "note"))
+    for row in rows:
+        note = f"({notes.index(row.note) + 1})" if row.note else ""
+        view.add_row(row.task, row.network, row.spec, number(row.paper), number(row.ours), note)
+    console.print(view)
+    for index, note in enumerate(notes):
+        console.print(f"({index + 1}) {note}", markup=False, highlight=False)
+    view = table("\nOne UNF layer", ("task", "spec"), ("tensors", "paper's terms", "our terms", "pooled views"))
+    for row in term_rows():
+        view.add_row(row.task, row.spec, *map(number, (row.tensors, row.paper, row.terms, row.views)))
+    console.print(view)
+
+
+TABLES: dict[str, tuple[Callable[[Console], None], str]] = {
+    "parameters": (print_parameters, "sizes of the update networks beside the paper's, and basis terms a layer"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="paper_tables.py", description="Print numbers of the paper beside ours.")
+    commands = parser.add_subparsers(dest="table", required=True, metavar="TABLE")
+    for name, (_, text) in TABLES.items():
+        commands.add_parser(name, help=text, description=text)
+    TABLES[parser.parse_args(argv).table][0](Console())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
