@@ -1,6 +1,6 @@
 """Print numbers of the paper beside ours.
 
-    python scripts/paper_tables.py parameters     # sizes of the update networks, and basis terms a layer
+python scripts/paper_tables.py parameters     # sizes of the update networks, and basis terms a layer
 """
 
 import argparse

@@ -1,8 +1,9 @@
 """Whether two specs describe the same symmetry, whatever they call its permutations."""
 
 import dataclasses
+import itertools
 
-from lopt.symmetry.spec import WeightSpec
+from lopt.symmetry.spec import Axis, Factor, WeightSpec
 
 
 def numbered(spec: WeightSpec) -> WeightSpec:
@@ -35,3 +36,30 @@ def same_up_to_names(one: WeightSpec, other: WeightSpec) -> bool:
     one, other = numbered(one), numbered(other)
     sizes, other_sizes = dict(one.known_sizes), dict(other.known_sizes)
     return one.leaves == other.leaves and all(sizes[name] == other_sizes[name] for name in sizes.keys() & other_sizes.keys())
+
+
+def same_group(one: WeightSpec, other: WeightSpec) -> bool:
+    """Whether two specs describe the same permutations of the weights, whatever they say of the axes that no permutation moves.
+
+    Fixed axes may then have other names, be tied or not, and be divided into factors or not. Layers that treat fixed axes as
+    permutable still differ.
+
+    Example:
+      >>> image, flat = WeightSpec.parse({"w": "(rows! columns!) hidden"}), WeightSpec.parse({"w": "pixels! units"})
+      >>> same_group(image, flat), same_up_to_names(image, flat)
+      (True, False)
+    """
+    return same_up_to_names(_without_fixed_names(one), _without_fixed_names(other))
+
+
+def _without_fixed_names(spec: WeightSpec) -> WeightSpec:
+    """Runs of fixed factors within an axis as one factor, all of one name."""
+    fixed_name = "fixed" + "".join(spec.permutable)  # longer than any permutable name, so none of them
+
+    def merged(axis: Axis) -> Axis:
+        runs = itertools.groupby(axis, key=lambda factor: Factor(fixed_name, True) if factor.fixed else factor)
+        # Only fixed factors merge: a permutable name that stands twice in a row is two factors.
+        return tuple(factor for key, run in runs for factor in ([key] if key.fixed else run))
+
+    leaves = tuple((path, tuple(map(merged, axes))) for path, axes in spec.leaves)
+    return WeightSpec(leaves, tuple((name, size) for name, size in spec.known_sizes if name in spec.permutable))
