@@ -6,7 +6,8 @@ VENV ?= .venv
 PYTHON ?= $(firstword $(foreach python,python3.11 python3 python3.12 python3.13,$(if $(shell \
 	$(python) -c 'import sys; print(int((3, 11) <= sys.version_info[:2] <= (3, 13)))' 2>/dev/null | grep 1),$(python))) python3)
 RUN ?= runs/digits_mlp
-PYTEST_ARGS ?=
+# Most of the time is spent compiling, on one core a process: two workers take half as long as one.
+PYTEST_ARGS ?= -n logical --maxprocesses 4 --dist worksteal
 PIP_ARGS ?=
 
 PY := $(VENV)/bin/python
@@ -32,6 +33,7 @@ test: $(INSTALLED) ## Run the fast tests and the examples in docstrings (PYTEST_
 test-slow: $(INSTALLED) ## Run the slow tests
 	$(PY) -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
 
+test-gpu: PYTEST_ARGS = # one process, as there is one accelerator
 test-gpu: $(INSTALLED) ## Run the tests that need an accelerator
 	JAX_PLATFORMS=cuda,cpu $(PY) -m pytest -m gpu $(PYTEST_ARGS)
 
