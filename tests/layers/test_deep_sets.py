@@ -75,3 +75,23 @@ def test_keeps_half_precision(layer):
     init, apply = layer(SPEC, 2, 3)
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (init(jax.random.key(1)), features(2)))
     assert {y.dtype for y in apply(*half).values()} == {jnp.dtype(jnp.bfloat16)}
+
+
+@pytest.mark.parametrize("layer", [deep_sets_layer, pooled_deep_sets_layer])
+def test_empty_tensors_add_nothing(layer):
+    init, apply = layer(SPEC, 2, 3)
+    theta, x = init(jax.random.key(1)), features(2)
+    out = apply(theta, {**x, "empty": jnp.zeros((0, 4, 2))})
+    assert out.pop("empty").shape == (0, 4, 3)
+    jax.tree.map(np.testing.assert_array_equal, out, apply(theta, x))
+
+
+@pytest.mark.parametrize("layer", [deep_sets_layer, pooled_deep_sets_layer])
+def test_64_bit_floats(layer):
+    with jax.enable_x64(True):
+        init, apply = layer(SPEC, 2, 3)
+        double = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (init(jax.random.key(1)), features(2)))
+        found = apply(*double)
+        for path, expected in by_hand(*double).items():
+            assert found[path].dtype == jnp.float64
+            np.testing.assert_allclose(found[path], expected, atol=1e-14)

@@ -37,21 +37,21 @@ def random_space(rng):
 
 
 def check(names, sizes, rng, reduced, dtype=np.float32, atol=2e-5):
+    """The layer against the definition; coefficients are float32 numbers, in `dtype`."""
     spec = WeightSpec.parse({path: " ".join(axes) for path, axes in names.items()})
     plan = make_plan(spec, sizes if reduced else None)
     coefficients = {
-        out: {(term.input, term.partition): rng.normal(size=(C_IN, C_OUT)).astype(dtype) for term in plan.terms(out)}
+        out: {(term.input, term.partition): rng.normal(size=(C_IN, C_OUT)).astype(np.float32) for term in plan.terms(out)}
         for out in spec.paths
     }
-    bias = {path: rng.normal(size=C_OUT).astype(dtype) for path in spec.paths}
+    bias = {path: rng.normal(size=C_OUT).astype(np.float32) for path in spec.paths}
     features = {path: rng.normal(size=(*(sizes[name] for name in axes), C_IN)).astype(dtype) for path, axes in names.items()}
+    theta = jax.tree.map(lambda leaf: leaf.astype(dtype), coefficients_from_terms(plan, coefficients, bias))
     layer = unf_layer(spec, C_IN, C_OUT, sizes if reduced else None)
-    theta = coefficients_from_terms(plan, coefficients, bias)
-    shapes = jax.eval_shape(layer.init, jax.random.key(0))
-    assert jax.tree.map(jnp.shape, theta) == jax.tree.map(jnp.shape, shapes)
     found = jax.jit(layer.apply)(theta, jax.tree.map(jnp.asarray, features))
     expected = brute_force.apply_layer(names, coefficients, bias, features)
     for path in names:
+        assert found[path].dtype == dtype
         scale = max(1.0, float(np.max(np.abs(expected[path]), initial=0)))
         np.testing.assert_allclose(found[path], expected[path], atol=atol * scale, rtol=0, err_msg=f"{path} of {names}, {sizes}")
 
@@ -72,6 +72,36 @@ def test_the_random_spaces_are_varied():
     assert sum(any(len(set(axes)) < len(axes) for axes in names.values()) for names, _ in spaces) > 10
     assert sum(any(len(axes) >= 3 and len(set(axes)) == 1 for axes in names.values()) for names, _ in spaces) >= 1
     assert {size for _, sizes in spaces for size in sizes.values()} == {1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_64_bit_floats(seed):
+    rng = np.random.default_rng(seed)
+    space = random_space(rng)
+    with jax.enable_x64(True):
+        check(*space, rng, False, np.float64, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("names", "sizes"),
+    [
+        ({"w": ["a", "b"], "v": ["b"], "s": []}, {"a": 0, "b": 3}),
+        ({"o": ["b"], "r": ["a", "a"], "v": ["a"], "w": ["a", "b"]}, {"a": 0, "b": 2}),
+    ],
+)
+def test_empty_axes(names, sizes):
+    """A mean over no entries is a term that `sizes` leaves out."""
+    check(names, sizes, np.random.default_rng(0), True)
+
+
+def test_init_gives_the_theta_that_apply_takes():
+    names, sizes = random_space(np.random.default_rng(3))
+    spec = WeightSpec.parse({path: " ".join(axes) for path, axes in names.items()})
+    for given in (None, sizes):
+        layer, plan = unf_layer(spec, C_IN, C_OUT, given), make_plan(spec, given)
+        shapes = jax.tree.map(jnp.shape, jax.eval_shape(layer.init, jax.random.key(0)))
+        groups = {group.label: (len(group.views) * C_IN, len(group.targets) * C_OUT) for group in plan.groups}
+        assert shapes == {"weights": groups, "bias": (C_OUT * len(names),)}
 
 
 @pytest.mark.parametrize("reduced", [False, True])
