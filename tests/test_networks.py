@@ -1,0 +1,121 @@
+"""Update networks and predictors of every kind: equivariant or invariant, trainable, and particular about what they need."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lopt.features import NUM_TIME_CHANNELS, NUM_WEIGHT_CHANNELS, WeightFeatures
+from lopt.layers.unf import unf_layer
+from lopt.networks import DeepSetsConfig, NFNConfig, PooledDeepSetsConfig, UNFConfig
+from lopt.predictors import invariant_pooling, invariant_predictor
+from lopt.symmetry.spec import WeightSpec
+
+MLP = WeightSpec.parse({"k0": "pixels! h", "b0": "h", "k1": "h classes!", "b1": "classes!"})
+SIZES = {"pixels": 4, "h": 5, "classes": 3}
+NETWORKS = {
+    "deep_sets": DeepSetsConfig((6, 6)),
+    "pooled_deep_sets": PooledDeepSetsConfig((6, 6)),
+    "nfn": NFNConfig((6, 6)),
+    "unf": UNFConfig((6, 6)),
+    "deep_unf": UNFConfig((6,), equivariant=(4, 4)),
+    "shared": UNFConfig((6, 6), share="role"),
+    "positions": UNFConfig((6, 6), fixed="positions"),
+    "folded": UNFConfig((6, 6), fixed="folded"),
+}
+
+
+def features(spec=MLP, sizes=SIZES, channels=NUM_WEIGHT_CHANNELS):
+    return {
+        path: jax.random.normal(
+            jax.random.fold_in(jax.random.key(0), i), (*(sizes[f.name] for f in spec.factors(path)), channels)
+        )
+        for i, path in enumerate(spec.paths)
+    }
+
+
+def act(spec, x, element):
+    return WeightSpec.parse({p: f"{spec.notation(p)} channels!" for p in spec.paths}).permute(x, element)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_commutes_with_the_true_group(name):
+    init, apply = NETWORKS[name].make(MLP, SIZES)
+    theta = jax.jit(init)(jax.random.key(1))
+    apply = jax.jit(apply)
+    time = jnp.ones(NUM_TIME_CHANNELS)
+    x = features()
+    out = apply(theta, WeightFeatures(x, time))
+    assert {path: y.shape for path, y in out.items()} == {path: y.shape[:-1] for path, y in x.items()}
+    element = {"h": jnp.asarray([3, 0, 4, 1, 2])}
+    moved = apply(theta, WeightFeatures(act(MLP, x, element), time))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), moved, MLP.permute(out, element))
+    # Whether the order of fixed axes is seen is what distinguishes the modes.
+    fixed = {"pixels": jnp.asarray([1, 2, 3, 0])}
+    relaxed = MLP.relax()
+    moved = apply(theta, WeightFeatures(act(relaxed, x, fixed), time))
+    gap = max(float(jnp.max(jnp.abs(moved[p] - relaxed.permute(out, fixed)[p]))) for p in out)
+    assert gap > 1e-3 if name in ("positions", "folded") else gap < 1e-5
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_learns_a_target(name):
+    """A few steps of Adam bring an equivariant target nearer: gradients reach all of theta that matters."""
+    init, apply = NETWORKS[name].make(MLP, SIZES)
+    x = WeightFeatures(features(), jnp.ones(NUM_TIME_CHANNELS))
+    targets = {path: y[..., 0] * 0.5 for path, y in x.weights.items()}
+
+    @jax.jit
+    def fit(theta):
+        def loss(theta):
+            out = apply(theta, x)
+            return sum(jnp.mean(jnp.square(out[path] - targets[path])) for path in out)
+
+        def step(carry, _):
+            theta, state = carry
+            value, grads = jax.value_and_grad(loss)(theta)
+            with jax.numpy_dtype_promotion("standard"):
+                updates, state = tx.update(grads, state)
+            return (optax.apply_updates(theta, updates), state), value
+
+        tx = optax.adam(1e-2)
+        return jax.lax.scan(step, (theta, tx.init(theta)), length=100)[1]
+
+    losses = fit(jax.jit(init)(jax.random.key(2)))
+    assert losses[-1] < 0.3 * losses[0]
+
+
+@pytest.mark.parametrize("config", [NFNConfig(), UNFConfig(fixed="folded")])
+def test_sizes_are_asked_for(config):
+    with pytest.raises(ValueError, match=r"pass sizes=spec.sizes\(params\)"):
+        config.make(MLP)
+
+
+def test_modes_that_do_not_go_together_are_refused():
+    with pytest.raises(ValueError, match="does not go with fixed='positions'"):
+        UNFConfig(share="role", fixed="positions").make(MLP)
+
+
+def test_predictor_is_invariant_and_sees_more_than_means():
+    predictor = invariant_predictor(MLP.relax(), unf_layer, channels=(2, 4, 4), hidden=(8,), outputs=3)
+    theta = jax.jit(predictor.init)(jax.random.key(0))
+    apply = jax.jit(predictor.apply)
+    x = features(channels=2)
+    element = MLP.relax().sample(jax.random.key(1), {p: y[..., 0] for p, y in x.items()})
+    np.testing.assert_allclose(apply(theta, act(MLP.relax(), x, element)), apply(theta, x), atol=1e-5)
+    assert apply(theta, x).shape == (3,)
+    untied = WeightSpec.parse({"k0": "pixels g", "b0": "h", "k1": "h classes", "b1": "classes"})
+    broken = act(untied, x, {"g": jnp.asarray([1, 2, 3, 4, 0])})
+    assert float(jnp.max(jnp.abs(apply(theta, broken) - apply(theta, x)))) > 1e-4
+
+
+def test_invariant_pooling_is_the_mean_of_each_tensor():
+    x = features(channels=2)
+    expected = np.concatenate([np.asarray(x[path]).reshape(-1, 2).mean(axis=0) for path in MLP.paths])
+    np.testing.assert_allclose(invariant_pooling(MLP, x), expected, atol=1e-6)
+
+
+def test_predictor_needs_a_layer():
+    with pytest.raises(ValueError, match="at least one layer"):
+        invariant_predictor(MLP.relax(), unf_layer, channels=(1,))
