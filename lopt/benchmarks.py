@@ -34,14 +34,14 @@ def compile_cost(spec: WeightSpec, sizes: Mapping[str, int], network: NetworkCon
     init, apply = network.make(spec, sizes)
     planned = time.perf_counter()
     theta = jax.eval_shape(init, jax.random.key(0))
-    weights = {path: jax.ShapeDtypeStruct((*shape, NUM_WEIGHT_CHANNELS), jnp.float32) for path, shape in shapes.items()}
-    features = WeightFeatures(weights, jax.ShapeDtypeStruct((NUM_TIME_CHANNELS,), jnp.float32))
+    weights = {path: jnp.ones((*shape, NUM_WEIGHT_CHANNELS)) for path, shape in shapes.items()}
+    features = WeightFeatures(weights, jnp.ones(NUM_TIME_CHANNELS))
     before = time.perf_counter()
     lowered = jax.jit(apply).lower(theta, features)
     traced = time.perf_counter()
     compiled = lowered.compile()
     done = time.perf_counter()
-    ones = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), (theta, features))
+    ones = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), theta), features
     seconds = []
     for _ in range(repeats):
         began = time.perf_counter()

@@ -33,7 +33,7 @@ class WeightFeatures(NamedTuple):
 
 def time_features(count: jax.Array) -> jax.Array:
     """tanh(t / s - 1) for every time scale s: [11]; `count` is the number of inner steps done, int32 []."""
-    return jnp.tanh(count.astype(jnp.float32) / jnp.asarray(TIME_SCALES) - jnp.float32(1))
+    return jnp.tanh(count.astype(jnp.float32) / jnp.asarray(TIME_SCALES, jnp.float32) - jnp.float32(1))
 
 
 def clip_and_normalize(x: jax.Array) -> jax.Array:

@@ -134,16 +134,19 @@ def update_network(hidden: tuple[int, ...], last: Layer) -> UpdateNetwork:
         keys = jax.random.split(key, len(hidden) + 1)
         pointwise = {
             f"dense{i}": {
-                "kernel": jax.random.normal(keys[i], (c_in, c_out)) * math.sqrt(2 / c_in),
-                "bias": jnp.zeros(c_out),
+                "kernel": jax.random.normal(keys[i], (c_in, c_out), jnp.float32) * math.sqrt(2 / c_in),
+                "bias": jnp.zeros(c_out, jnp.float32),
             }
             for i, (c_in, c_out) in enumerate(itertools.pairwise(widths))
         }
         return {"pointwise": pointwise, "last": last.init(keys[-1])}
 
     def apply(theta: PyTree, features: WeightFeatures) -> dict[str, jax.Array]:
-        # One matmul over all weights rather than one per tensor.
-        flat = {path: jnp.reshape(x, (-1, x.shape[-1])) for path, x in features.weights.items()}
+        # One matmul over all weights rather than one per tensor; tensors of one shape are neighbours, as layers stack them.
+        paths = sorted(features.weights, key=lambda path: features.weights[path].shape)
+        flat = {
+            path: jnp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1])) for path, x in ((p, features.weights[p]) for p in paths)
+        }
         x = jnp.concatenate(list(flat.values()))
         for i in range(len(hidden)):
             kernel, bias = theta["pointwise"][f"dense{i}"]["kernel"], theta["pointwise"][f"dense{i}"]["bias"]

@@ -147,5 +147,5 @@ def _transform(network: UpdateNetwork | None, theta: PyTree) -> optax.GradientTr
 
 
 def _decay_momenta(momenta: jax.Array, grad: jax.Array) -> jax.Array:
-    decays = jnp.reshape(jnp.asarray(MOMENTUM_DECAYS), (-1,) + (1,) * grad.ndim)
+    decays = jnp.reshape(jnp.asarray(MOMENTUM_DECAYS, jnp.float32), (-1,) + (1,) * grad.ndim)
     return decays * momenta + jnp.broadcast_to(grad.astype(jnp.float32)[None], momenta.shape)

@@ -67,7 +67,10 @@ def invariant_predictor(
     def init(key: jax.Array) -> PyTree:
         keys = jax.random.split(key, len(widths))
         dense = {
-            f"dense{i}": {"kernel": jax.random.normal(keys[i], pair) * math.sqrt(2 / pair[0]), "bias": jnp.zeros(pair[1])}
+            f"dense{i}": {
+                "kernel": jax.random.normal(keys[i], pair, jnp.float32) * math.sqrt(2 / pair[0]),
+                "bias": jnp.zeros(pair[1], jnp.float32),
+            }
             for i, pair in enumerate(itertools.pairwise(widths))
         }
         return {"equivariant": equivariant.init(keys[-1]), "perceptron": dense}

@@ -25,7 +25,7 @@ def deep_sets_layer(spec: WeightSpec, c_in: int, c_out: int) -> Layer:
     del spec
 
     def init(key: jax.Array) -> PyTree:
-        return {"kernel": jax.random.normal(key, (c_in, c_out)) * c_in**-0.5, "bias": jnp.zeros(c_out)}
+        return {"kernel": jax.random.normal(key, (c_in, c_out), jnp.float32) * c_in**-0.5, "bias": jnp.zeros(c_out, jnp.float32)}
 
     def apply(theta: PyTree, features: Features) -> dict[str, jax.Array]:
         kernel, bias = theta["kernel"], theta["bias"]
@@ -49,7 +49,7 @@ def pooled_deep_sets_layer(spec: WeightSpec, c_in: int, c_out: int) -> Layer:
 
     def init(key: jax.Array) -> PyTree:
         kernel_key, pooled_key = jax.random.split(key)
-        return {**pointwise.init(kernel_key), "pooled": jax.random.normal(pooled_key, (c_in, c_out)) * c_in**-0.5}
+        return {**pointwise.init(kernel_key), "pooled": jax.random.normal(pooled_key, (c_in, c_out), jnp.float32) * c_in**-0.5}
 
     def apply(theta: PyTree, features: Features) -> dict[str, jax.Array]:
         total = sum(jnp.sum(x, axis=tuple(range(x.ndim - 1))) for x in features.values())

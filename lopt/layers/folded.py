@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
+from lopt.layers.apply_plan import apply_plan
 from lopt.layers.base import Features, Layer, PyTree, expand_factors, feature_sizes
-from lopt.layers.unf import apply_plan, init_coefficients
+from lopt.layers.unf import init_coefficients
 from lopt.symmetry.basis import make_plan
 from lopt.symmetry.spec import SpecError, WeightSpec
 
@@ -61,7 +62,7 @@ def folded_unf_layer(
         x = {path: _fold(expanded[path], *positions[path]) for path in spec.paths}
         no_bias = {"bias": jnp.zeros(sum(outputs.values()), next(iter(x.values())).dtype)}
         out = apply_plan(plan, theta if bias else {**theta, **no_bias}, x, outputs)
-        unfolded = {path: _unfold(out[path], expanded[path].shape[:-1], *positions[path]) for path in spec.paths}
+        unfolded = {path: _unfold(out[path], c_out, expanded[path].shape[:-1], *positions[path]) for path in spec.paths}
         return {path: jnp.reshape(unfolded[path], (*features[path].shape[:-1], c_out)) for path in features}
 
     return Layer(init, apply)
@@ -75,10 +76,11 @@ def _positions(spec: WeightSpec, path: str, folded: Sequence[str]) -> tuple[list
 
 def _fold(x: jax.Array, stay: list[int], fold: list[int]) -> jax.Array:
     x = jnp.transpose(x, (*stay, *fold, x.ndim - 1))
-    return jnp.reshape(x, (*x.shape[: len(stay)], -1))
+    return jnp.reshape(x, (*x.shape[: len(stay)], math.prod(x.shape[len(stay) :])))
 
 
-def _unfold(y: jax.Array, shape: Sequence[int], stay: list[int], fold: list[int]) -> jax.Array:
-    y = jnp.reshape(y, (*y.shape[:-1], *(shape[i] for i in fold), -1))
+def _unfold(y: jax.Array, channels: int, shape: Sequence[int], stay: list[int], fold: list[int]) -> jax.Array:
+    positions = [shape[i] for i in fold]
+    y = jnp.reshape(y, (*y.shape[:-1], *positions, channels))
     order = [*stay, *fold]
     return jnp.transpose(y, (*(order.index(i) for i in range(len(order))), len(order)))

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lopt.layers.apply_plan import apply_plan
 from lopt.layers.base import Features, Layer, PyTree, expand_factors, feature_sizes
-from lopt.layers.unf import apply_plan
 from lopt.symmetry.basis import Group, Plan, make_plan
 from lopt.symmetry.spec import Factor, WeightSpec
 
@@ -85,9 +85,9 @@ def shared_unf_layer(spec: WeightSpec, c_in: int, c_out: int) -> Layer:
 
     def init(key: jax.Array) -> PyTree:
         fan_in = Counter(label.split("<-")[0] for label in labels)  # relations into an output of these axes, at most
-        normal = jax.random.normal(key, (len(labels), c_in, c_out))
+        normal = jax.random.normal(key, (len(labels), c_in, c_out), jnp.float32)
         weights = {label: normal[i] * (c_in * fan_in[label.split("<-")[0]]) ** -0.5 for i, label in enumerate(labels)}
-        return {"weights": weights, "bias": {role: jnp.zeros(c_out) for role in sorted(set(roles.values()))}}
+        return {"weights": weights, "bias": {role: jnp.zeros(c_out, jnp.float32) for role in sorted(set(roles.values()))}}
 
     def apply(theta: PyTree, features: Features) -> dict[str, jax.Array]:
         dtype = next(iter(theta["weights"].values())).dtype

@@ -10,12 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lopt.layers.apply_plan import Channels, apply_plan
 from lopt.layers.base import Features, Layer, PyTree, expand_factors, feature_sizes
-from lopt.layers.pooling import PooledViews, broadcast_kept, write_blocks
 from lopt.symmetry.basis import Blocks, Plan, make_plan
 from lopt.symmetry.spec import WeightSpec
 
-Channels = Mapping[str, int]  # leaf path -> number of channels of its features
 PerOutput = Mapping[str, Mapping[tuple[str, Blocks], np.ndarray]]  # output path -> {(input path, partition): [c_in, c_out]}
 
 
@@ -70,49 +69,9 @@ def init_coefficients(key: jax.Array, plan: Plan, c_in: Channels, c_out: Channel
     for index, group in enumerate(plan.groups):
         rows = sum(c_in[view.path] for view in group.views)
         scale = np.concatenate([np.full(c_out[target.path], fan_in[target.path] ** -0.5) for target in group.targets])
-        normal = jax.random.normal(jax.random.fold_in(key, index), (rows, scale.size))
+        normal = jax.random.normal(jax.random.fold_in(key, index), (rows, scale.size), jnp.float32)
         weights[group.label] = normal * jnp.asarray(scale, jnp.float32)[None]
-    return {"weights": weights, "bias": jnp.zeros(sum(c_out[path] for path in plan.spec.paths))}
-
-
-def apply_plan(plan: Plan, theta: PyTree, features: Features, c_out: Channels) -> dict[str, jax.Array]:
-    """Apply coefficients to features along a plan.
-
-    Args:
-      plan: of the layer.
-      theta: as `init_coefficients` makes it.
-      features: leaf path -> [one axis per factor, c_in[path]].
-      c_out: channels of the output features.
-
-    Returns:
-      Leaf path -> [one axis per factor, c_out[path]].
-
-    Raises:
-      ValueError: if theta was made for a spec with other names.
-    """
-    labels = {group.label for group in plan.groups}
-    if labels != set(theta["weights"]):
-        raise ValueError(
-            f"theta is of a layer over another spec: it has coefficients for {sorted(set(theta['weights']) - labels) or 'none'} beyond "
-            f"this spec's, and none for {sorted(labels - set(theta['weights'])) or 'none'}"
-        )
-    views = PooledViews(features)
-    # Targets of one tensor with the same blocks share one write: their broadcasts are summed first.
-    written: dict[tuple[str, Blocks], jax.Array] = {}
-    for group in plan.groups:
-        stacked = jnp.concatenate([views(view) for view in group.views], axis=-1)
-        columns = np.cumsum([c_out[target.path] for target in group.targets])[:-1]
-        for target, y in zip(group.targets, jnp.split(stacked @ theta["weights"][group.label], columns, axis=-1), strict=True):
-            y = broadcast_kept(y, target, [features[target.path].shape[block[0]] for block in target.blocks])
-            known = written.get((target.path, target.blocks))
-            written[target.path, target.blocks] = y if known is None else known + y
-    bias = jnp.split(theta["bias"], np.cumsum([c_out[path] for path in plan.spec.paths])[:-1])
-    out = {}
-    for path, b in zip(plan.spec.paths, bias, strict=True):
-        out[path] = jnp.broadcast_to(b, (*features[path].shape[:-1], c_out[path]))
-    for (path, blocks), y in written.items():
-        out[path] = out[path] + write_blocks(y, blocks)
-    return out
+    return {"weights": weights, "bias": jnp.zeros(sum(c_out[path] for path in plan.spec.paths), jnp.float32)}
 
 
 def coefficients_from_terms(plan: Plan, per_output: PerOutput, bias: Mapping[str, np.ndarray]) -> PyTree:
@@ -126,7 +85,8 @@ def coefficients_from_terms(plan: Plan, per_output: PerOutput, bias: Mapping[str
     Raises:
       ValueError: if the given terms are not exactly the plan's.
     """
-    c_in, c_out = np.shape(next(iter(next(iter(per_output.values())).values())))
+    c_in = next((np.shape(matrix)[0] for terms in per_output.values() for matrix in terms.values()), 0)
+    c_out = np.size(next(iter(bias.values())))
     weights = {group.label: np.zeros((len(group.views), c_in, len(group.targets), c_out), np.float32) for group in plan.groups}
     for path in plan.spec.paths:
         given = dict(per_output[path])

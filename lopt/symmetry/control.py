@@ -1,6 +1,7 @@
 """Rules for primitives that hold a jaxpr: calls, `cond`, `while` and `scan`. See `lopt.symmetry.rules` for the table."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 from jax.extend import core
@@ -44,8 +45,12 @@ def scan(trace: Trace, equation: Any, *operands: Value) -> list[Value]:
     With a carry its order is the order of time (or of layers); without one every step stands alone, as in `lax.map`, and the
     axis permutes as a batch axis does.
     """
-    consts_count, carry_count = equation.params["num_consts"], equation.params["num_carry"]
     body = equation.params["jaxpr"]
+    # Which operands are sliced and which results stacked is read off the ranks: JAX's own counts changed their place in 0.12.
+    inner = getattr(body, "jaxpr", body)
+    sliced_count = _count_rank_changes(equation.invars, inner.invars)
+    carry_count = len(equation.outvars) - _count_rank_changes(equation.outvars, inner.outvars)
+    consts_count = len(operands) - sliced_count - carry_count
     consts, start = operands[:consts_count], operands[consts_count : consts_count + carry_count]
     sliced = operands[consts_count + carry_count :]
     trace.consume(sliced)
@@ -65,6 +70,11 @@ def scan(trace: Trace, equation: Any, *operands: Value) -> list[Value]:
 
     carry = trace.fixpoint(start, step)
     return [*carry, *(Value((steps, *value.axes), value.index) for value in stacked)]
+
+
+def _count_rank_changes(outside: Sequence[Any], inside: Sequence[Any]) -> int:
+    """How many values have another rank outside a loop than inside."""
+    return sum(len(shape_of(out)) != len(shape_of(inner)) for out, inner in zip(outside, inside, strict=True))
 
 
 def unchanged(trace: Trace, equation: Any, *operands: Value) -> list[Value]:
