@@ -9,6 +9,7 @@ import pytest
 from lopt.features import NUM_TIME_CHANNELS, NUM_WEIGHT_CHANNELS, WeightFeatures
 from lopt.layers.unf import unf_layer
 from lopt.networks import DeepSetsConfig, NFNConfig, PooledDeepSetsConfig, UNFConfig
+from lopt.optimizer import LearnedMomentumConfig
 from lopt.predictors import invariant_pooling, invariant_predictor
 from lopt.symmetry.spec import WeightSpec
 
@@ -84,6 +85,24 @@ def test_learns_a_target(name):
 
     losses = fit(jax.jit(init)(jax.random.key(2)))
     assert losses[-1] < 0.3 * losses[0]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_serves_params_under_64_bit_floats(name, dtype):
+    """theta stays float32 and updates keep the dtype of params, also where JAX's default is 64 bits."""
+    with jax.enable_x64(True):
+        optimizer = LearnedMomentumConfig(network=NETWORKS[name]).make(MLP, SIZES)
+        theta = jax.eval_shape(optimizer.init, jax.random.key(0))
+        assert {leaf.dtype for leaf in jax.tree.leaves(theta)} == {jnp.dtype(jnp.float32)}
+        params = {path: jnp.ones(x.shape[:-1], dtype) for path, x in features().items()}
+
+        def update(theta, params):
+            transform = optimizer.opt_fn(theta)
+            return transform.update(params, transform.init(params), params)[0]
+
+        updates = jax.eval_shape(update, theta, params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype(dtype)}
 
 
 @pytest.mark.parametrize("config", [NFNConfig(), UNFConfig(fixed="folded")])

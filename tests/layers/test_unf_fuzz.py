@@ -89,9 +89,10 @@ def test_64_bit_floats(seed):
         ({"o": ["b"], "r": ["a", "a"], "v": ["a"], "w": ["a", "b"]}, {"a": 0, "b": 2}),
     ],
 )
-def test_empty_axes(names, sizes):
-    """A mean over no entries is a term that `sizes` leaves out."""
-    check(names, sizes, np.random.default_rng(0), True)
+@pytest.mark.parametrize("reduced", [False, True])
+def test_empty_axes(names, sizes, reduced):
+    """A mean over no entries is zero, and a term that `sizes` leaves out."""
+    check(names, sizes, np.random.default_rng(0), reduced)
 
 
 def test_init_gives_the_theta_that_apply_takes():
