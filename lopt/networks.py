@@ -154,14 +154,10 @@ def update_network(hidden: tuple[int, ...], last: Layer) -> UpdateNetwork:
                 kernel, time_kernel = kernel[:NUM_WEIGHT_CHANNELS], kernel[NUM_WEIGHT_CHANNELS:]
                 bias = bias + features.time @ time_kernel
             x = jax.nn.relu(x @ kernel + bias[None])
-        splits = jnp.split(x, list(_offsets([y.shape[0] for y in flat.values()])))
+        splits = jnp.split(x, list(itertools.accumulate(y.shape[0] for y in flat.values()))[:-1])
         hidden_features = {
             path: jnp.reshape(y, (*features.weights[path].shape[:-1], hidden[-1])) for path, y in zip(flat, splits, strict=True)
         }
         return {path: y[..., 0] for path, y in last.apply(theta["last"], hidden_features).items()}
 
     return UpdateNetwork(init, apply)
-
-
-def _offsets(sizes: list[int]) -> list[int]:
-    return [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]

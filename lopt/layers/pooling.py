@@ -1,7 +1,7 @@
-"""The two array operations that every term of an equivariant map is made of: pooled views, and writing along blocks.
+"""The two array operations on blocks of axes that every term of an equivariant map is made of: taking and writing their diagonals.
 
-"Universal Neural Functionals" (NeurIPS 2024), equation 5 and Algorithm 1: equal indices within a block, averages over blocks that
-only the input has, broadcasts over blocks that only the output has.
+"Universal Neural Functionals" (NeurIPS 2024), equation 5 and Algorithm 1: equal indices within a block. Averages over blocks
+that only the input has, and broadcasts over those that only the output has, are in `lopt.layers.apply_plan`.
 """
 
 import itertools
