@@ -197,10 +197,10 @@ def tune_baseline(task: Task, name: str, config: EvaluationConfig, key: jax.Arra
     """
     baseline = find_baseline(name)
     train = train_fn(task, baseline.opt_fn, config.steps)
-    keys = seed_keys(key, config.tuning_seeds)
+    keys, datasets = seed_keys(key, config.tuning_seeds), task.datasets.at(0)
 
     def score(rate: float) -> float:
-        _, losses = train(jnp.float32(rate), keys, task.datasets)
+        _, losses = train(jnp.float32(rate), keys, datasets)
         losses = np.asarray(losses)
         return float(final_losses(losses, config.smoothing).mean()) if np.isfinite(losses).all() else np.inf
 
@@ -245,7 +245,7 @@ def race(
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ValueError(f"competitors need different names; these are given twice: {repeated}")
-    keys, datasets, metrics = seed_keys(key, seeds), task.datasets, metrics_fn(task)
+    keys, datasets, metrics = seed_keys(key, seeds), task.datasets.at(0), metrics_fn(task)
     compiled: dict[Callable, jax.stages.Compiled] = {}
     curves = []
     for competitor in competitors:

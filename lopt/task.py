@@ -3,10 +3,11 @@
 The nouns and argument orders are those of `learned_optimization.tasks.base.Task`.
 """
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,23 @@ from lopt.symmetry.spec import WeightSpec
 
 PyTree = Any
 Batch = Mapping[str, jax.Array]  # name -> [B, ...]
+
+
+class Split(Protocol):
+    """Where batches of one split come from: a pytree of arrays on the device, so that batches are made inside the compiled loop."""
+
+    @property
+    def batch_size(self) -> int:
+        """B, examples a batch."""
+        ...
+
+    def batch(self, key: jax.Array) -> Batch:
+        """A random batch, name -> [B, ...]: the same for the same key on any device."""
+        ...
+
+    def all(self) -> Batch:
+        """Every example as one batch, name -> [N, ...], for evaluation."""
+        ...
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("arrays",), meta_fields=("batch_size",))
@@ -58,10 +76,30 @@ class Datasets:
       test: looked at by the final evaluation only.
     """
 
-    train: ArraySplit
-    inner_valid: ArraySplit
-    outer_valid: ArraySplit
-    test: ArraySplit
+    train: Split
+    inner_valid: Split
+    outer_valid: Split
+    test: Split
+
+    def at(self, step: int) -> "Datasets":
+        """The data of an outer step: these, whichever it is. A `DataStream` gives others at each."""
+        return self
+
+
+class DataStream(abc.ABC):
+    """Data too large for the device: for each outer step the host gives the part that this step's inner steps draw from.
+
+    The part is a function of the outer step alone (and of what the stream was built with, such as a seed), so that a resumed run
+    sees the same data as an unbroken one with no position to save.
+    """
+
+    @abc.abstractmethod
+    def at(self, step: int) -> Datasets:
+        """The data of outer step `step`, from 0: of the same structure, shapes and dtypes at every step.
+
+        Called once a step, from the thread that trains, while the device computes the step before; a stream that has more to do than
+        to slice an array reads ahead in a thread of its own. Where it returns the object of the step before, nothing is transferred.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +111,7 @@ class Task:
       init: `init(key) -> params`, a pytree of weights.
       loss: `loss(params, key, batch) -> scalar` float32; `key` is for stochastic models.
       spec: the true symmetry of `loss`: a group element leaves the loss unchanged.
-      datasets: where batches come from.
+      datasets: where batches come from; `datasets.at(step)` are those of an outer step, and an evaluation's are `datasets.at(0)`.
       metrics: `metrics(params, key, batch) -> {name: scalar}`, such as accuracy in [0, 1].
       normalizer: maps a loss to a scale common to all tasks; the identity unless tasks are mixed.
       initial_loss: loss of a constant prediction (ln of the number of classes): the scale against which losses are capped.
@@ -83,7 +121,7 @@ class Task:
     init: Callable[[jax.Array], PyTree]
     loss: Callable[[PyTree, jax.Array, Batch], jax.Array]
     spec: WeightSpec
-    datasets: Datasets
+    datasets: Datasets | DataStream
     initial_loss: float
     metrics: Callable[[PyTree, jax.Array, Batch], dict[str, jax.Array]] = lambda params, key, batch: {}
     normalizer: Callable[[jax.Array], jax.Array] = lambda loss: loss

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from lopt import checkpoint, config
 from lopt.estimators.base import PARTICLES, Estimator, EstimatorConfig
@@ -27,7 +27,7 @@ from lopt.metrics import MetricsWriter
 from lopt.optimizer import LearnedOptimizer, OptimizerConfig
 from lopt.progress import Progress
 from lopt.symmetry.spec import PyTree
-from lopt.task import Datasets, TaskConfig
+from lopt.task import Datasets, DataStream, TaskConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +188,8 @@ def meta_train(experiment: MetaTrainConfig, run_dir: str | Path, *, progress: bo
     if restored is not None:
         step, fields = restored
         state = MetaTrainState(**fields)
-    datasets = jax.device_put(task.datasets, NamedSharding(mesh, PartitionSpec()))
+    data = _on_devices(task.datasets, NamedSharding(mesh, PartitionSpec()))
+    datasets = data(step)
     outer_step = make_outer_step(experiment.seed, estimator, outer, optimizer)
     # Compiled ahead, so that the speed of the first step is that of a step.
     outer_step = outer_step.lower(jnp.int32(step), datasets, state).compile()
@@ -206,6 +207,8 @@ def meta_train(experiment: MetaTrainConfig, run_dir: str | Path, *, progress: bo
         while step < experiment.outer_steps and not stop_requested():
             start = time.perf_counter()
             state, info = outer_step(jnp.int32(step), datasets, state)
+            if step + 1 < experiment.outer_steps:
+                datasets = data(step + 1)  # a stream reads and sends them while the step runs
             # One outer step in flight: XLA's CPU collectives abort when calls pile up on several CPU devices.
             info = {name: np.asarray(value).item() for name, value in jax.block_until_ready(info).items()}
             step += 1
@@ -225,6 +228,20 @@ def meta_train(experiment: MetaTrainConfig, run_dir: str | Path, *, progress: bo
         if saved != step:
             save()
         return Result(step, state.theta, interrupted=stop_requested())
+
+
+def _on_devices(source: Datasets | DataStream, sharding: Sharding) -> Callable[[int], Datasets]:
+    """`at(step)` with its arrays on the devices; they are sent again only when the source gives another object."""
+    held: tuple[Datasets, Datasets] | None = None  # as given, and on the devices
+
+    def at(step: int) -> Datasets:
+        nonlocal held
+        given = source.at(step)
+        if held is None or given is not held[0]:
+            held = given, jax.device_put(given, sharding)
+        return held[1]
+
+    return at
 
 
 def _initial_state(

@@ -72,7 +72,7 @@ def from_task(name: str) -> Subject:
     except DatasetError as error:
         raise InspectError(f"the data of task '{name}' cannot be loaded: {error}") from error
     key = jax.random.key(0)
-    return Subject(f"task {name}", task.loss, task.init(key), (key, task.datasets.train.batch(key)), task.spec)
+    return Subject(f"task {name}", task.loss, task.init(key), (key, task.datasets.at(0).train.batch(key)), task.spec)
 
 
 def _raised(error: Exception, file: Path) -> str:
