@@ -18,7 +18,8 @@ import optax
 from lopt.baselines import Tuning, TuningError, find_baseline, tune
 from lopt.summary import Curve, Row, final_losses, summarize, target_loss
 from lopt.symmetry.spec import PyTree
-from lopt.task import Datasets, Task
+from lopt.task import Datasets, Problem, as_family
+from lopt.unroll import InnerState, make_inner_step
 
 # Folded into the root key, far beyond any outer step, so that no key of a race is one of the meta-training's.
 RACE, TUNE = (zlib.crc32(name) for name in (b"lopt.evaluate.race", b"lopt.evaluate.tune"))
@@ -109,49 +110,50 @@ def seed_keys(key: jax.Array, seeds: int) -> jax.Array:
     return jax.vmap(lambda k: jax.random.fold_in(key, k))(jnp.arange(seeds))
 
 
-def train_fn(task: Task, opt_fn: Callable[[PyTree], optax.GradientTransformation], steps: int) -> jax.stages.Wrapped:
+def train_fn(problem: Problem, opt_fn: Callable[[PyTree], optax.GradientTransformation], steps: int) -> jax.stages.Wrapped:
     """Inner training of frozen optimizers as one program: a scan over steps, mapped over seeds, sharded over devices.
 
     theta (or a learning rate) is an argument, so that one compilation serves all of its values. The data are an argument as well;
     closed over, they would become constants of the program.
 
     Args:
-      task: what is trained; its datasets are not used, they are given to the result.
+      problem: what is trained: a task, or a family of which each seed draws one. Its datasets are given to the result.
       opt_fn: `opt_fn(theta) -> optax transform`; its `update` is given `value=loss`.
       steps: T.
 
     Returns:
-      Jitted `train(theta, keys, datasets) -> (params, losses)`: keys [K], params with leaves [K, ...] after T steps, losses
-      [K, T] float32, where losses[k, t] is the loss of the minibatch whose gradient step t takes.
+      Jitted `train(theta, keys, datasets) -> (trained, losses)`: keys [K], an `InnerState` with leaves [K, ...] after T steps (the
+      optimizer's state left out), losses [K, T] float32, where losses[k, t] is that of the minibatch whose gradient step t takes.
     """
+    family = as_family(problem)
 
-    def train_one(theta: PyTree, key: jax.Array, datasets: Datasets) -> tuple[PyTree, jax.Array]:
+    def train_one(theta: PyTree, key: jax.Array, datasets: Datasets) -> tuple[InnerState, jax.Array]:
         transform = optax.with_extra_args_support(opt_fn(theta))
         init_key, run_key, _ = jax.random.split(key, 3)
-        params = task.init(init_key)
+        variant, params, model = family.start(init_key)
+        split, inner_step = family.view(variant, datasets.train), make_inner_step(family.task_fn(variant), transform)
 
-        def step(carry: tuple[PyTree, PyTree], t: jax.Array) -> tuple[tuple[PyTree, PyTree], jax.Array]:
-            params, state = carry
+        def step(state: InnerState, t: jax.Array) -> tuple[InnerState, jax.Array]:
             batch_key, loss_key = jax.random.split(jax.random.fold_in(run_key, t))
-            batch = datasets.train.batch(batch_key)
-            loss, grads = jax.value_and_grad(task.loss)(params, loss_key, batch)
-            updates, state = transform.update(grads, state, params, value=loss)
-            return (optax.apply_updates(params, updates), state), loss.astype(jnp.float32)
+            state, loss = inner_step(state, loss_key, split.batch(batch_key))
+            return state, loss.astype(jnp.float32)
 
-        (params, _), losses = jax.lax.scan(step, (params, transform.init(params)), jnp.arange(steps))
-        return params, losses
+        state, losses = jax.lax.scan(step, InnerState(params, transform.init(params), model, variant), jnp.arange(steps))
+        return state._replace(optimizer=()), losses
 
     return jax.jit(_over_seeds(train_one, batched=jax.default_backend() != "cpu"))
 
 
-def metrics_fn(task: Task) -> jax.stages.Wrapped:
-    """Jitted `metrics(None, (params, keys), datasets) -> {metric: [K]}`: the task's, and "loss", on the whole test split."""
+def metrics_fn(problem: Problem) -> jax.stages.Wrapped:
+    """Jitted `metrics(None, (trained, keys), datasets) -> {metric: [K]}`: the task's, and "loss", on the whole test split."""
+    family = as_family(problem)
 
-    def metrics_one(_: None, seed: tuple[PyTree, jax.Array], datasets: Datasets) -> dict[str, jax.Array]:
-        params, key = seed
+    def metrics_one(_: None, seed: tuple[InnerState, jax.Array], datasets: Datasets) -> dict[str, jax.Array]:
+        state, key = seed
         _, _, test_key = jax.random.split(key, 3)
-        batch = datasets.test.all()
-        return {"loss": task.loss(params, test_key, batch), **task.metrics(params, test_key, batch)}
+        task, batch = family.task_fn(state.variant), family.view(state.variant, datasets.test).all()
+        loss, _ = task.loss_with_state(state.params, state.model, test_key, batch)
+        return {"loss": loss, **task.metrics_with_state(state.params, state.model, test_key, batch)}
 
     return jax.jit(_over_seeds(metrics_one, batched=False))
 
@@ -182,11 +184,11 @@ def _over_seeds(one: Callable[..., PyTree], batched: bool) -> Callable[..., PyTr
     return all_seeds
 
 
-def tune_baseline(task: Task, name: str, config: EvaluationConfig, key: jax.Array) -> Tuning:
+def tune_baseline(problem: Problem, name: str, config: EvaluationConfig, key: jax.Array) -> Tuning:
     """Search a baseline's learning rate by its mean final training loss over the tuning seeds.
 
     Args:
-      task: what is trained.
+      problem: what is trained: a task, or a family of which each seed draws a task.
       name: of a baseline in `lopt.baselines.BASELINES`.
       config: steps, tuning seeds, density of the grid.
       key: of the tuning seeds.
@@ -196,8 +198,8 @@ def tune_baseline(task: Task, name: str, config: EvaluationConfig, key: jax.Arra
       TuningError: if it diverged at every learning rate.
     """
     baseline = find_baseline(name)
-    train = train_fn(task, baseline.opt_fn, config.steps)
-    keys, datasets = seed_keys(key, config.tuning_seeds), task.datasets.at(0)
+    train = train_fn(problem, baseline.opt_fn, config.steps)
+    keys, datasets = seed_keys(key, config.tuning_seeds), problem.datasets.at(0)
 
     def score(rate: float) -> float:
         _, losses = train(jnp.float32(rate), keys, datasets)
@@ -213,11 +215,11 @@ def tune_baseline(task: Task, name: str, config: EvaluationConfig, key: jax.Arra
             max_extensions=config.max_extensions,
         )
     except TuningError as error:
-        raise TuningError(f"tuning {baseline.title} on {task.name}: {error}") from error
+        raise TuningError(f"tuning {baseline.title} on {problem.name}: {error}") from error
 
 
 def race(
-    task: Task,
+    problem: Problem,
     competitors: Sequence[Competitor],
     key: jax.Array,
     *,
@@ -228,7 +230,7 @@ def race(
     """Train every competitor from the same initialisations on the same minibatches.
 
     Args:
-      task: what is trained.
+      problem: what is trained: a task, or a family of which each seed draws a task.
       competitors: of different names.
       key: of the seeds.
       steps: T.
@@ -245,25 +247,25 @@ def race(
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ValueError(f"competitors need different names; these are given twice: {repeated}")
-    keys, datasets, metrics = seed_keys(key, seeds), task.datasets.at(0), metrics_fn(task)
+    keys, datasets, metrics = seed_keys(key, seeds), problem.datasets.at(0), metrics_fn(problem)
     compiled: dict[Callable, jax.stages.Compiled] = {}
     curves = []
     for competitor in competitors:
         progress(f"racing {competitor.name}: {seeds} seeds x {steps} steps")
         theta = jax.tree.map(jnp.asarray, competitor.theta)
         if competitor.opt_fn not in compiled:
-            train = train_fn(task, competitor.opt_fn, steps)
+            train = train_fn(problem, competitor.opt_fn, steps)
             compiled[competitor.opt_fn] = train.lower(theta, keys, datasets).compile()
         start = time.perf_counter()
-        params, losses = jax.block_until_ready(compiled[competitor.opt_fn](theta, keys, datasets))
+        trained, losses = jax.block_until_ready(compiled[competitor.opt_fn](theta, keys, datasets))
         seconds = time.perf_counter() - start
-        test = {name: np.asarray(values) for name, values in metrics(None, (params, keys), datasets).items()}
+        test = {name: np.asarray(values) for name, values in metrics(None, (trained, keys), datasets).items()}
         curves.append(Curve(competitor.name, np.asarray(losses), test, seconds / (seeds * steps), competitor.reference))
     return tuple(curves)
 
 
 def evaluate(
-    task: Task,
+    problem: Problem,
     competitors: Sequence[Competitor],
     config: EvaluationConfig,
     seed: int,
@@ -272,7 +274,7 @@ def evaluate(
     """Tune the baselines and race the competitors against them.
 
     Args:
-      task: what is trained.
+      problem: what is trained: a task, or a family of which each seed draws a task.
       competitors: the frozen learned optimizers.
       config: steps, seeds, baselines.
       seed: root of all keys; that of the meta-training will do, the keys differ.
@@ -284,9 +286,9 @@ def evaluate(
     for position, name in enumerate(config.baselines):
         baseline = find_baseline(name)
         progress(f"tuning the learning rate of {baseline.title}: {config.tuning_seeds} seeds x {config.steps} steps each")
-        tuning = tunings[baseline.title] = tune_baseline(task, name, config, jax.random.fold_in(root, TUNE))
+        tuning = tunings[baseline.title] = tune_baseline(problem, name, config, jax.random.fold_in(root, TUNE))
         rate = jnp.float32(tuning.learning_rate)
         rivals.append(Competitor(f"tuned {baseline.title}", baseline.opt_fn, rate, reference=position == 0))
     key = jax.random.fold_in(root, RACE)
-    curves = race(task, [*competitors, *rivals], key, steps=config.steps, seeds=config.seeds, progress=progress)
-    return Evaluation(task.name, config, curves, tunings)
+    curves = race(problem, [*competitors, *rivals], key, steps=config.steps, seeds=config.seeds, progress=progress)
+    return Evaluation(problem.name, config, curves, tunings)

@@ -15,7 +15,7 @@ import optax
 
 from lopt.optimizer import LearnedOptimizer
 from lopt.symmetry.spec import PyTree
-from lopt.task import Datasets, Task
+from lopt.task import Batch, Datasets, Problem, Task, as_family
 
 MetaLoss = Literal["final", "mean"]
 
@@ -52,10 +52,19 @@ class UnrollConfig:
 
 
 class InnerState(NamedTuple):
-    """One inner training under way: its weights and the state of the optimizer that trains them."""
+    """One inner training under way.
+
+    Attributes:
+      params: its weights.
+      optimizer: state of the optimizer that trains them.
+      model: state of the model that is not trained; `()` for most.
+      variant: what was drawn of the task family; `()` for a single task.
+    """
 
     params: PyTree
     optimizer: PyTree
+    model: PyTree
+    variant: PyTree
 
 
 class Clock(NamedTuple):
@@ -103,46 +112,60 @@ class Unroll(NamedTuple):
 
     Attributes:
       start: `start(key, theta) -> InnerState`, a fresh initialisation.
-      window: `window(key, datasets) -> Window`.
+      window: `window(key, datasets, variant) -> Window`, for the inner trainings of that variant of the task family.
       run: `run(theta, state, window) -> (state, losses [K])`.
       losses: `losses(losses [K], clock) -> WindowLosses`.
     """
 
     start: Callable[[jax.Array, PyTree], InnerState]
-    window: Callable[[jax.Array, Datasets], Window]
+    window: Callable[[jax.Array, Datasets, PyTree], Window]
     run: Callable[[PyTree, InnerState, Window], tuple[InnerState, jax.Array]]
     losses: Callable[[jax.Array, Clock], WindowLosses]
 
 
-def make_unroll(config: UnrollConfig, task: Task, optimizer: LearnedOptimizer) -> Unroll:
-    """Inner training of `task` by `optimizer`.
+def make_inner_step(
+    task: Task, transform: optax.GradientTransformationExtraArgs
+) -> Callable[[InnerState, jax.Array, Batch], tuple[InnerState, jax.Array]]:
+    """`inner_step(state, key, batch) -> (state, loss)`: one step of an inner training, and the loss whose gradient it takes."""
+    loss_and_grads = jax.value_and_grad(task.loss_with_state, has_aux=True)
+
+    def inner_step(state: InnerState, key: jax.Array, batch: Batch) -> tuple[InnerState, jax.Array]:
+        (loss, model), grads = loss_and_grads(state.params, state.model, key, batch)
+        updates, optimizer_state = transform.update(grads, state.optimizer, state.params, value=loss)
+        return InnerState(optax.apply_updates(state.params, updates), optimizer_state, model, state.variant), loss
+
+    return inner_step
+
+
+def make_unroll(config: UnrollConfig, problem: Problem, optimizer: LearnedOptimizer) -> Unroll:
+    """Inner training of a task, or of tasks that a family draws at each start, by `optimizer`.
 
     The loss of inner step t is that of the batch whose gradient step t takes, before its update: the meta-loss costs nothing extra.
     """
-    steps = config.truncation
+    steps, family = config.truncation, as_family(problem)
+    cap = config.loss_cap * family.example.normalizer(jnp.float32(family.example.initial_loss))
 
     def start(key: jax.Array, theta: PyTree) -> InnerState:
-        params = task.init(key)
-        return InnerState(params, optimizer.opt_fn(theta).init(params))
+        variant, params, model = family.start(key)
+        return InnerState(params, optimizer.opt_fn(theta).init(params), model, variant)
 
-    def window(key: jax.Array, datasets: Datasets) -> Window:
+    def window(key: jax.Array, datasets: Datasets, variant: PyTree) -> Window:
         batch_key, loss_key = jax.random.split(key)
         # All batches of the window in one gather, outside the scan.
-        batches = jax.vmap(datasets.train.batch)(jax.random.split(batch_key, steps))
+        batches = jax.vmap(family.view(variant, datasets.train).batch)(jax.random.split(batch_key, steps))
         return Window(jax.random.split(loss_key, steps), batches)
 
     def run(theta: PyTree, state: InnerState, window: Window) -> tuple[InnerState, jax.Array]:
-        transform = optimizer.opt_fn(theta)
+        task = family.task_fn(state.variant)
+        inner_step = make_inner_step(task, optimizer.opt_fn(theta))
 
         def step(state: InnerState, window: Window) -> tuple[InnerState, jax.Array]:
-            loss, grads = jax.value_and_grad(task.loss)(state.params, window.keys, window.batches)
-            updates, optimizer_state = transform.update(grads, state.optimizer, state.params, value=loss)
-            return InnerState(optax.apply_updates(state.params, updates), optimizer_state), task.normalizer(loss)
+            state, loss = inner_step(state, window.keys, window.batches)
+            return state, task.normalizer(loss)
 
         return jax.lax.scan(step, state, window)
 
     def losses(losses: jax.Array, clock: Clock) -> WindowLosses:
-        cap = config.loss_cap * task.initial_loss
         finite = jnp.isfinite(losses)
         capped = jnp.where(finite, jnp.minimum(losses, cap), cap)
         return WindowLosses(

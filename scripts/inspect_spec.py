@@ -19,6 +19,7 @@ from rich.table import Table
 from lopt.symmetry import SpecError, WeightSpec, infer_spec
 from lopt.symmetry.compare import same_group, same_up_to_names
 from lopt.symmetry.describe import Description, describe
+from lopt.task import as_family
 from tasks.datasets import DatasetError
 from tasks.registry import task_configs
 
@@ -68,7 +69,7 @@ def from_task(name: str) -> Subject:
     if name not in configs:
         raise InspectError(f"no task '{name}'; the tasks are: {', '.join(sorted(configs))}")
     try:
-        task = configs[name]().make()
+        task = as_family(configs[name]().make()).example
     except DatasetError as error:
         raise InspectError(f"the data of task '{name}' cannot be loaded: {error}") from error
     key = jax.random.key(0)

@@ -86,8 +86,8 @@ SMALL = EvaluationConfig(steps=20, seeds=3, tuning_seeds=2)
 def test_training_is_a_plain_loop_over_steps_for_each_seed():
     task, rate, steps, seeds = quadratic(0.7, noise=0.5), jnp.float32(0.3), 6, 3  # three seeds on two devices
     keys = seed_keys(jax.random.key(3), seeds)
-    params, losses = train_fn(task, needs_value, steps)(rate, keys, task.datasets)
-    tests = metrics_fn(task)(None, (params, keys), task.datasets)
+    trained, losses = train_fn(task, needs_value, steps)(rate, keys, task.datasets)
+    tests = metrics_fn(task)(None, (trained, keys), task.datasets)
     assert losses.shape == (seeds, steps)
     for seed in range(seeds):
         init_key, run_key, _ = jax.random.split(keys[seed], 3)
@@ -98,7 +98,7 @@ def test_training_is_a_plain_loop_over_steps_for_each_seed():
             loss = 0.35 * np.mean(np.sum((w - x) ** 2, axis=1))
             np.testing.assert_allclose(losses[seed, t], loss, rtol=1e-5)
             w = w - 0.3 * loss * 0.7 * (w - np.mean(x, axis=0))
-        np.testing.assert_allclose(params["w"][seed], w, rtol=1e-4)
+        np.testing.assert_allclose(trained.params["w"][seed], w, rtol=1e-4)
         x = np.asarray(task.datasets.test.arrays["x"])  # the whole split
         np.testing.assert_allclose(tests["loss"][seed], 0.35 * np.mean(np.sum((w - x) ** 2, axis=1)), rtol=1e-4)
         np.testing.assert_allclose(tests["distance"][seed], np.linalg.norm(w), rtol=1e-4)
@@ -113,11 +113,11 @@ def test_a_seed_does_not_depend_on_how_many_there_are():
 def test_data_are_an_argument_of_the_program():
     task, other = quadratic(1.0, noise=0.5), quadratic(1.0, noise=0.5, seed=1)
     train, metrics, keys = train_fn(task, sgd, 5), metrics_fn(task), seed_keys(jax.random.key(0), 2)
-    params, losses = train(jnp.float32(0.1), keys, task.datasets)
+    trained, losses = train(jnp.float32(0.1), keys, task.datasets)
     assert not np.allclose(losses, train(jnp.float32(0.1), keys, other.datasets)[1])
     large = quadratic(1.0, noise=0.5, examples=100_000)
     assert len(train.lower(jnp.float32(0.1), keys, large.datasets).as_text()) < 100_000
-    tests = metrics(None, (params, keys), task.datasets), metrics(None, (params, keys), other.datasets)
+    tests = metrics(None, (trained, keys), task.datasets), metrics(None, (trained, keys), other.datasets)
     assert not np.allclose(tests[0]["loss"], tests[1]["loss"])
 
 

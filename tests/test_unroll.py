@@ -21,7 +21,7 @@ def test_a_window_is_a_plain_training_loop(task):
     unroll = make_unroll(UnrollConfig(horizon=4, truncation=4), task, optimizer)
     theta = optimizer.init(jax.random.key(0))
     state = unroll.start(jax.random.key(1), theta)
-    window = unroll.window(jax.random.key(2), task.datasets)
+    window = unroll.window(jax.random.key(2), task.datasets, ())
     after, losses = jax.jit(unroll.run)(theta, state, window)
 
     params, reference = state.params, optax.sgd(0.1, momentum=0.5)
@@ -37,7 +37,7 @@ def test_a_window_is_a_plain_training_loop(task):
 
 def test_batches_come_from_the_training_split_and_differ(task):
     unroll = make_unroll(UnrollConfig(horizon=4, truncation=4), task, LearnedSGDMConfig().make(task.spec))
-    batches = unroll.window(jax.random.key(0), task.datasets).batches
+    batches = unroll.window(jax.random.key(0), task.datasets, ()).batches
     train = {image.tobytes() for image in np.asarray(task.datasets.train.arrays["image"])}
     images = np.asarray(batches["image"])
     assert images.shape[:2] == (4, 8)

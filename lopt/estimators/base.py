@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from lopt.optimizer import LearnedOptimizer
 from lopt.symmetry.spec import PyTree
-from lopt.task import Datasets, Task
+from lopt.task import Datasets, Problem
 
 PARTICLES = "particles"  # the mesh axis that particles are sharded over
 
@@ -36,6 +36,6 @@ class EstimatorConfig:
     particles: int = 16
     """P, inner trainings (antithetic pairs, where the estimator has them) kept in parallel (the paper: 16)."""
 
-    def make(self, task: Task, optimizer: LearnedOptimizer, mesh: Mesh) -> Estimator:
+    def make(self, problem: Problem, optimizer: LearnedOptimizer, mesh: Mesh) -> Estimator:
         """Build the estimator, its particles sharded over the mesh."""
         raise NotImplementedError(f"{type(self).__name__} does not define make()")

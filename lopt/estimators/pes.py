@@ -21,7 +21,7 @@ from jax.sharding import Mesh, PartitionSpec
 from lopt.estimators.base import PARTICLES, Estimator, EstimatorConfig
 from lopt.optimizer import LearnedOptimizer
 from lopt.symmetry.spec import PyTree
-from lopt.task import Datasets, Task
+from lopt.task import Datasets, Problem
 from lopt.unroll import Clock, InnerState, UnrollConfig, advance, first_clock, make_unroll
 
 
@@ -56,16 +56,16 @@ class PESConfig(EstimatorConfig):
         if not self.sigma > 0:
             raise ValueError(f"sigma must be positive, got {self.sigma}")
 
-    def make(self, task: Task, optimizer: LearnedOptimizer, mesh: Mesh) -> Estimator:
-        return pes(self, task, optimizer, mesh)
+    def make(self, problem: Problem, optimizer: LearnedOptimizer, mesh: Mesh) -> Estimator:
+        return pes(self, problem, optimizer, mesh)
 
 
-def pes(config: PESConfig, task: Task, optimizer: LearnedOptimizer, mesh: Mesh) -> Estimator:
-    """The PES estimator of `task`'s meta-gradient, its particles sharded over `mesh`.
+def pes(config: PESConfig, problem: Problem, optimizer: LearnedOptimizer, mesh: Mesh) -> Estimator:
+    """The PES estimator of the meta-gradient on `problem`, its particles sharded over `mesh`.
 
     Args:
       config: number of particles, sigma, horizon and truncation.
-      task: the inner problem.
+      problem: the inner problem: a task, or a family of which each pair draws a task whenever it starts.
       optimizer: whose theta is trained.
       mesh: a mesh with the axis `particles`, whose size divides the number of particles.
 
@@ -80,7 +80,7 @@ def pes(config: PESConfig, task: Task, optimizer: LearnedOptimizer, mesh: Mesh) 
     """
     if config.particles % mesh.shape[PARTICLES]:
         raise ValueError(f"{config.particles} particles cannot be split over {mesh.shape[PARTICLES]} devices evenly")
-    unroll = make_unroll(config.unroll, task, optimizer)
+    unroll = make_unroll(config.unroll, problem, optimizer)
     batched = mesh.devices.flat[0].platform != "cpu" if config.batched is None else config.batched
 
     def map_particles(f, *args):
@@ -103,7 +103,7 @@ def pes(config: PESConfig, task: Task, optimizer: LearnedOptimizer, mesh: Mesh) 
         noise_key, window_key, start_key = jax.random.split(key, 3)
         center, unravel = ravel_pytree(theta)
         epsilon = config.sigma * jax.random.normal(noise_key, center.shape)
-        window = unroll.window(window_key, datasets)
+        window = unroll.window(window_key, datasets, jax.tree.map(lambda x: x[0], particle.inner.variant))  # one for the pair
 
         def run(member: tuple[jax.Array, InnerState]) -> tuple[InnerState, jax.Array]:
             sign, inner = member
