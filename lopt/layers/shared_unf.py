@@ -33,10 +33,15 @@ def pattern(*tensors: tuple[Factor, ...]) -> tuple[str, ...]:
       ('ab', 'bc!')
     """
     letters: dict[str, str] = {}
+    marks: dict[str, str] = {}
     for factors in tensors:
         for factor in factors:
-            letters.setdefault(factor.name, chr(ord("a") + len(letters)) + "!" * factor.fixed)
-    return tuple("".join(letters[factor.name] for factor in factors) for factors in tensors)
+            letters.setdefault(factor.name, chr(ord("a") + len(letters)))
+    for factors in tensors:
+        for factor in factors:
+            marks[factor.name] = letters[factor.name] + "!" * factor.fixed
+            marks[factor.name] += f"@{letters[factor.owner]}" if factor.owner else ""
+    return tuple("".join(marks[factor.name] for factor in factors) for factors in tensors)
 
 
 def distances(spec: WeightSpec) -> dict[tuple[str, str], int]:

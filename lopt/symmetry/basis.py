@@ -10,6 +10,9 @@ axes that the same permutation moves. Seen from its two sides, a term is
 joined by the blocks both sides share, the *kept* indices. Two facts make the plan small: every view is used by many terms, and a
 view fits a target exactly when their kept indices carry the same names. So the terms fall into groups, one for each tuple of kept
 names, and a group is a full rectangle of views x targets: one matmul, whatever the number of tensors.
+
+Where a name is nested in an owner (`dim@heads`), the group is a wreath product. Two of its indices can only be equal, in a sense that
+the group keeps, if their owners are; so a block of nested axes lies within one block of their owners, and is kept only if that is.
 """
 
 import dataclasses
@@ -39,7 +42,8 @@ class Group:
     """Terms with the same kept names: every view feeds every target.
 
     Attributes:
-      names: the kept indices, sorted; a name that is kept twice stands there twice.
+      names: the kept indices, sorted; a name that is kept twice stands there twice. A nested name of which several owners are kept
+        has the owner's place among them behind it, as in `dim@1`.
       views: V input sides; with a repeated name, one for every order of its blocks.
       targets: G output sides.
       part: 0, 1, ... where the terms with these names fall into several groups, as redundant ones are left out.
@@ -127,28 +131,75 @@ def set_partitions(items: Sequence[int]) -> Iterator[Blocks]:
             yield (*partition[:index], (first, *block), *partition[index + 1 :])
 
 
-def valid_partitions(names: Sequence[str]) -> Iterator[Blocks]:
-    """All set partitions of the axes `0..len(names)-1` whose blocks hold axes of one name only, blocks sorted."""
+def valid_partitions(names: Sequence[str], owners: Sequence[int | None] = ()) -> Iterator[Blocks]:
+    """All set partitions of the axes `0..len(names)-1` whose blocks hold axes of one name only, blocks sorted.
+
+    `owners` are the axes that nested ones are nested in: axes share a block only if their owners do.
+    """
     positions = [[axis for axis, name in enumerate(names) if name == wanted] for wanted in sorted(set(names))]
+    nested = [axis for axis, owner in enumerate(owners) if owner is not None]
     for choice in itertools.product(*(list(set_partitions(axes)) for axes in positions)):
-        yield tuple(sorted(itertools.chain.from_iterable(choice)))
+        blocks = tuple(sorted(itertools.chain.from_iterable(choice)))
+        if nested:
+            block_of = {axis: index for index, block in enumerate(blocks) for axis in block}
+            if any(len({block_of[_owner(owners, axis)] for axis in block if axis in nested}) > 1 for block in blocks):
+                continue
+        yield blocks
 
 
-def _sides(path: str, names: Sequence[str]) -> Iterator[tuple[tuple[str, ...], Side]]:
-    """Every side of a tensor with its kept names, kept blocks in canonical order (by name, then position)."""
-    for blocks in valid_partitions(names):
-        block_names = [names[block[0]] for block in blocks]
-        order = sorted(range(len(blocks)), key=lambda index: (block_names[index], index))
+def _owner(owners: Sequence[int | None], axis: int) -> int:
+    owner = owners[axis]
+    assert owner is not None
+    return owner
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tensor:
+    """The names of a tensor's axes, and the axes that nested ones are nested in."""
+
+    path: str
+    names: tuple[str, ...]
+    owners: tuple[int | None, ...]
+
+    def block_name(self, block: Sequence[int]) -> str:
+        return self.names[block[0]]
+
+    def owner_block(self, blocks: Blocks, index: int) -> int | None:
+        """The block that a block of nested axes is nested in."""
+        owner = self.owners[blocks[index][0]]
+        return None if owner is None else next(other for other, block in enumerate(blocks) if owner in block)
+
+    def signature(self, side: Side) -> tuple[str, ...]:
+        """The kept names in order, with the place of its owner for a nested one that has a choice of them: what must fit."""
+        names = [self.block_name(side.blocks[index]) for index in side.kept]
+        result = []
+        for index, name in zip(side.kept, names, strict=True):
+            owner = self.owner_block(side.blocks, index)
+            same = [] if owner is None else [i for i in side.kept if self.block_name(side.blocks[i]) == self._owner_name(name)]
+            result.append(f"{name}@{same.index(owner)}" if owner is not None and len(same) > 1 else name)
+        return tuple(result)
+
+    def _owner_name(self, name: str) -> str:
+        owner = self.owners[self.names.index(name)]
+        return name if owner is None else self.names[owner]
+
+
+def _sides(tensor: _Tensor) -> Iterator[Side]:
+    """Every side of a tensor, kept blocks in canonical order (by name, then position)."""
+    for blocks in valid_partitions(tensor.names, tensor.owners):
+        order = sorted(range(len(blocks)), key=lambda index: (tensor.block_name(blocks[index]), index))
+        owner = {index: tensor.owner_block(blocks, index) for index in order}
         for size in range(len(blocks) + 1):
             for kept in itertools.combinations(order, size):
-                yield tuple(block_names[index] for index in kept), Side(path, blocks, kept)
+                if all(owner[index] is None or owner[index] in kept for index in kept):
+                    yield Side(tensor.path, blocks, kept)
 
 
-def _orders(names: Sequence[str], kept: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+def _orders(tensor: _Tensor, side: Side) -> Iterator[Side]:
     """All orders of the kept blocks that leave the names in place: permutations among blocks of one name."""
-    runs = [[index for index, _ in run] for _, run in itertools.groupby(zip(kept, names, strict=True), key=lambda pair: pair[1])]
-    for choice in itertools.product(*map(itertools.permutations, runs)):
-        yield tuple(itertools.chain.from_iterable(choice))
+    runs = itertools.groupby(side.kept, key=lambda index: tensor.block_name(side.blocks[index]))
+    for choice in itertools.product(*(itertools.permutations(run) for _, run in runs)):
+        yield dataclasses.replace(side, kept=tuple(itertools.chain.from_iterable(choice)))
 
 
 def make_plan(spec: WeightSpec, sizes: Mapping[str, int] | None = None) -> Plan:
@@ -174,38 +225,46 @@ def make_plan(spec: WeightSpec, sizes: Mapping[str, int] | None = None) -> Plan:
     fixed = sorted(set(spec.names) - set(spec.permutable))
     if fixed:
         raise ValueError(f"the basis treats every axis as permutable, but {fixed} are fixed: pass spec.relax()")
+    tensors = {path: _Tensor(path, tuple(factor.name for factor in spec.factors(path)), spec.owners(path)) for path in spec.paths}
     views: dict[tuple[str, ...], list[Side]] = {}
     targets: dict[tuple[str, ...], list[Side]] = {}
-    for path in spec.paths:
-        for names, side in _sides(path, [factor.name for factor in spec.factors(path)]):
-            targets.setdefault(names, []).append(side)
-            views.setdefault(names, []).extend(dataclasses.replace(side, kept=kept) for kept in _orders(names, side.kept))
+    for tensor in tensors.values():
+        for side in _sides(tensor):
+            targets.setdefault(tensor.signature(side), []).append(side)
+            for view in _orders(tensor, side):
+                views.setdefault(tensor.signature(view), []).append(view)
     groups = []
     for names in sorted(targets):
         if sizes is None:
             groups.append(Group(names, tuple(views[names]), tuple(targets[names])))
         else:
-            groups.extend(_independent(spec, names, views[names], targets[names], sizes))
+            groups.extend(_independent(tensors, names, views[names], targets[names], sizes))
     return Plan(spec, tuple(groups))
 
 
 def _independent(
-    spec: WeightSpec, names: tuple[str, ...], views: list[Side], targets: list[Side], sizes: Mapping[str, int]
+    tensors: Mapping[str, _Tensor], names: tuple[str, ...], views: list[Side], targets: list[Side], sizes: Mapping[str, int]
 ) -> Iterator[Group]:
     """The terms with few enough blocks, in rectangles: targets that take the same views together."""
 
-    def own_blocks(side: Side) -> Counter[str]:
-        axis_names = [factor.name for factor in spec.factors(side.path)]
-        return Counter(axis_names[block[0]] for index, block in enumerate(side.blocks) if index not in side.kept)
+    def count(side: Side, *, kept: bool) -> Counter[tuple[str, object]]:
+        """Blocks by name, those of a nested name for each of its owners: kept ones are known by their place, others by their side."""
+        tensor, place = tensors[side.path], {index: place for place, index in enumerate(side.kept)}
+        found: Counter[tuple[str, object]] = Counter()
+        for index, block in enumerate(side.blocks):
+            if (index in place) == kept:
+                owner = tensor.owner_block(side.blocks, index)
+                found[tensor.block_name(block), place.get(owner, (id(side), owner)) if owner is not None else None] += 1
+        return found
 
-    kept, view_blocks = Counter(names), [own_blocks(view) for view in views]
+    own_blocks = [count(view, kept=False) for view in views]
     rectangles: dict[tuple[Side, ...], list[Side]] = {}
     for target in targets:
-        blocks = kept + own_blocks(target)
+        blocks = count(target, kept=True) + count(target, kept=False)
         fitting = [
             view
-            for view, extra in zip(views, view_blocks, strict=True)
-            if all(blocks[name] + extra[name] <= sizes[name] for name in blocks | extra)
+            for view, extra in zip(views, own_blocks, strict=True)
+            if all(blocks[key] + extra[key] <= sizes[key[0]] for key in blocks | extra)
         ]
         if fitting:
             rectangles.setdefault(tuple(fitting), []).append(target)

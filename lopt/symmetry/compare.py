@@ -16,10 +16,11 @@ def numbered(spec: WeightSpec) -> WeightSpec:
     """
     names = dict.fromkeys(factor.name for path in spec.paths for factor in spec.factors(path))
     numbers = {name: f"n{index}" for index, name in enumerate(names)}
-    leaves = tuple(
-        (path, tuple(tuple(dataclasses.replace(factor, name=numbers[factor.name]) for factor in axis) for axis in axes))
-        for path, axes in spec.leaves
-    )
+
+    def renamed(factor: Factor) -> Factor:
+        return dataclasses.replace(factor, name=numbers[factor.name], owner=numbers.get(factor.owner or ""))
+
+    leaves = tuple((path, tuple(tuple(map(renamed, axis)) for axis in axes)) for path, axes in spec.leaves)
     return WeightSpec(leaves, tuple(sorted((numbers[name], size) for name, size in spec.known_sizes)))
 
 
@@ -56,8 +57,12 @@ def _without_fixed_names(spec: WeightSpec) -> WeightSpec:
     """Runs of fixed factors within an axis as one factor, all of one name."""
     fixed_name = "fixed" + "".join(spec.permutable)  # longer than any permutable name, so none of them
 
+    owners = set(spec.nested.values())  # a fixed owner tells whose permutations are whose
+
     def merged(axis: Axis) -> Axis:
-        runs = itertools.groupby(axis, key=lambda factor: Factor(fixed_name, True) if factor.fixed else factor)
+        runs = itertools.groupby(
+            axis, key=lambda factor: Factor(fixed_name, True) if factor.fixed and factor.name not in owners else factor
+        )
         # Only fixed factors merge: a permutable name that stands twice in a row is two factors.
         return tuple(factor for key, run in runs for factor in ([key] if key.fixed else run))
 

@@ -7,84 +7,32 @@ Functionals", NeurIPS 2024, section 3). A `WeightSpec` names the permutation of 
     {"rnn":   {"kernel": "hidden hidden"}}                         same name: the axes move together
     {"head":  {"kernel": "(h! w! c) classes!"}}                    one array axis made of three named factors, row-major
     {"norm":  {"scale": "1 embed", "count": ""}}                   `1`: an axis of size one; "": a rank-0 leaf
+    {"query": {"kernel": "embed heads dim@heads"}}                 `@`: each head permutes its own `dim`
+
+`lopt.symmetry.notation` reads and writes the strings.
 """
 
 import dataclasses
 import math
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lopt.symmetry.action import GroupElement, check_element, move_leaf
+from lopt.symmetry.notation import Axis, Factor, SpecError, bind_owners, format_axis, parse_leaf
+
+__all__ = ["Axis", "Factor", "GroupElement", "PyTree", "SpecError", "WeightSpec", "named_leaves"]
+
 PyTree = Any
-GroupElement = Mapping[str, Any]  # name -> permutation [n] of int
-
-_TOKEN = re.compile(r"\s*(\(|\)|1(?![A-Za-z0-9_])|[A-Za-z_][A-Za-z0-9_./:-]*!?)")
-
-
-class SpecError(ValueError):
-    """A spec that cannot be parsed or does not describe the params; the message names the leaf."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Factor:
-    """One named index. `fixed` means that its order carries meaning."""
-
-    name: str
-    fixed: bool = False
-
-    def __str__(self) -> str:
-        return self.name + "!" * self.fixed
-
-
-Axis = tuple[Factor, ...]  # the factors of one array axis, slowest first; () is an axis of size 1
 
 
 def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
     """The leaves of a pytree with their paths as `outer/inner` strings, in flatten order."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
     return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in flat]
-
-
-def _parse_leaf(path: str, text: Any) -> tuple[Axis, ...]:
-    if not isinstance(text, str):
-        raise SpecError(f"spec leaf '{path}' is {text!r}, not a string of axis names such as 'inputs hidden'")
-    axes: list[Axis] = []
-    group: list[Factor] | None = None
-    position = 0
-    while text[position:].strip():
-        match = _TOKEN.match(text, position)
-        if match is None:
-            raise SpecError(f"spec leaf '{path}': cannot read '{text[position:].strip()}' in '{text}'")
-        token, position = match.group(1), match.end()
-        if token == "(":
-            if group is not None:
-                raise SpecError(f"spec leaf '{path}': nested '(' in '{text}'")
-            group = []
-        elif token == ")":
-            if group is None:
-                raise SpecError(f"spec leaf '{path}': ')' without '(' in '{text}'")
-            axes.append(tuple(group))
-            group = None
-        else:
-            factors = () if token == "1" else (Factor(token.rstrip("!"), token.endswith("!")),)
-            if group is None:
-                axes.append(factors)
-            else:
-                group.extend(factors)
-    if group is not None:
-        raise SpecError(f"spec leaf '{path}': '(' without ')' in '{text}'")
-    return tuple(axes)
-
-
-def _format_axis(axis: Axis) -> str:
-    if not axis:
-        return "1"
-    inside = " ".join(map(str, axis))
-    return inside if len(axis) == 1 else f"({inside})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +66,7 @@ class WeightSpec:
           >>> spec.sizes({"kernel": jnp.zeros((4, 3)), "bias": jnp.zeros(3)})
           {'hidden': 3, 'inputs': 4}
         """
-        leaves = tuple((path, _parse_leaf(path, text)) for path, text in named_leaves(tree))
+        leaves = tuple((path, parse_leaf(path, text)) for path, text in named_leaves(tree))
         spec = cls(leaves, tuple(sorted(sizes.items())))
         unknown = sorted(set(sizes) - set(spec.names))
         if unknown:
@@ -126,11 +74,18 @@ class WeightSpec:
         return spec
 
     def __post_init__(self) -> None:
-        seen: dict[str, tuple[bool, str]] = {}
+        seen: dict[str, tuple[Factor, str]] = {}
         for path, factor in self._factors():
-            fixed, first = seen.setdefault(factor.name, (factor.fixed, path))
-            if fixed != factor.fixed:
+            other, first = seen.setdefault(factor.name, (factor, path))
+            if other.fixed != factor.fixed:
                 raise SpecError(f"'{factor.name}' is fixed ('!') in one of '{first}' and '{path}' but not in the other")
+            if other.owner != factor.owner:
+                raise SpecError(f"'{factor.name}' is '{other}' in '{first}' but '{factor}' in '{path}'")
+        for name, owner in self.nested.items():
+            if owner in self.nested or owner == name:
+                raise SpecError(f"'{name}' is nested in '{owner}', which is nested itself: one level is all that specs have")
+        for path in self.paths:
+            self.owners(path)
 
     def _factors(self) -> Iterator[tuple[str, Factor]]:
         for path, axes in self.leaves:
@@ -149,6 +104,11 @@ class WeightSpec:
         return tuple(sorted({factor.name for _, factor in self._factors() if not factor.fixed}))
 
     @property
+    def nested(self) -> dict[str, str]:
+        """Name -> owner, for the names that every index of another name permutes in its own way."""
+        return {factor.name: factor.owner for _, factor in self._factors() if factor.owner is not None}
+
+    @property
     def paths(self) -> tuple[str, ...]:
         """The path of every leaf, in flatten order."""
         return tuple(path for path, _ in self.leaves)
@@ -157,13 +117,17 @@ class WeightSpec:
         """All factors of a leaf, composed axes expanded: one per axis of the reshaped leaf."""
         return tuple(factor for axis in dict(self.leaves)[path] for factor in axis)
 
+    def owners(self, path: str) -> tuple[int | None, ...]:
+        """For each of a leaf's `factors`, the position of the one that it is nested in."""
+        return bind_owners(path, self.factors(path))
+
     def __str__(self) -> str:
         width = max((len(path) for path in self.paths), default=0)
         return "\n".join(f"{path:<{width}}  {self.notation(path)}" for path in self.paths)
 
     def notation(self, path: str) -> str:
         """The spec string of one leaf, as `parse` reads it."""
-        return " ".join(_format_axis(axis) for axis in dict(self.leaves)[path])
+        return " ".join(format_axis(axis) for axis in dict(self.leaves)[path])
 
     def relax(self, *names: str) -> "WeightSpec":
         """Treat fixed names (all of them, or those given) as permutable: the paper's setting.
@@ -187,11 +151,16 @@ class WeightSpec:
         """The spec of the leaves with the axes of these names taken out, as when they become channels.
 
         Raises:
-          SpecError: if a given name is not in the spec.
+          SpecError: if a given name is not in the spec, or another one that stays is nested in it.
         """
         unknown = sorted(set(names) - set(self.names))
         if unknown:
             raise SpecError(f"cannot take out {unknown}: the names are {list(self.names)}")
+        orphans = sorted(name for name, owner in self.nested.items() if owner in names and name not in names)
+        if orphans:
+            raise SpecError(
+                f"cannot take out {sorted(names)} and leave {orphans}, which are nested in them: take them out together"
+            )
 
         def kept(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
             return tuple((factor,) for axis in axes for factor in axis if factor.name not in names)
@@ -243,13 +212,13 @@ class WeightSpec:
                 else:
                     sizes = {factor.name: found[factor.name][0] for factor in axis if factor.name in found}
                     raise SpecError(
-                        f"leaf '{path}' of shape {shapes[path]}: the axis '{_format_axis(axis)}' has size {size}, which does not "
+                        f"leaf '{path}' of shape {shapes[path]}: the axis '{format_axis(axis)}' has size {size}, which does not "
                         f"factor with {sizes}"
                     )
             if len(pending) == len(composed):
                 path, axis, _ = pending[0]
                 raise SpecError(
-                    f"leaf '{path}': the factors of '{_format_axis(axis)}' have no known size; give all but one of them to "
+                    f"leaf '{path}': the factors of '{format_axis(axis)}' have no known size; give all but one of them to "
                     "WeightSpec.parse(tree, name=size)"
                 )
             composed = pending
@@ -283,31 +252,27 @@ class WeightSpec:
 
         Args:
           params: pytree that the spec describes.
-          element: name -> permutation of that name's indices, int [n]; names left out stay in place.
+          element: name -> permutation of that name's indices, int [n]; names left out stay in place. For a name nested in an owner
+            of m indices, a permutation for each of them, int [m, n]; they act first, then the owner moves the whole.
 
         Raises:
           SpecError: if the spec does not describe the params, or an entry is not a permutation of its name's size.
         """
         sizes = self.sizes(params)
-        for name, permutation in element.items():
-            if name not in sizes:
-                raise SpecError(f"the group element has '{name}', which no axis is named after; the names are {list(self.names)}")
-            if not np.array_equal(np.sort(np.asarray(permutation)), np.arange(sizes[name])):
-                raise SpecError(f"the group element's '{name}' is not a permutation of {sizes[name]} indices: {permutation}")
-        leaves = []
-        for path, leaf in named_leaves(params):
-            factors = self.factors(path)
-            expanded = jnp.reshape(leaf, [sizes[factor.name] for factor in factors])
-            for position, factor in enumerate(factors):
-                if factor.name in element:
-                    expanded = jnp.take(expanded, jnp.asarray(element[factor.name]), axis=position)
-            leaves.append(jnp.reshape(expanded, np.shape(leaf)))
+        check_element(element, sizes, self.nested)
+        leaves = [
+            move_leaf(jnp, leaf, self.factors(path), self.owners(path), sizes, element) for path, leaf in named_leaves(params)
+        ]
         return jax.tree.unflatten(jax.tree.structure(params), leaves)
 
     def sample(self, key: jax.Array, params: PyTree) -> dict[str, jax.Array]:
-        """A uniformly random group element: one permutation of int [n] for each permutable name."""
-        sizes = self.sizes(params)
-        return {
-            name: jax.random.permutation(jax.random.fold_in(key, index), sizes[name])
-            for index, name in enumerate(self.permutable)
-        }
+        """A uniformly random group element: a permutation of int [n] for each permutable name, [m, n] for a nested one."""
+        sizes, nested = self.sizes(params), self.nested
+
+        def draw(name: str, key: jax.Array) -> jax.Array:
+            if name not in nested:
+                return jax.random.permutation(key, sizes[name])
+            each = [jax.random.permutation(jax.random.fold_in(key, index), sizes[name]) for index in range(sizes[nested[name]])]
+            return jnp.stack(each) if each else jnp.zeros((0, sizes[name]), jnp.int32)
+
+        return {name: draw(name, jax.random.fold_in(key, index)) for index, name in enumerate(self.permutable)}

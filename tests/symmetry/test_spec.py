@@ -134,3 +134,10 @@ def test_sample_leaves_fixed_names_alone_and_keeps_dtypes():
     assert (moved["w"].dtype, moved["n"].dtype) == (jnp.bfloat16, jnp.int32)
     assert not np.array_equal(moved["n"], np.arange(50))
     np.testing.assert_array_equal(np.sort(moved["n"]), np.arange(50))
+
+
+def test_leaves_that_are_no_arrays_stay_where_nothing_moves_them():
+    spec = WeightSpec.parse({"activation": "", "kernel": "a b"})
+    moved = spec.permute({"activation": jnp.tanh, "kernel": jnp.arange(4.0).reshape(2, 2)}, {"a": [1, 0]})
+    assert moved["activation"] is jnp.tanh
+    assert moved["kernel"].tolist() == [[2, 3], [0, 1]]
