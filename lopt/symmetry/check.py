@@ -5,14 +5,15 @@ Weights are drawn and permuted in numpy, so that the function is all that is com
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lopt.symmetry.spec import PyTree, WeightSpec, named_leaves
+from lopt.symmetry.action import move_leaf
+from lopt.symmetry.spec import Factor, PyTree, WeightSpec, named_leaves
 
 
 def drop_failing(evaluate: Callable[[PyTree], Any], spec: WeightSpec, params: PyTree, key: jax.Array) -> WeightSpec:
@@ -37,38 +38,41 @@ def drop_failing(evaluate: Callable[[PyTree], Any], spec: WeightSpec, params: Py
         return spec
     sizes, tolerance = spec.sizes(params), _tolerance(params)
 
-    def unchanged(name: str, order: np.ndarray) -> bool:
-        return _close(before, evaluate(_permute(spec, sizes, weights, {name: order})), tolerance)
+    def holds(spec: WeightSpec, name: str, orders: list[np.ndarray]) -> bool:
+        return all(_close(before, evaluate(_permute(spec, sizes, weights, {name: order})), tolerance) for order in orders)
 
-    failing = [name for name in spec.permutable if not all(unchanged(name, order) for order in _generators(rng, sizes[name]))]
+    together = [
+        name
+        for name, owner in spec.nested.items()
+        if not holds(spec, name, [np.stack([rng.permutation(sizes[name]) for _ in range(sizes[owner])]) for _ in range(2)])
+    ]
+    if together:
+        warnings.warn(
+            f"the function's value changes when {together} are permuted differently for different indices of their owners; they are "
+            "no longer nested in the inferred spec. The analysis of lopt.symmetry.nesting may be wrong: please report it",
+            stacklevel=3,
+        )
+        spec = _replace(spec, lambda factor: dataclasses.replace(factor, owner=None) if factor.name in together else factor)
+    failing = [
+        name for name in spec.permutable if name not in spec.nested and not holds(spec, name, _generators(rng, sizes[name]))
+    ]
     if failing:
         warnings.warn(
             f"the function's value changes under permutations of {failing}, which are now fixed in the inferred spec. Either the "
             "function is too sensitive to rounding for this check, or a rule of lopt.symmetry.rules is wrong: please report it",
             stacklevel=3,
         )
-    return _fix(spec, frozenset(failing))
+    return _replace(spec, lambda factor: dataclasses.replace(factor, fixed=factor.fixed or factor.name in failing))
 
 
-def _fix(spec: WeightSpec, names: frozenset[str]) -> WeightSpec:
-    def fixed(axis: Sequence[Any]) -> tuple[Any, ...]:
-        return tuple(dataclasses.replace(factor, fixed=factor.fixed or factor.name in names) for factor in axis)
-
-    return dataclasses.replace(spec, leaves=tuple((path, tuple(map(fixed, axes))) for path, axes in spec.leaves))
+def _replace(spec: WeightSpec, change: Callable[[Factor], Factor]) -> WeightSpec:
+    leaves = tuple((path, tuple(tuple(map(change, axis)) for axis in axes)) for path, axes in spec.leaves)
+    return dataclasses.replace(spec, leaves=leaves)
 
 
 def _permute(spec: WeightSpec, sizes: Mapping[str, int], params: PyTree, element: Mapping[str, np.ndarray]) -> PyTree:
     """`WeightSpec.permute` in numpy."""
-    leaves = []
-    for path, leaf in named_leaves(params):
-        factors = spec.factors(path)
-        moved = [(axis, element[factor.name]) for axis, factor in enumerate(factors) if factor.name in element]
-        if moved:
-            shape, leaf = leaf.shape, leaf.reshape([sizes[factor.name] for factor in factors])
-            for axis, order in moved:
-                leaf = np.take(leaf, order, axis=axis)
-            leaf = leaf.reshape(shape)
-        leaves.append(leaf)
+    leaves = [move_leaf(np, leaf, spec.factors(path), spec.owners(path), sizes, element) for path, leaf in named_leaves(params)]
     return jax.tree.unflatten(jax.tree.structure(params), leaves)
 
 

@@ -64,7 +64,8 @@ def scan(trace: Trace, equation: Any, *operands: Value) -> list[Value]:
     stacked: list[Value] = []
 
     def step(carry: list[Value]) -> list[Value]:
-        results = trace.run(body, [*consts, *carry, *slices])
+        with trace.nesting.within(steps):
+            results = trace.run(body, [*consts, *carry, *slices])
         stacked[:] = results[carry_count:]
         return results[:carry_count]
 

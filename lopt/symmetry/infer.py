@@ -5,9 +5,8 @@ splits or pins axes as it must to commute with the permutations that are left (`
 function returns, is pinned: a group element may move weights only. The result is a group under which the function is invariant:
 it may be too small, never wrong. What is known to be lost:
 
-- In attention and in grouped convolutions the heads and the width within a head become two factors, permuted independently.
-  The true group is larger: each head may permute its own width, and values may do so apart from queries and keys only where the
-  code keeps them apart.
+- Where each index of one axis may permute another in its own way (the width within an attention head, the hidden units of each
+  expert), the inner name is nested in the outer one: `dim@heads`. One level of it is found (`lopt.symmetry.nesting`).
 - An axis that is a concatenation of parts of different kind (`[x, h] @ W`) is a direct sum of permutations, for which specs have
   no notation: it is fixed, or permuted in equal blocks (`lopt.symmetry.indexing`).
 - A dropout mask is data, so an axis that is dropped out is fixed: the loss for one key does change, though its distribution
@@ -28,7 +27,7 @@ from jax.interpreters import partial_eval
 from lopt.symmetry.check import drop_failing
 from lopt.symmetry.labels import Value
 from lopt.symmetry.names import Leaf, name_spec
-from lopt.symmetry.rules import INDEX_AWARE, RULES
+from lopt.symmetry.rules import INDEX_AWARE, MAPS, RULES
 from lopt.symmetry.spec import PyTree, SpecError, WeightSpec, named_leaves
 from lopt.symmetry.trace import Trace
 
@@ -84,10 +83,10 @@ def infer_spec(
     if check and any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(inputs)):
         raise ValueError("the check evaluates fn, but some inputs are shapes without values: give arrays, or check=False")
     call, weights, data = _over_arrays(fn, params, inputs)
-    trace = Trace(RULES, INDEX_AWARE, ignore_ties=ignore_ties)
+    trace = Trace(RULES, INDEX_AWARE, MAPS, ignore_ties=ignore_ties)
     values = _interpret(trace, jax.make_jaxpr(call)(weights, data), weights, data)
     trace.report()
-    spec = name_spec(trace.atoms, _leaves(trace, flat, values))
+    spec = name_spec(trace.atoms, _leaves(trace, flat, values), trace.nesting.owners(trace.atoms))
     if not check:
         return spec
     compiled = jax.jit(call)

@@ -29,8 +29,8 @@ class Leaf:
     order: int
 
 
-def name_spec(atoms: Atoms, leaves: Sequence[Leaf]) -> WeightSpec:
-    """The spec of resolved leaves.
+def name_spec(atoms: Atoms, leaves: Sequence[Leaf], owners: Mapping[int, int]) -> WeightSpec:
+    """The spec of resolved leaves, with the owners of nested atoms.
 
     A permutable name is taken from the weight whose output (last) axis is the first to carry the atom as the function runs;
     otherwise, and for fixed names, from the first weight that carries it. Fixed neighbours in an axis that was cut into
@@ -44,10 +44,13 @@ def name_spec(atoms: Atoms, leaves: Sequence[Leaf]) -> WeightSpec:
         for leaf, axes in zip(leaves, merged, strict=True)
     ]
     names = _names(atoms, heads)
-    spec = tuple(
-        (leaf.path, tuple(tuple(Factor(names[atom], atoms.is_fixed((atom,))) for atom in axis) for axis in leaf.axes))
-        for leaf in heads
-    )
+
+    def factor(atom: int) -> Factor:
+        # An owner that has become a part of another name is no name to be nested in.
+        owner = owners.get(atom)
+        return Factor(names[atom], atoms.is_fixed((atom,)), names.get(owner) if owner is not None else None)
+
+    spec = tuple((leaf.path, tuple(tuple(map(factor, axis)) for axis in leaf.axes)) for leaf in heads)
     alone = {axis[0] for leaf in heads for axis in leaf.axes if len(axis) == 1}
     known = sorted((names[atom], sizes[atom]) for atom in names if atom not in alone)
     return WeightSpec(spec, tuple(known))

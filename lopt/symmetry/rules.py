@@ -63,7 +63,9 @@ def dot_general(trace: Trace, equation: Any, left: Value, right: Value) -> Value
     batch = [trace.atoms.unify(left.axes[one], right.axes[other]) for one, other in zip(left_batch, right_batch, strict=True)]
     left_free = [axis for axis in range(len(left.axes)) if axis not in (*left_sum, *left_batch)]
     right_free = [axis for axis in range(len(right.axes)) if axis not in (*right_sum, *right_batch)]
-    return Value((*batch, *(left.axes[axis] for axis in left_free), *(right.axes[axis] for axis in right_free)))
+    left_labels, right_labels = [left.axes[axis] for axis in left_free], [right.axes[axis] for axis in right_free]
+    trace.nesting.contraction([left.axes[axis] for axis in left_sum], batch, left_labels, right_labels)
+    return Value((*batch, *left_labels, *right_labels))
 
 
 def convolution(trace: Trace, equation: Any, image: Value, kernel: Value) -> Value | list[Value]:
@@ -81,6 +83,8 @@ def convolution(trace: Trace, equation: Any, image: Value, kernel: Value) -> Val
     image_groups, image_inside = atoms.divide(image.axes[channel], (groups, kernel_shape[inside]))
     out_groups, out_inside = atoms.divide(kernel.axes[out], (groups, kernel_shape[out] // groups))
     atoms.unify(image_inside, kernel.axes[inside])
+    places = [image.axes[batch], *(image.axes[axis] for axis in positions)]
+    trace.nesting.contraction([image_inside], [image_groups], places, [out_inside])
     labels = [image.axes[batch], atoms.unify(image_groups, out_groups) + out_inside]
     roles = ("h", "w") if len(window) == 2 else tuple(f"x{axis}" for axis in range(len(window)))
     details = zip(
@@ -227,6 +231,15 @@ RULES: dict[str, Rule] = {
     **_table(control.scan, "scan"),
     **_table(control.observe, "debug_callback debug_print"),
 }
+
+# Primitives that map over every axis whose permutations they leave free, or contract it and say so: see `lopt.symmetry.nesting`.
+MAPS = frozenset(
+    f"""
+    {_ELEMENTWISE} {_UNCHANGED} {_CALLS} broadcast_in_dim concatenate cond conv_general_dilated convert_element_type dot_general
+    dynamic_slice eq eq_to ne pad reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum reduce_xor reshape scan select_n
+    slice split squeeze stack transpose unstack while
+    """.split()
+)
 
 # Rules that look at `Value.index` themselves; before any other rule an index is pinned, as its numbers are then computed with.
 INDEX_AWARE = frozenset(

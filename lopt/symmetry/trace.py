@@ -14,6 +14,7 @@ import numpy as np
 from jax.extend import core
 
 from lopt.symmetry.labels import Atoms, Label, Uniform, Value
+from lopt.symmetry.nesting import Record
 
 Rule = Callable[..., Value | list[Value]]  # rule(trace, eqn, *operands) -> one result or a list of them
 
@@ -30,13 +31,18 @@ class Trace:
       atoms: the union-find that the rules constrain.
       unknown: primitives met that have no rule.
       order: id of a watched value -> how many were consumed before it.
+      nesting: notes on which permutations may differ between the indices of another.
       ignore_ties: whether an argmax may be taken to follow a permutation, which fails where two entries are equal.
     """
 
-    def __init__(self, rules: dict[str, Rule], index_aware: Iterable[str], *, ignore_ties: bool = False) -> None:
+    def __init__(
+        self, rules: dict[str, Rule], index_aware: Iterable[str], maps: Iterable[str], *, ignore_ties: bool = False
+    ) -> None:
         self.atoms = Atoms()
         self.rules = rules
         self.index_aware = frozenset(index_aware)
+        self.maps = frozenset(maps)
+        self.nesting = Record()
         self.unknown: list[str] = []
         self.order: dict[int, int] = {}
         self.ignore_ties = ignore_ties
@@ -124,6 +130,8 @@ class Trace:
             jaxpr, consts = jaxpr.jaxpr, [self.constant(const) for const in jaxpr.consts]
         known: dict[Any, Value] = dict(zip(jaxpr.constvars, consts, strict=True))
         known.update(zip(jaxpr.invars, values, strict=True))
+        for value in known.values():
+            self.nesting.value(value)
 
         def read(atom: Any) -> Value:
             if not isinstance(atom, core.Literal):
@@ -145,6 +153,8 @@ class Trace:
                 self.atoms.pin(operand.index)
         if not any(True for _ in core.jaxprs_in_params(equation.params)):
             self.consume(operands)
+        if name not in self.maps:
+            self.nesting.opaque(operands)
         if rule is None:
             self.unknown.append(name)
             return self.opaque(equation, operands)
@@ -154,6 +164,7 @@ class Trace:
             sizes = tuple(map(self.atoms.total, result.axes))
             if sizes != shape_of(variable):
                 raise ValueError(f"the rule of '{name}' labels axes of sizes {sizes} in a result of shape {shape_of(variable)}")
+            self.nesting.value(result)
         return results
 
     def opaque(self, equation: Any, operands: Sequence[Value]) -> list[Value]:

@@ -172,7 +172,7 @@ def tied_autoencoder() -> Network:
 
 @register
 def scanned_layers() -> Network:
-    """Layers stacked along a leading axis. Each may permute its hidden units by itself; the notation has them move alike."""
+    """Layers stacked along a leading axis. Each permutes its hidden units by itself."""
     params = random_weights({"in": (4, 6), "kernel": (3, 6, 5), "back": (3, 5, 6), "head": (6, 2)})
 
     def logits(params: PyTree, x: jax.Array) -> jax.Array:
@@ -183,7 +183,7 @@ def scanned_layers() -> Network:
         x, _ = jax.lax.scan(jax.checkpoint(layer), x @ params["in"], weights)
         return x @ params["head"]
 
-    notation = {"in": "pixels! s", "kernel": "layers! s h", "back": "layers! h s", "head": "s out!"}
+    notation = {"in": "pixels! s", "kernel": "layers! s h@layers", "back": "layers! h@layers s", "head": "s out!"}
     return Network(logits, params, (normal(9, BATCH, 4),), notation)
 
 
@@ -196,12 +196,17 @@ def soft_mixture_of_experts() -> Network:
         h = jax.nn.silu(jnp.einsum("bi,eih->beh", x, params["up"]) + params["bias"][None])
         return jnp.einsum("be,beh,eho->bo", gates, h, params["down"])
 
-    notation = {"router": "pixels! experts", "up": "experts pixels! h", "bias": "experts h", "down": "experts h out!"}
+    notation = {
+        "router": "pixels! experts",
+        "up": "experts pixels! h@experts",
+        "bias": "experts h@experts",
+        "down": "experts h@experts out!",
+    }
     return Network(outputs, params, (normal(9, BATCH, 4),), notation)
 
 
 def top_2_of_experts(params: PyTree, x: jax.Array) -> jax.Array:
-    """Each example goes to the two experts of largest score; the product of experts' widths is what a spec can say."""
+    """Each example goes to the two experts of largest score; each expert has hidden units of its own."""
     scores, chosen = jax.lax.top_k(x @ params["router"], 2)
     gates = jnp.einsum("bk,bke->be", jax.nn.softmax(scores), jax.nn.one_hot(chosen, params["router"].shape[-1]))
     h = jnp.tanh(jnp.einsum("bi,eih->beh", x, params["up"]))
@@ -209,9 +214,25 @@ def top_2_of_experts(params: PyTree, x: jax.Array) -> jax.Array:
 
 
 @register
+def ensemble() -> Network:
+    """Members side by side, their predictions averaged: they permute, and each has hidden units of its own, two layers of them."""
+    params = random_weights({"in": (3, 4, 5), "bias": (3, 5), "mid": (3, 5, 6), "out": (3, 6, 2), "temperature": (3,)})
+
+    def logits(params: PyTree, x: jax.Array) -> jax.Array:
+        def member(weights: PyTree) -> jax.Array:
+            hidden = jax.nn.softplus(x @ weights["in"] + weights["bias"][None])
+            return jnp.tanh(jnp.tanh(hidden @ weights["mid"]) @ weights["out"] * weights["temperature"])
+
+        return jnp.mean(jax.vmap(member)(params), axis=0)
+
+    notation = {"in": "m pixels! h0@m", "bias": "m h0@m", "mid": "m h0@m h1@m", "out": "m h1@m out!", "temperature": "m"}
+    return Network(logits, params, (normal(9, BATCH, 4),), notation)
+
+
+@register
 def sparse_mixture_of_experts() -> Network:
     params = random_weights({"router": (4, 3), "up": (3, 4, 7), "down": (3, 7, 2)})
-    notation = {"router": "pixels! experts", "up": "experts pixels! h", "down": "experts h out!"}
+    notation = {"router": "pixels! experts", "up": "experts pixels! h@experts", "down": "experts h@experts out!"}
     return Network(top_2_of_experts, params, (normal(9, 2 * BATCH, 4),), notation, ignore_ties=True)
 
 
@@ -292,15 +313,15 @@ def grouped_and_depthwise_convolutions() -> Network:
     x = normal(9, BATCH, 4, 5, 2)
     fn, params = linen_network(Model(), x)
     notation = {
-        "params/Conv_0/kernel": "h0! w0! channels! (groups a)",
-        "params/Conv_0/bias": "(groups a)",
-        "params/Conv_1/kernel": "h1! w1! a (groups b)",
-        "params/Conv_1/bias": "(groups b)",
-        "params/Conv_2/kernel": "h2! w2! 1 (groups b)",
-        "params/Conv_2/bias": "(groups b)",
-        "params/Conv_3/kernel": "h3! w3! 1 (groups b copies)",
-        "params/Conv_3/bias": "(groups b copies)",
-        "params/Dense_0/kernel": "(groups b copies) out!",
+        "params/Conv_0/kernel": "h0! w0! channels! (groups a@groups)",
+        "params/Conv_0/bias": "(groups a@groups)",
+        "params/Conv_1/kernel": "h1! w1! a@groups (groups b@groups)",
+        "params/Conv_1/bias": "(groups b@groups)",
+        "params/Conv_2/kernel": "h2! w2! 1 (groups b@groups)",
+        "params/Conv_2/bias": "(groups b@groups)",
+        "params/Conv_3/kernel": "h3! w3! 1 (groups b@groups copies@groups)",
+        "params/Conv_3/bias": "(groups b@groups copies@groups)",
+        "params/Dense_0/kernel": "(groups b@groups copies@groups) out!",
         "params/Dense_0/bias": "out!",
     }
     return Network(fn, params, (x,), notation, {"groups": 3, "a": 2, "b": 5, "copies": 2})
@@ -358,7 +379,7 @@ def resnet_with_batch_norm_in_training() -> Network:
 
 @register
 def resnet_with_group_norm() -> Network:
-    """Groups of channels permute, and the channels of a group: in all groups alike, as far as a product can say."""
+    """Groups of channels permute, and the channels of each group."""
 
     class Model(linen.Module):
         @linen.compact
@@ -371,15 +392,15 @@ def resnet_with_group_norm() -> Network:
     x = normal(9, BATCH, 4, 5, 2)
     fn, params = linen_network(Model(), x)
     notation = {
-        "params/Conv_0/kernel": "h0! w0! channels! (groups c)",
-        "params/Conv_1/kernel": "h1! w1! (groups c) d",
-        "params/Conv_2/kernel": "h2! w2! d (groups c)",
-        "params/Dense_0/kernel": "(groups c) out!",
-        "params/Conv_0/bias": "(groups c)",
+        "params/Conv_0/kernel": "h0! w0! channels! (groups c@groups)",
+        "params/Conv_1/kernel": "h1! w1! (groups c@groups) d",
+        "params/Conv_2/kernel": "h2! w2! d (groups c@groups)",
+        "params/Dense_0/kernel": "(groups c@groups) out!",
+        "params/Conv_0/bias": "(groups c@groups)",
         "params/Conv_1/bias": "d",
-        "params/Conv_2/bias": "(groups c)",
+        "params/Conv_2/bias": "(groups c@groups)",
         "params/Dense_0/bias": "out!",
-        **{f"params/GroupNorm_0/{leaf}": "(groups c)" for leaf in ("scale", "bias")},
+        **{f"params/GroupNorm_0/{leaf}": "(groups c@groups)" for leaf in ("scale", "bias")},
         **{f"params/LayerNorm_0/{leaf}": "d" for leaf in ("scale", "bias")},
     }
     return Network(fn, params, (x,), notation, {"groups": 2, "c": 3})

@@ -221,11 +221,11 @@ def transformer(tied: bool, pre_norm: bool, blocks: int = 2) -> Network:
     for i in range(blocks):
         sizes |= {f"heads{i}": HEADS, f"qk{i}": WIDTH, f"v{i}": VALUE}
         notation |= {
-            f"block{i}/attention/query": f"e (heads{i} qk{i})",
-            f"block{i}/attention/query_bias": f"(heads{i} qk{i})",
-            f"block{i}/attention/key": f"e (heads{i} qk{i})",
-            f"block{i}/attention/value": f"e (heads{i} v{i})",
-            f"block{i}/attention/out": f"(heads{i} v{i}) e",
+            f"block{i}/attention/query": f"e (heads{i} qk{i}@heads{i})",
+            f"block{i}/attention/query_bias": f"(heads{i} qk{i}@heads{i})",
+            f"block{i}/attention/key": f"e (heads{i} qk{i}@heads{i})",
+            f"block{i}/attention/value": f"e (heads{i} v{i}@heads{i})",
+            f"block{i}/attention/out": f"(heads{i} v{i}@heads{i}) e",
             f"block{i}/up/kernel": f"e mlp{i}",
             f"block{i}/up/bias": f"mlp{i}",
             f"block{i}/down/kernel": f"mlp{i} e",
@@ -266,9 +266,9 @@ def transformer_of_flax() -> Network:
     notation |= {f"{block}/Dense_0/kernel": "e mlp", f"{block}/Dense_0/bias": "mlp"}
     notation |= {f"{block}/Dense_1/kernel": "mlp e", f"{block}/Dense_1/bias": "e"}
     for name, width in (("query", "qk"), ("key", "qk"), ("value", "v")):
-        notation |= {f"{block}/MultiHeadDotProductAttention_0/{name}/kernel": f"e heads {width}"}
-        notation |= {f"{block}/MultiHeadDotProductAttention_0/{name}/bias": f"heads {width}"}
-    notation |= {f"{block}/MultiHeadDotProductAttention_0/out/kernel": "heads v e"}
+        notation |= {f"{block}/MultiHeadDotProductAttention_0/{name}/kernel": f"e heads {width}@heads"}
+        notation |= {f"{block}/MultiHeadDotProductAttention_0/{name}/bias": f"heads {width}@heads"}
+    notation |= {f"{block}/MultiHeadDotProductAttention_0/out/kernel": "heads v@heads e"}
     notation |= {f"{block}/MultiHeadDotProductAttention_0/out/bias": "e"}
     inert = frozenset({f"{block}/MultiHeadDotProductAttention_0/key/bias"})
     return Network(fn, params, (text,), notation, inert=inert)
@@ -311,9 +311,12 @@ def vision_transformer() -> Network:
         "down/bias/value": "e",
         "head/kernel/value": "e classes!",
         "head/bias/value": "classes!",
-        "attention/out/kernel/value": "heads v e",
+        "attention/out/kernel/value": "heads v@heads e",
         "attention/out/bias/value": "e",
     }
     for name, width in (("query", "qk"), ("key", "qk"), ("value", "v")):
-        notation |= {f"attention/{name}/kernel/value": f"e heads {width}", f"attention/{name}/bias/value": f"heads {width}"}
+        notation |= {
+            f"attention/{name}/kernel/value": f"e heads {width}@heads",
+            f"attention/{name}/bias/value": f"heads {width}@heads",
+        }
     return Network(fn, params, (normal(9, BATCH, 6, 4, 2),), notation, inert=frozenset({"attention/key/bias/value"}))

@@ -67,7 +67,7 @@ def test_names_are_unique_and_readable_by_the_parser():
     assert tree == [
         {"w": "layer0.in! layer0"},
         {"strange key!": "layer0 layer1.strange_key_"},
-        {"w": "layer1.strange_key_ layer2.axis1 layer2"},
+        {"w": "layer1.strange_key_ layer2.axis1 layer2@layer2.axis1"},
     ]
     assert WeightSpec.parse(tree) == spec
 
@@ -82,8 +82,8 @@ def test_the_names_of_a_transformers_heads_and_an_embedding():
 
     assert notation(fn, params, jnp.arange(5)) == {
         "embedding": "embedding.rows! embedding",
-        "key": "embedding (query.out0 query)",
-        "query": "embedding (query.out0 query)",
+        "key": "embedding (query.out0 query@query.out0)",
+        "query": "embedding (query.out0 query@query.out0)",
     }
 
 
@@ -122,7 +122,7 @@ def test_integer_weights_stay_fixed():
 
 
 def test_an_unused_weight_is_permuted_by_itself():
-    assert notation(two_layers, W | {"unused": normal(5, 3, 3)}, X) == FOUND | {"unused": "unused.in unused"}
+    assert notation(two_layers, W | {"unused": normal(5, 3, 3)}, X) == FOUND | {"unused": "unused.in unused@unused.in"}
 
 
 def test_shapes_without_values():
@@ -250,8 +250,8 @@ RULE_CASES = {
     "carry": (carried, "a", "a"),
     "while": (lambda p, x: jnp.sum(jax.lax.while_loop(lambda c: jnp.sum(c) < 9, lambda c: c + p["a"] ** 2, p["b"])), "a", "a"),
     "cond": (lambda p, x: jnp.sum(jax.lax.cond(x[0] > 0, lambda: p["a"], lambda: p["b"]) ** 2), "a", "a"),
-    "reshaped": (split_two_ways, "(a.out0 a)", "(a b!)"),
-    "clashing factors": (lambda p, x: jnp.sum(p["a"].reshape(2, 3).T * p["b"].reshape(3, 2)), "(a.out0 a)", "(a a.out0)"),
+    "reshaped": (split_two_ways, "(a.out0@a a)", "(a b!)"),
+    "clashing factors": (lambda p, x: jnp.sum(p["a"].reshape(2, 3).T * p["b"].reshape(3, 2)), "(a.out0 a@a.out0)", "(a@a.out0 a.out0)"),
     "interleaved": (lambda p, x: jnp.sum(p["a"].reshape(2, 3).reshape(3, 2)) + jnp.sum(p["b"]), "(a.out0! a!)", "b"),
     "written": (lambda p, x: jnp.sum(p["a"].at[2].set(1.0) ** 2 * p["b"]), "a!", "a!"),
     "padded": (lambda p, x: jnp.sum(jnp.sin(jnp.pad(p["a"], 1))) + jnp.sum(p["b"]), "a!", "b"),

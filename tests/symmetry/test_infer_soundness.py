@@ -286,6 +286,13 @@ def random_program(seed: int, operation: Operation) -> tuple[Callable[..., jax.A
     return program, params
 
 
+def derangement(rng: Rng, size: int) -> np.ndarray:
+    """A cycle of all indices."""
+    order, relabel = np.empty(size, int), rng.permutation(size)
+    order[relabel] = np.roll(relabel, 1)
+    return order
+
+
 def permutable_if_sound(seed: int, operation: Operation) -> int:
     """How many names may be permuted, so that callers can tell that something was tested."""
     program, params = random_program(seed, operation)
@@ -294,8 +301,10 @@ def permutable_if_sound(seed: int, operation: Operation) -> int:
     compiled = jax.jit(program)
     before, sizes = compiled(params, data), spec.sizes(params)
     for name in spec.permutable:
-        order, relabel = np.empty(sizes[name], int), np.random.default_rng(seed).permutation(sizes[name])
-        order[relabel] = np.roll(relabel, 1)
+        order = derangement(np.random.default_rng(seed), sizes[name])
+        if name in spec.nested:
+            rows = np.random.default_rng(seed)
+            order = np.stack([rows.permutation(order) for _ in range(sizes[spec.nested[name]])])
         after = compiled(spec.permute(params, {name: order}), data)
         assert abs(after - before) <= 2e-5 * (1 + abs(before)), f"{operation.__name__}, seed {seed}: '{name}' in\n{spec}"
     return len(spec.permutable)

@@ -1,0 +1,98 @@
+"""Which permutations may differ from one index of another name to the next: attention's `dim@heads`, `hidden@members` of an ensemble.
+
+A function is equivariant to the wreath product of b within a, and not just to the product, if it treats every index of a by itself
+wherever b is involved. Read off the values and equations of a trace, that is so if
+
+- every value with an axis of b has exactly one axis of a: whatever mixes the indices of a, or spreads b over them, makes a value of b
+  alone;
+- every contraction of b contracts a too, or takes a as a batch axis: `q[a, b] k[a', b] -> [a, a']` would compare different a; and
+  one that keeps b keeps a: `g[a, a'] x[a', b] -> [a, b]` would mix them;
+- every primitive that meets b maps over the axes that it does not act on, as those of `MAPS` do.
+
+Inside the body of a scan every value has the axis of its steps, as it belongs to one of them; what is carried from step to step is
+also a value outside, and has not. So scanned layers may each permute their own hidden units.
+
+An owner may be fixed. One level is looked for, as specs have one.
+"""
+
+import collections
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from lopt.symmetry.labels import Atoms, Label, Value
+
+Axes = tuple[Label, ...]
+
+
+class Record:
+    """What a trace notes for this analysis."""
+
+    def __init__(self) -> None:
+        self._values: set[Axes] = set()
+        self._contractions: list[tuple[Axes, Axes, Axes, Axes]] = []
+        self._opaque: list[Label] = []
+        self._steps: Axes = ()
+
+    @contextmanager
+    def within(self, steps: Label) -> Iterator[None]:
+        """While inside, values belong to one step of a loop over an axis."""
+        outside, self._steps = self._steps, (*self._steps, steps)
+        try:
+            yield
+        finally:
+            self._steps = outside
+
+    def value(self, value: Value) -> None:
+        """A value that the function computes or is given."""
+        self._values.add((*value.axes, *self._steps))
+        if value.index is not None:
+            self._opaque.append(value.index)
+
+    def opaque(self, operands: Iterable[Value]) -> None:
+        """Operands of a primitive that may mix the indices of an owner."""
+        self._opaque.extend(label for value in operands for label in value.axes)
+
+    def contraction(
+        self, contracted: Iterable[Label], batch: Iterable[Label], left_free: Iterable[Label], right_free: Iterable[Label]
+    ) -> None:
+        """Axes that are summed over, those that both operands keep together, and those that only one of them has."""
+        self._contractions.append((tuple(contracted), tuple(batch), tuple(left_free), tuple(right_free)))
+
+    def owners(self, atoms: Atoms) -> dict[int, int]:
+        """Permutable atom -> the atom that it is nested in, where there is one."""
+        candidates: dict[int, set[int]] = {}
+        for axes in self._values:
+            counts = collections.Counter(_atoms(atoms, axes))
+            single = {atom for atom, count in counts.items() if count == 1}
+            for atom in counts:
+                candidates[atom] = candidates.get(atom, single) & single - {atom}
+        for contracted, batch, left, right in self._contractions:
+            summed, compared = _atoms(atoms, contracted), set(_atoms(atoms, left)) & set(_atoms(atoms, right))
+            for atom in summed:
+                candidates[atom] = candidates.get(atom, set()) - compared
+            for atom in _atoms(atoms, (*batch, *left, *right)):
+                candidates[atom] = candidates.get(atom, set()) - set(summed)
+        for atom in _atoms(atoms, self._opaque):
+            candidates[atom] = set()
+        return _choose(atoms, candidates)
+
+
+def _atoms(atoms: Atoms, axes: Sequence[Label]) -> list[int]:
+    return [factor for label in axes for factor in atoms.resolve(label) if isinstance(factor, int)]
+
+
+def _choose(atoms: Atoms, candidates: dict[int, set[int]]) -> dict[int, int]:
+    """One owner each, none of them nested itself: greedily what enlarges the group most, then what came first."""
+
+    def gain(pair: tuple[int, int]) -> tuple[float, int, int]:
+        atom, owner = pair
+        return (1 - atoms.size(owner)) * math.lgamma(atoms.size(atom) + 1), owner, atom
+
+    chosen: dict[int, int] = {}
+    pairs = [(atom, owner) for atom, found in candidates.items() if not atoms.is_fixed((atom,)) for owner in found]
+    for atom, owner in sorted(pairs, key=gain):
+        taken = owner in chosen or atom in chosen or atom in chosen.values()
+        if not taken and min(atoms.size(atom), atoms.size(owner)) > 1:
+            chosen[atom] = owner
+    return chosen
