@@ -21,6 +21,7 @@ from lopt.layers.nfn import nfn_layer
 from lopt.layers.positions import position_unf_layer
 from lopt.layers.shared_unf import shared_unf_layer
 from lopt.layers.unf import unf_layer
+from lopt.layers.untied import untied_unf_layer
 from lopt.symmetry.spec import PyTree, WeightSpec
 
 Sizes = Mapping[str, int] | None  # name -> number of indices
@@ -99,9 +100,10 @@ class UNFConfig(NetworkConfig):
     share: Literal["none", "role"] = "none"
     """A coefficient for every pair of tensors (`none`, the paper), or one for all pairs in the same relation (`role`): then theta does
     not grow with depth and serves other architectures."""
-    fixed: Literal["relaxed", "positions", "folded"] = "relaxed"
+    fixed: Literal["relaxed", "positions", "untied", "folded"] = "relaxed"
     """Axes whose order carries meaning: treated as permutable (`relaxed`, the paper), and told apart by position features
-    (`positions`), or folded into channels (`folded`: theta then depends on their sizes)."""
+    (`positions`) or by coefficients of their own for each index (`untied`), or folded into channels (`folded`). With the last two
+    theta depends on their sizes."""
 
     def layer(self, spec: WeightSpec, c_in: int, c_out: int, sizes: Sizes) -> Layer:
         """One UNF layer of the kind that this config names."""
@@ -111,11 +113,13 @@ class UNFConfig(NetworkConfig):
             raise ValueError(f"share='role' treats fixed axes as permutable, it does not go with fixed='{self.fixed}'")
         if self.fixed == "positions":
             return position_unf_layer(spec, c_in, c_out)
-        if self.fixed == "folded":
-            if sizes is None:
-                raise ValueError("theta depends on the sizes of folded axes: pass sizes=spec.sizes(params)")
-            return folded_unf_layer(spec, c_in, c_out, sizes, sorted(set(spec.names) - set(spec.permutable)))
-        return unf_layer(spec, c_in, c_out)
+        if self.fixed == "relaxed":
+            return unf_layer(spec, c_in, c_out)
+        if sizes is None:
+            raise ValueError(f"theta depends on the sizes of {self.fixed} axes: pass sizes=spec.sizes(params)")
+        if self.fixed == "untied":
+            return untied_unf_layer(spec, c_in, c_out, sizes)
+        return folded_unf_layer(spec, c_in, c_out, sizes, sorted(set(spec.names) - set(spec.permutable)))
 
     def last_layer(self, spec: WeightSpec, sizes: Sizes) -> Layer:
         widths = (self.hidden[-1], *self.equivariant, 1)

@@ -20,6 +20,7 @@ from lopt.layers.pooling import take_blocks, write_blocks
 from lopt.symmetry.basis import Blocks, Group, Plan, Side
 
 Channels = Mapping[str, int]  # leaf path -> number of channels of its features
+Untied = Mapping[str, tuple[int, ...]]  # label of a group -> positions of kept axes along which every index has its own matrix
 
 
 class _Kind(NamedTuple):
@@ -45,7 +46,9 @@ class _Sorted(NamedTuple):
     targets: list[tuple[_Kind, int, int]]
 
 
-def apply_plan(plan: Plan, theta: PyTree, features: Features, c_out: Channels) -> dict[str, jax.Array]:
+def apply_plan(
+    plan: Plan, theta: PyTree, features: Features, c_out: Channels, untied: Untied | None = None
+) -> dict[str, jax.Array]:
     """Apply coefficients to features along a plan.
 
     Args:
@@ -53,6 +56,7 @@ def apply_plan(plan: Plan, theta: PyTree, features: Features, c_out: Channels) -
       theta: as `lopt.layers.unf.init_coefficients` makes it.
       features: leaf path -> [one axis per factor, c_in[path]].
       c_out: channels of the output features.
+      untied: kept axes of groups whose matrices have these axes before their rows and columns.
 
     Returns:
       Leaf path -> [one axis per factor, c_out[path]].
@@ -70,13 +74,14 @@ def apply_plan(plan: Plan, theta: PyTree, features: Features, c_out: Channels) -
     place = {path: (index, member) for index, paths in enumerate(classes) for member, path in enumerate(paths)}
     views = _ClassViews([_stack_features([features[path] for path in paths]) for paths in classes])
     pieces: dict[_Kind, list[tuple[np.ndarray, jax.Array]]] = {}
-    for batch in _batches(plan, place):
+    for batch in _batches(plan, place, untied or {}):
         x = jnp.concatenate([_side_by_side(views(run.kind), run.members) for run in _runs([s.views for s in batch])], axis=-1)
         channels = (
             [features[view.path].shape[-1] for view in batch[0].group.views],
             [c_out[t.path] for t in batch[0].group.targets],
         )
-        y = _matmul(x, _stack([_sorted_weights(s, theta["weights"][s.group.label], *channels) for s in batch]))
+        weights = _stack([_sorted_weights(s, theta["weights"][s.group.label], *channels) for s in batch])
+        y = _matmul(x, weights, (untied or {}).get(batch[0].group.label, ()))
         start = 0
         for run in _runs([s.targets for s in batch]):
             stop = start + run.members.shape[1] * c_out[classes[run.kind.tensors][0]]
@@ -142,8 +147,8 @@ class _ClassViews:
         return jnp.transpose(pooled, (0, *order, pooled.ndim - 1))
 
 
-def _batches(plan: Plan, place: Mapping[str, tuple[int, int]]) -> Iterable[list[_Sorted]]:
-    """Groups of terms that line up: the same kinds of views and of targets, as often."""
+def _batches(plan: Plan, place: Mapping[str, tuple[int, int]], untied: Untied) -> Iterable[list[_Sorted]]:
+    """Groups of terms that line up: the same kinds of views and of targets, as often, untied along the same axes."""
 
     def sort(sides: Sequence[Side]) -> list[tuple[_Kind, int, int]]:
         kinds = [(_Kind(place[side.path][0], side.blocks, side.kept), place[side.path][1], i) for i, side in enumerate(sides)]
@@ -152,7 +157,8 @@ def _batches(plan: Plan, place: Mapping[str, tuple[int, int]]) -> Iterable[list[
     found: dict[tuple, list[_Sorted]] = {}
     for group in plan.groups:
         views, targets = sort(group.views), sort(group.targets)
-        signature = tuple(kind for kind, _, _ in views), tuple(kind for kind, _, _ in targets)
+        kinds = tuple(kind for kind, _, _ in views), tuple(kind for kind, _, _ in targets)
+        signature = (*kinds, untied.get(group.label, ()))
         found.setdefault(signature, []).append(_Sorted(group, views, targets))
     return found.values()
 
@@ -168,7 +174,7 @@ def _runs(sides: list[list[tuple[_Kind, int, int]]]) -> Iterable[_Run]:
 
 def _sorted_weights(s: _Sorted, weights: jax.Array, c_in: Sequence[int], c_out: Sequence[int]) -> jax.Array:
     """The rows and columns of a group's matrix in the order of its sorted sides."""
-    for axis, (sides, channels) in enumerate(((s.views, c_in), (s.targets, c_out))):
+    for axis, sides, channels in ((-2, s.views, c_in), (-1, s.targets, c_out)):
         starts = np.cumsum([0, *channels])
         order = np.concatenate([np.arange(starts[i], starts[i + 1]) for _, _, i in sides])
         weights = _take(weights, order, axis)
@@ -207,8 +213,15 @@ def _one_by_one(y: jax.Array, sides: int) -> jax.Array:
     return jnp.reshape(y, (y.shape[0] * sides, *y.shape[2:]))
 
 
-def _matmul(x: jax.Array, weights: jax.Array) -> jax.Array:
-    """[groups, axes, rows] @ [groups, rows, columns], as one matmul over all axes."""
+def _matmul(x: jax.Array, weights: jax.Array, untied: tuple[int, ...] = ()) -> jax.Array:
+    """[groups, axes, rows] @ [groups, untied axes, rows, columns], as one matmul over all other axes."""
+    if untied:
+        first = range(1, 1 + len(untied))
+        x = jnp.moveaxis(x, [1 + axis for axis in untied], first)
+        shape = x.shape
+        x = jnp.reshape(x, (math.prod(shape[: 1 + len(untied)]), math.prod(shape[1 + len(untied) : -1]), shape[-1]))
+        y = x @ jnp.reshape(weights, (x.shape[0], *weights.shape[-2:]))
+        return jnp.moveaxis(jnp.reshape(y, (*shape[:-1], weights.shape[-1])), first, [1 + axis for axis in untied])
     flat = jnp.reshape(x, (x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1]))
     y = (flat[0] @ weights[0])[None] if len(weights) == 1 else flat @ weights
     return jnp.reshape(y, (*x.shape[:-1], weights.shape[-1]))

@@ -59,8 +59,13 @@ def unf_layer(spec: WeightSpec, c_in: int, c_out: int, sizes: Mapping[str, int] 
     return Layer(init, apply)
 
 
-def init_coefficients(key: jax.Array, plan: Plan, c_in: Channels, c_out: Channels) -> PyTree:
-    """Coefficients ~ N(0, 1 / fan-in of the output tensor), so that outputs of unit-variance inputs stay of order one; no bias."""
+def init_coefficients(
+    key: jax.Array, plan: Plan, c_in: Channels, c_out: Channels, copies: Mapping[str, tuple[int, ...]] | None = None
+) -> PyTree:
+    """Coefficients ~ N(0, 1 / fan-in of the output tensor), so that outputs of unit-variance inputs stay of order one; no bias.
+
+    `copies` are leading axes of groups that have a matrix for each index of some of their kept axes, by label.
+    """
     fan_in = dict.fromkeys(plan.spec.paths, 0)
     for group in plan.groups:
         for target in group.targets:
@@ -69,8 +74,9 @@ def init_coefficients(key: jax.Array, plan: Plan, c_in: Channels, c_out: Channel
     for index, group in enumerate(plan.groups):
         rows = sum(c_in[view.path] for view in group.views)
         scale = np.concatenate([np.full(c_out[target.path], fan_in[target.path] ** -0.5) for target in group.targets])
-        normal = jax.random.normal(jax.random.fold_in(key, index), (rows, scale.size), jnp.float32)
-        weights[group.label] = normal * jnp.asarray(scale, jnp.float32)[None]
+        shape = (*(copies or {}).get(group.label, ()), rows, scale.size)
+        normal = jax.random.normal(jax.random.fold_in(key, index), shape, jnp.float32)
+        weights[group.label] = normal * jnp.broadcast_to(jnp.asarray(scale, jnp.float32), shape)
     return {"weights": weights, "bias": jnp.zeros(sum(c_out[path] for path in plan.spec.paths), jnp.float32)}
 
 
