@@ -11,6 +11,8 @@ their coefficients. A relation is what can be seen of a pair without its names:
 Terms of the same relation that feed the same target are averaged, so that a deeper network is not a louder one.
 """
 
+import functools
+import itertools
 from collections import Counter
 
 import jax
@@ -19,7 +21,7 @@ import numpy as np
 
 from lopt.layers.apply_plan import apply_plan
 from lopt.layers.base import Features, Layer, PyTree, expand_factors, feature_sizes
-from lopt.symmetry.basis import Group, Plan, make_plan
+from lopt.symmetry.basis import Blocks, Group, Plan, join_blocks, make_plan
 from lopt.symmetry.spec import Factor, WeightSpec
 
 MAX_DISTANCE = 3
@@ -113,16 +115,23 @@ def shared_unf_layer(spec: WeightSpec, c_in: int, c_out: int) -> Layer:
 
 def _relations(spec: WeightSpec, plan: Plan) -> list[np.ndarray]:
     """The label of every term: one array [V, G] of strings a group."""
-    distance = distances(spec)
-    axes = {(a, b): "<-".join(pattern(spec.factors(a), spec.factors(b))) for a in spec.paths for b in spec.paths}
+    distance, factors = distances(spec), {path: spec.factors(path) for path in spec.paths}
+
+    @functools.cache
+    def axes(*tensors: tuple[Factor, ...]) -> str:
+        return "<-".join(pattern(*tensors))
+
+    @functools.cache
+    def blocks(target: tuple[Blocks, tuple[int, ...]], view: tuple[Blocks, tuple[int, ...]]) -> str:
+        return " ".join("".join(map(str, block)) for block in join_blocks(*target, *view))
+
     tables = []
-    for index, group in enumerate(plan.groups):
+    for group in plan.groups:
         table = np.empty((len(group.views), len(group.targets)), object)
-        for v, view in enumerate(group.views):
-            for g, target in enumerate(group.targets):
-                pair = target.path, view.path
-                blocks = " ".join("".join(map(str, block)) for block in plan.partition(index, v, g))
-                table[v, g] = f"{axes[pair]} {distance[pair]} {blocks}"
+        for (v, view), (g, target) in itertools.product(enumerate(group.views), enumerate(group.targets)):
+            relation = blocks((target.blocks, target.kept), (view.blocks, view.kept))
+            names = axes(factors[target.path], factors[view.path])
+            table[v, g] = f"{names} {distance[target.path, view.path]} {relation}"
         tables.append(table)
     return tables
 

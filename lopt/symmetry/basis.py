@@ -96,8 +96,8 @@ class Plan:
 
     def partition(self, group: int, view: int, target: int) -> Blocks:
         """The partition of output plus input axes of one term; see `Term`."""
-        side = self.groups[group].targets[target]
-        return _join(side, self.groups[group].views[view], sum(map(len, side.blocks)))
+        output, source = self.groups[group].targets[target], self.groups[group].views[view]
+        return join_blocks(output.blocks, output.kept, source.blocks, source.kept)
 
     def terms(self, output: str) -> list[Term]:
         """The terms that write to one tensor."""
@@ -110,12 +110,13 @@ class Plan:
         ]
 
 
-def _join(target: Side, view: Side, rank: int) -> Blocks:
+def join_blocks(target: Blocks, target_kept: Sequence[int], view: Blocks, view_kept: Sequence[int]) -> Blocks:
     """The partition of output plus input axes that a target and a view make together."""
-    shifted = [tuple(position + rank for position in block) for block in view.blocks]
-    partner = dict(zip(target.kept, view.kept, strict=True))
-    joined = [block + (shifted[partner[index]] if index in partner else ()) for index, block in enumerate(target.blocks)]
-    alone = [block for index, block in enumerate(shifted) if index not in view.kept]
+    rank = sum(map(len, target))
+    shifted = [tuple(position + rank for position in block) for block in view]
+    partner = dict(zip(target_kept, view_kept, strict=True))
+    joined = [block + (shifted[partner[index]] if index in partner else ()) for index, block in enumerate(target)]
+    alone = [block for index, block in enumerate(shifted) if index not in view_kept]
     return tuple(sorted(joined + alone))
 
 
