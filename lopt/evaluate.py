@@ -131,7 +131,7 @@ def train_fn(problem: Problem, opt_fn: Callable[[PyTree], optax.GradientTransfor
         transform = optax.with_extra_args_support(opt_fn(theta))
         init_key, run_key, _ = jax.random.split(key, 3)
         variant, params, model = family.start(init_key)
-        split, inner_step = family.view(variant, datasets.train), make_inner_step(family.task_fn(variant), transform)
+        split, inner_step = family.view(variant, datasets).train, make_inner_step(family.task_fn(variant), transform)
 
         def step(state: InnerState, t: jax.Array) -> tuple[InnerState, jax.Array]:
             batch_key, loss_key = jax.random.split(jax.random.fold_in(run_key, t))
@@ -151,7 +151,7 @@ def metrics_fn(problem: Problem) -> jax.stages.Wrapped:
     def metrics_one(_: None, seed: tuple[InnerState, jax.Array], datasets: Datasets) -> dict[str, jax.Array]:
         state, key = seed
         _, _, test_key = jax.random.split(key, 3)
-        task, batch = family.task_fn(state.variant), family.view(state.variant, datasets.test).all()
+        task, batch = family.task_fn(state.variant), family.view(state.variant, datasets).test.all()
         loss, _ = task.loss_with_state(state.params, state.model, test_key, batch)
         return {"loss": loss, **task.metrics_with_state(state.params, state.model, test_key, batch)}
 

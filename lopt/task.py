@@ -171,9 +171,30 @@ class Task:
         for name, fn in derived.items():
             object.__setattr__(self, name, _Derived(fn))
 
+    def with_functions(
+        self,
+        init: Callable[[jax.Array], tuple[PyTree, PyTree]] | None = None,
+        loss: Callable[[PyTree, PyTree, jax.Array, Batch], tuple[jax.Array, PyTree]] | None = None,
+        metrics: Callable[[PyTree, PyTree, jax.Array, Batch], dict[str, jax.Array]] | None = None,
+    ) -> "Task":
+        """The task with other functions `init_with_state`, `loss_with_state` and `metrics_with_state`, for wrappers of tasks."""
+        return dataclasses.replace(
+            self,
+            init=_NOT_GIVEN,
+            loss=_NOT_GIVEN,
+            metrics=_NOT_GIVEN,
+            init_with_state=init or _given(self.init_with_state),
+            loss_with_state=loss or _given(self.loss_with_state),
+            metrics_with_state=metrics or _given(self.metrics_with_state),
+        )
+
     def param_shapes(self) -> PyTree:
         """Shapes and dtypes of the params, without computing them."""
         return jax.eval_shape(self.init, jax.random.key(0))
+
+
+def _given(fn: Callable[..., Any]) -> Callable[..., Any]:
+    return fn.fn if isinstance(fn, _Derived) else fn
 
 
 def _with_empty_state(task: Task) -> tuple[Callable[..., Any], ...]:
@@ -221,14 +242,14 @@ class TaskFamily:
       name: for logs and tables.
       sample: `sample(key) -> variant`.
       task_fn: `task_fn(variant) -> Task`; the variant may be traced.
-      view: `view(variant, split) -> split`, the part of a split that this task sees; all of it, unless given. Batches are drawn from
-        it and must have the same shapes in all variants.
+      view: `view(variant, datasets) -> datasets`, what this task sees of the data; all of them, unless given. Batches must have the
+        same shapes in all variants.
     """
 
     name: str
     sample: Callable[[jax.Array], PyTree]
     task_fn: Callable[[PyTree], Task]
-    view: Callable[[PyTree, Split], Split] = lambda variant, split: split
+    view: Callable[[PyTree, Datasets], Datasets] = lambda variant, datasets: datasets
 
     @functools.cached_property
     def example(self) -> Task:

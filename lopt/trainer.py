@@ -188,7 +188,7 @@ def meta_train(experiment: MetaTrainConfig, run_dir: str | Path, *, progress: bo
     if restored is not None:
         step, fields = restored
         state = MetaTrainState(**fields)
-    data = _on_devices(task.datasets, NamedSharding(mesh, PartitionSpec()))
+    data = on_devices(task.datasets, NamedSharding(mesh, PartitionSpec()))
     datasets = data(step)
     outer_step = make_outer_step(experiment.seed, estimator, outer, optimizer)
     # Compiled ahead, so that the speed of the first step is that of a step.
@@ -230,7 +230,7 @@ def meta_train(experiment: MetaTrainConfig, run_dir: str | Path, *, progress: bo
         return Result(step, state.theta, interrupted=stop_requested())
 
 
-def _on_devices(source: Datasets | DataStream, sharding: Sharding) -> Callable[[int], Datasets]:
+def on_devices(source: Datasets | DataStream, sharding: Sharding) -> Callable[[int], Datasets]:
     """`at(step)` with its arrays on the devices; they are sent again only when the source gives another object."""
     held: tuple[Datasets, Datasets] | None = None  # as given, and on the devices
 

@@ -152,7 +152,7 @@ def make_unroll(config: UnrollConfig, problem: Problem, optimizer: LearnedOptimi
     def window(key: jax.Array, datasets: Datasets, variant: PyTree) -> Window:
         batch_key, loss_key = jax.random.split(key)
         # All batches of the window in one gather, outside the scan.
-        batches = jax.vmap(family.view(variant, datasets.train).batch)(jax.random.split(batch_key, steps))
+        batches = jax.vmap(family.view(variant, datasets).train.batch)(jax.random.split(batch_key, steps))
         return Window(jax.random.split(loss_key, steps), batches)
 
     def run(theta: PyTree, state: InnerState, window: Window) -> tuple[InnerState, jax.Array]:

@@ -1,6 +1,7 @@
 """The outer loop: it learns, it resumes bit for bit, and it refuses what would lose something."""
 
 import dataclasses
+import functools
 import json
 import os
 import random
@@ -15,12 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from safetensors.numpy import load_file as load_safetensors
 
 from lopt import checkpoint, metrics
 from lopt.config import ConfigError, load_file
 from lopt.estimators.base import Estimator
-from lopt.optimizer import LearnedMomentumConfig, LearnedOptimizer
-from lopt.trainer import DivergedError, MetaTrainState, initial_theta, make_outer_step, meta_train
+from lopt.estimators.pes import PESConfig
+from lopt.families import vary_init_scale
+from lopt.optimizer import LearnedMomentumConfig, LearnedOptimizer, LearnedSGDMConfig
+from lopt.symmetry import WeightSpec
+from lopt.task import ArraySplit, Datasets, DataStream, Task, TaskConfig
+from lopt.trainer import DivergedError, MetaTrainState, initial_theta, make_outer_step, meta_train, on_devices
+from lopt.unroll import UnrollConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = load_file(ROOT / "configs" / "smoke.py")
@@ -97,6 +104,75 @@ def test_a_run_whose_particles_all_diverge_stops_with_advice(tmp_path):
     assert len(records) == 20
     assert all(record["diverged"] == 4 and record["nonfinite"] > 0 for record in records)
     assert checkpoint.steps(tmp_path)[-1] == 20
+
+
+class Stream(DataStream):
+    """A thousand numbers for each outer step, drawn from that step's own seed."""
+
+    def __init__(self):
+        self.asked = []
+
+    def at(self, step):
+        self.asked.append(step)
+        x = np.random.default_rng(step).normal(size=(1000, 2)).astype(np.float32)
+        return Datasets(*[ArraySplit({"x": x}, 4)] * 4)
+
+
+@functools.cache
+def stream():
+    return Stream()
+
+
+@dataclasses.dataclass(frozen=True)
+class CarryingConfig(TaskConfig):
+    """All that an inner training can carry: a model's state, keys, a family's variant; its data come from a stream."""
+
+    def make(self):
+        def loss_with_state(params, state, key, batch):
+            mean = 0.9 * state["mean"] + 0.1 * jnp.mean(batch["x"], axis=0)
+            error = (batch["x"] - mean[None]) @ params["w"] + jax.random.normal(key, (4,)) - 1.0
+            return jnp.mean(jnp.square(error)), {"mean": mean, "count": state["count"] + 1}
+
+        task = Task(
+            name="carrying",
+            init_with_state=lambda key: ({"w": jax.random.normal(key, (2,))}, {"mean": jnp.zeros(2), "count": jnp.asarray(0)}),
+            loss_with_state=loss_with_state,
+            spec=WeightSpec.parse({"w": "w!"}),
+            datasets=stream(),
+            initial_loss=2.0,
+        )
+        return vary_init_scale(task, (0.1, 10.0))
+
+
+def carrying(**changes):
+    unroll = UnrollConfig(horizon=6, truncation=2)
+    return smoke(task=CarryingConfig(), optimizer=LearnedSGDMConfig(), estimator=PESConfig(particles=4, unroll=unroll), **changes)
+
+
+def test_model_states_variants_and_streams_resume_bit_for_bit(tmp_path):
+    whole = meta_train(carrying(), tmp_path / "whole", progress=False)
+    meta_train(carrying(outer_steps=5), tmp_path / "parts", progress=False)
+    stream().asked.clear()
+    result = meta_train(carrying(), tmp_path / "parts", progress=False)
+    assert stream().asked == [5, 6, 7, 8, 9]
+    assert_bit_equal(result.theta, whole.theta)
+    files = [tmp_path / part / "checkpoints" / "00000010.safetensors" for part in ("whole", "parts")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    carried = {name for name in load_safetensors(files[0]) if "inner" in name}
+    assert {name.partition("/inner/")[2] for name in carried} >= {"params/w", "model/mean", "model/count", "variant/init_scale"}
+    assert [json.dumps(r) for r in without_speed(tmp_path / "parts")] == [
+        json.dumps(r) for r in without_speed(tmp_path / "whole")
+    ]
+
+
+def test_data_are_sent_again_only_when_they_change():
+    source, sharding = Stream(), jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    fixed = on_devices(source.at(0), sharding)
+    assert fixed(0) is fixed(1)
+    data = on_devices(source, sharding)
+    first, second = data(0), data(1)
+    np.testing.assert_array_equal(second.train.arrays["x"], source.at(1).train.arrays["x"])
+    assert not np.array_equal(first.train.arrays["x"], second.train.arrays["x"])
 
 
 def test_a_meta_gradient_that_is_not_finite_is_skipped_and_counted():
