@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from lopt.features import NUM_CHANNELS, NUM_WEIGHT_CHANNELS, WeightFeatures
 from lopt.layers.base import Layer, chain
 from lopt.layers.deep_sets import deep_sets_layer, pooled_deep_sets_layer
+from lopt.layers.dense import init_dense
 from lopt.layers.folded import folded_unf_layer
 from lopt.layers.nfn import nfn_layer
 from lopt.layers.positions import position_unf_layer
@@ -136,14 +137,7 @@ def update_network(hidden: tuple[int, ...], last: Layer) -> UpdateNetwork:
 
     def init(key: jax.Array) -> PyTree:
         keys = jax.random.split(key, len(hidden) + 1)
-        pointwise = {
-            f"dense{i}": {
-                "kernel": jax.random.normal(keys[i], (c_in, c_out), jnp.float32) * math.sqrt(2 / c_in),
-                "bias": jnp.zeros(c_out, jnp.float32),
-            }
-            for i, (c_in, c_out) in enumerate(itertools.pairwise(widths))
-        }
-        return {"pointwise": pointwise, "last": last.init(keys[-1])}
+        return {"pointwise": init_dense(keys, widths), "last": last.init(keys[-1])}
 
     def apply(theta: PyTree, features: WeightFeatures) -> dict[str, jax.Array]:
         # One matmul over all weights rather than one per tensor; tensors of one shape are neighbours, as layers stack them.

@@ -5,7 +5,6 @@ a multilayer perceptron on the means of all tensors.
 """
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from lopt.layers.base import Features, Layer, chain
+from lopt.layers.dense import init_dense
 from lopt.symmetry.spec import PyTree, WeightSpec
 
 
@@ -66,14 +66,7 @@ def invariant_predictor(
 
     def init(key: jax.Array) -> PyTree:
         keys = jax.random.split(key, len(widths))
-        dense = {
-            f"dense{i}": {
-                "kernel": jax.random.normal(keys[i], pair, jnp.float32) * math.sqrt(2 / pair[0]),
-                "bias": jnp.zeros(pair[1], jnp.float32),
-            }
-            for i, pair in enumerate(itertools.pairwise(widths))
-        }
-        return {"equivariant": equivariant.init(keys[-1]), "perceptron": dense}
+        return {"equivariant": equivariant.init(keys[-1]), "perceptron": init_dense(keys, widths)}
 
     def apply(theta: PyTree, features: Features) -> jax.Array:
         x = invariant_pooling(
