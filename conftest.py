@@ -5,9 +5,12 @@ are the same bits: what is trained by a program from the cache equals what is tr
 `JAX_ENABLE_COMPILATION_CACHE=false make test`.
 """
 
+import atexit
 import os
 import pathlib
 import platform
+import shutil
+import tempfile
 
 # In the environment, before jax is imported, so that the processes that tests start have them too.
 os.environ.setdefault(
@@ -16,6 +19,10 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # `make test-gpu` names the accelerator
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers, and the processes that tests start, share the directory of the first process
+    # Preprocessed data of this session alone: the user's is neither written, nor trusted when the code that made it has changed.
+    os.environ["LOPT_CACHE_DIR"] = tempfile.mkdtemp(prefix="lopt-tests-")
+    atexit.register(shutil.rmtree, os.environ["LOPT_CACHE_DIR"], ignore_errors=True)
 
 import jax
 import jax.numpy as jnp

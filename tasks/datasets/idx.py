@@ -71,15 +71,20 @@ def _find(directory: Path, name: str) -> Path | None:
 
 def holds_idx(directory: Path) -> bool:
     """Whether any of the four files is there; if some are, all must be."""
-    return any(_find(directory, name) for name in FILE_NAMES)
+    return bool(idx_paths(directory))
 
 
-def load_idx(directory: Path, image_shape: tuple[int, int]) -> dict[str, Examples]:
+def idx_paths(directory: Path) -> tuple[Path, ...]:
+    """Those of the four files that are there."""
+    return tuple(path for name in FILE_NAMES if (path := _find(directory, name)) is not None)
+
+
+def load_idx(directory: Path, image_shape: tuple[int, ...] | None = None) -> dict[str, Examples]:
     """Read the four IDX files of a directory.
 
     Args:
       directory: holds the files of `FILE_NAMES`, each plain or with `.gz`.
-      image_shape: (H, W) that the images must have, in pixels.
+      image_shape: (H, W) that the images must have, in pixels; None: that of the train images.
 
     Returns:
       "train" and "test" -> images uint8 [N, H, W], labels uint8 [N].
@@ -97,6 +102,7 @@ def load_idx(directory: Path, image_shape: tuple[int, int]) -> dict[str, Example
             )
         images_path, labels_path = (path for path in found.values() if path is not None)
         images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
+        image_shape = image_shape or images.shape[1:]
         if images.shape[1:] != image_shape:
             raise DatasetError(f"{images_path} holds images of shape {images.shape[1:]}, where {image_shape} is expected")
         if len(images) != len(labels):

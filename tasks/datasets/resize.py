@@ -38,22 +38,22 @@ def area_average(images: np.ndarray, size: int) -> np.ndarray:
     represent exactly, so the order of summation cannot change a bit.
 
     Args:
-      images: uint8 [N, H, W].
+      images: uint8 [N, H, W], or [N, H, W, C]: each channel by itself.
       size: height and width wanted, in pixels, at most H and W.
 
     Returns:
-      uint8 [N, size, size].
+      uint8 [N, size, size] or [N, size, size, C].
 
     Raises:
-      ValueError: if the images are not uint8 [N, H, W], or `size` is not in 1 ... min(H, W).
+      ValueError: if the images are not uint8 [N, H, W] or [N, H, W, C], or `size` is not in 1 ... min(H, W).
 
     Example:
       >>> area_average(np.array([[[0, 2], [4, 8]]], np.uint8), 1)
       array([[[4]]], dtype=uint8)
     """
-    if images.ndim != 3 or images.dtype != np.uint8:
-        raise ValueError(f"images must be uint8 [N, H, W], not {images.dtype} of shape {images.shape}")
-    height, width = images.shape[1:]
+    if images.ndim not in (3, 4) or images.dtype != np.uint8:
+        raise ValueError(f"images must be uint8 [N, H, W] or [N, H, W, C], not {images.dtype} of shape {images.shape}")
+    height, width = images.shape[1:3]
     if not 1 <= size <= min(height, width):
         raise ValueError(f"the image size must be from 1 to {min(height, width)} for images of {height}x{width}, not {size}")
     if (height, width) == (size, size):
@@ -61,9 +61,11 @@ def area_average(images: np.ndarray, size: int) -> np.ndarray:
     area = height * width
     dtype = np.float32 if 255 * area <= _EXACT_FLOAT32 else np.float64
     rows, columns = overlaps(height, size).astype(dtype), overlaps(width, size).astype(dtype)
-    resized = np.empty((len(images), size, size), np.uint8)
+    channels = images.reshape(*images.shape[:3], -1)
+    resized = np.empty((len(images), size, size, channels.shape[3]), np.uint8)
     for start in range(0, len(images), _CHUNK):
         part = slice(start, start + _CHUNK)
-        sums = np.matmul(rows, np.matmul(images[part].astype(dtype), columns.T)).astype(np.int64)
-        resized[part] = (2 * sums + area) // (2 * area)
-    return resized
+        for channel in range(channels.shape[3]):
+            sums = np.matmul(rows, np.matmul(channels[part, :, :, channel].astype(dtype), columns.T)).astype(np.int64)
+            resized[part, :, :, channel] = (2 * sums + area) // (2 * area)
+    return resized.reshape(*resized.shape[:3], *images.shape[3:])

@@ -1,25 +1,28 @@
-"""Image data sets that TensorFlow Datasets has prepared on disk, read without TensorFlow.
+"""Data sets that TensorFlow Datasets has prepared on disk, read without TensorFlow, or that it prepares now.
 
-Nothing is downloaded or prepared here. The directory is recognised by its layout, `root/name/version/dataset_info.json`, so
-that `tensorflow_datasets` is imported only where there is something to read. Files in the array_record (or parquet) format are
-read by its data sources; for tfrecord, its default, those need TensorFlow, so the frames are taken apart here.
+The directory is recognised by its layout, `root/name/version/dataset_info.json` (or `root/name/config/version/...`), so that
+`tensorflow_datasets` is imported only where there is something to read or to download. Files in the array_record (or parquet)
+format are read by its data sources; for tfrecord, its default, those need TensorFlow, so the frames are taken apart here.
 
 References:
   https://www.tensorflow.org/datasets/tfless_tfds and, for the frames, https://www.tensorflow.org/tutorials/load_data/tfrecord
 """
 
+import importlib.util
 import os
+import re
+import socket
 import struct
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tasks.datasets.errors import DatasetError
-from tasks.datasets.idx import Examples
 
 INSTALL = "pip install 'lopt[tfds]'"
+_NAME = re.compile(r"(?P<set>[a-zA-Z]\w*(/[\w.+=-]+)?)(:(?P<version>\d+\.\d+\.\d+))?")
+_HOST = ("storage.googleapis.com", 443)  # of tfds itself and of many of its data sets
 
 
 def default_root() -> Path:
@@ -27,14 +30,60 @@ def default_root() -> Path:
     return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
+def is_name(name: str) -> bool:
+    """Whether tfds could have a data set of that name: `name`, `name/config`, each also with `:version`."""
+    return _NAME.fullmatch(name) is not None
+
+
+def installed() -> bool:
+    """Whether tfds can be imported, without the second or two that this takes."""
+    try:
+        return importlib.util.find_spec("tensorflow_datasets") is not None
+    except ValueError:  # in sys.modules without a spec
+        return False
+
+
+def base_name(name: str) -> str:
+    """The name without config and version."""
+    return re.split("[/:]", name)[0]
+
+
+def registered_names() -> list[str]:
+    """The data sets that the installed tfds can prepare. Imports it."""
+    import tensorflow_datasets  # slow to import, and an extra
+
+    return tensorflow_datasets.list_builders(with_community_datasets=False)
+
+
 def find_prepared(root: Path, name: str) -> Path | None:
-    """The directory of the newest prepared version of a data set below `root`, or None."""
-    versions = {}
-    for path in root.glob(f"{name}/*/dataset_info.json"):
-        numbers = path.parent.name.split(".")
-        if all(number.isdecimal() for number in numbers):  # leaves out unfinished preparations, `incomplete.XYZ_3.0.1`
-            versions[tuple(map(int, numbers))] = path.parent
-    return versions[max(versions)] if versions else None
+    """The directory of the newest prepared version of a data set below `root`, or None.
+
+    Args:
+      root: as `default_root`.
+      name: as tfds writes it. Without a config, where only configs are prepared, there must be one alone.
+
+    Raises:
+      DatasetError: if several configs are prepared and the name says none of them.
+    """
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return None
+    pattern = match["set"]
+    found = _versions(root, f"{pattern}/*")
+    if not found and "/" not in pattern:
+        found = _versions(root, f"{pattern}/*/*")
+        if len(configs := {path.parent.name for path in found}) > 1:
+            names = ", ".join(f"{pattern}/{config}" for config in sorted(configs))
+            raise DatasetError(f"{root} holds several configs of '{pattern}'; name the one you want: {names}")
+    if match["version"] is not None:
+        return next((path for path in found if path.name == match["version"]), None)
+    return max(found, key=lambda path: tuple(map(int, path.name.split("."))), default=None)
+
+
+def _versions(root: Path, pattern: str) -> list[Path]:
+    paths = [path.parent for path in root.glob(f"{pattern}/dataset_info.json")]
+    # Leaves out unfinished preparations, `incomplete.XYZ_3.0.1`.
+    return [path for path in paths if re.fullmatch(r"[0-9]+(\.[0-9]+)*", path.name)]
 
 
 def tfrecord_frames(path: Path) -> Iterator[bytes]:
@@ -54,7 +103,45 @@ def tfrecord_frames(path: Path) -> Iterator[bytes]:
         position = start + length + 4
 
 
-def _examples(builder: Any, split: str) -> Iterator[dict[str, Any]]:
+def open_prepared(directory: Path) -> Any:
+    """The builder that reads a prepared data set.
+
+    Raises:
+      DatasetError: if tfds is not installed, or the directory is none of its.
+    """
+    try:
+        import tensorflow_datasets  # slow to import, and an extra
+    except ImportError as error:
+        raise DatasetError(f"{directory} holds a tfds data set, but tfds cannot be imported ({error}): {INSTALL}") from error
+    try:
+        return tensorflow_datasets.builder_from_directory(directory)
+    except Exception as error:  # what tfds raises depends on what is wrong
+        raise DatasetError(f"the tfds data set in {directory} cannot be read: {error}; prepare it again") from error
+
+
+def examples(builder: Any, split: str) -> Iterator[dict[str, Any]]:
+    """Every example of a split, in the order of its files, as numpy values.
+
+    Raises:
+      DatasetError: naming split and directory, if there is no such split, or a file is gone, damaged or cut short.
+    """
+    what = f"the '{split}' split of the tfds data set in {builder.data_dir}"
+    if split not in builder.info.splits:
+        raise DatasetError(f"{what} is missing: it has {', '.join(map(repr, builder.info.splits)) or 'no splits at all'}")
+    count, expected = 0, builder.info.splits[split].num_examples
+    try:
+        for example in _records(builder, split):
+            count += 1
+            yield example
+    except DatasetError:
+        raise
+    except Exception as error:  # what the readers raise depends on the format and its version
+        raise DatasetError(f"{what} cannot be read: {error}; prepare it again") from error
+    if count != expected:
+        raise DatasetError(f"{what} holds {count} examples, but its info says {expected}; prepare it again")
+
+
+def _records(builder: Any, split: str) -> Iterator[dict[str, Any]]:
     file_format = builder.info.file_format.value
     if file_format in ("array_record", "parquet"):
         source = builder.as_data_source(split)
@@ -71,37 +158,45 @@ def _examples(builder: Any, split: str) -> Iterator[dict[str, Any]]:
         )
 
 
-def load_prepared(directory: Path, image_shape: tuple[int, int]) -> dict[str, Examples]:
-    """Read the train and test splits of a prepared data set whose examples are `image` and `label`.
+def online() -> bool:
+    """Whether a download can be tried; tfds itself tries for minutes before it says that there is no network."""
+    if urllib.request.getproxies():
+        return True
+    try:
+        socket.create_connection(_HOST, timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def download(name: str, check: Callable[[Any], object]) -> Path:
+    """Let tfds download a data set and prepare it in `default_root()` as array_record.
 
     Args:
-      directory: of one version, as `find_prepared` gives it.
-      image_shape: (H, W) that the images must have, in pixels; one channel.
+      name: as tfds writes it.
+      check: called with the builder before anything is downloaded; raises `DatasetError` if the set is not of the kind wanted.
 
     Returns:
-      "train" and "test" -> images uint8 [N, H, W], labels uint8 [N].
+      The directory of the version that was prepared.
 
     Raises:
-      ImportError: if tensorflow_datasets is not installed.
-      DatasetError: naming the directory, if it cannot be read or holds something else.
+      DatasetError: with the reason, such as no network.
     """
-    import tensorflow_datasets  # slow to import, and an extra
+    if not installed():
+        raise DatasetError("tensorflow_datasets is not installed")
+    try:
+        import tensorflow_datasets
 
-    splits = {}
-    for split in ("train", "test"):
-        what = f"the '{split}' split of the tfds data set in {directory}"
-        try:
-            builder = tensorflow_datasets.builder_from_directory(directory)
-            examples, expected = list(_examples(builder, split)), builder.info.splits[split].num_examples
-        except DatasetError:
-            raise
-        except Exception as error:  # what the readers raise depends on the format and its version
-            raise DatasetError(f"{what} cannot be read: {error}") from error
-        if len(examples) != expected:
-            raise DatasetError(f"{what} holds {len(examples)} examples, but its info says {expected}; prepare it again")
-        shapes = {np.shape(example.get("image", ())) for example in examples}
-        if shapes != {(*image_shape, 1)}:
-            raise DatasetError(f"{what} holds images of shapes {sorted(shapes)}, where {(*image_shape, 1)} is expected")
-        images = np.stack([example["image"][..., 0] for example in examples])
-        splits[split] = (images.astype(np.uint8, casting="safe"), np.array([example["label"] for example in examples], np.uint8))
-    return splits
+        builder = tensorflow_datasets.builder(name, data_dir=default_root(), file_format="array_record")
+        check(builder)
+        if not online():
+            raise DatasetError(f"there is no network: {_HOST[0]} cannot be reached")
+        config = tensorflow_datasets.download.DownloadConfig(try_download_gcs=False)
+        builder.download_and_prepare(download_config=config)
+    except DatasetError:
+        raise
+    except Exception as error:  # of the network, of the original's format, of a library that this set needs
+        raise DatasetError(
+            f"tfds failed with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from error
+    return Path(builder.data_dir)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tasks.datasets import DatasetError, images, load_images, read_images
+from tasks.datasets import DatasetError, load_images, places, read_images, tfds
 from tasks.datasets.idx import holds_idx
 
 SPLITS = ("train", "inner_valid", "outer_valid", "test")
@@ -40,9 +40,10 @@ def random_examples(seed, count):
 
 @pytest.fixture
 def nowhere(monkeypatch, tmp_path):
-    """No data set in any of the usual places."""
+    """No data set in any of the usual places, and no network."""
+    monkeypatch.setattr(tfds, "online", lambda: False)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
-    monkeypatch.setattr(images, "system_directories", lambda name: [tmp_path / "system" / name])
+    monkeypatch.setattr(places, "system_directories", lambda name: [tmp_path / "system" / name])
     return tmp_path
 
 
@@ -75,21 +76,21 @@ def test_the_split_of_digits_never_changes():
     assert digest.hexdigest()[:16] == "f3896435510e25dd"
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"image_size": 4}])
+@pytest.mark.parametrize("change", [{"split_seed": 1}, {"image_size": 4}])
 def test_the_seed_moves_examples_and_the_size_does_not(change):
-    settings = {"name": "digits", "image_size": 8, "batch_size": 8, "seed": 0}
+    settings = {"dataset": "digits", "image_size": 8, "batch_size": 8, "split_seed": 0}
     labels = [arrays(load_images(**chosen)[0], "test")[1] for chosen in (settings, settings, settings | change)]
     np.testing.assert_array_equal(labels[0], labels[1])
-    assert np.array_equal(labels[0], labels[2]) == ("seed" not in change)
+    assert np.array_equal(labels[0], labels[2]) == ("split_seed" not in change)
 
 
 @pytest.mark.parametrize("size", [8, 28])
 def test_fashion_mnist_of_the_system(size):
-    if not any(holds_idx(directory) for directory in images.system_directories("fashion_mnist")):
+    if not any(holds_idx(directory) for directory in places.system_directories("fashion_mnist")):
         if "CI" in os.environ:
             pytest.fail("FashionMNIST is missing: apt-get install dataset-fashion-mnist")
         pytest.skip("FashionMNIST is not installed: apt-get install dataset-fashion-mnist")
-    directory = next(filter(holds_idx, images.system_directories("fashion_mnist")))
+    directory = next(filter(holds_idx, places.system_directories("fashion_mnist")))
     splits, _ = read_images("fashion_mnist", str(directory))
     for split, count, first in (
         ("train", 60_000, [9, 0, 0, 3, 0, 2, 7, 2, 5, 5]),
@@ -131,7 +132,7 @@ def test_the_test_split_of_the_source_stays_the_test_split(tmp_path):
 def test_system_directories_follow_the_environment(monkeypatch):
     monkeypatch.setenv("XDG_DATA_HOME", "/home/me/data")
     monkeypatch.setenv("XDG_DATA_DIRS", "/opt/share:relative:/usr/share")
-    assert list(map(str, images.system_directories("fashion_mnist"))) == [
+    assert list(map(str, places.system_directories("fashion_mnist"))) == [
         "/home/me/data/datasets/fashion-mnist",
         "/opt/share/datasets/fashion-mnist",
         "/usr/share/datasets/fashion-mnist",
@@ -194,7 +195,8 @@ def test_digits_are_not_read_from_a_directory(tmp_path):
         load_images("digits", 8, 4, data_dir=str(tmp_path))
 
 
-def test_without_scikit_learn_the_error_says_what_to_install(monkeypatch):
+def test_without_scikit_learn_the_error_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setenv("LOPT_CACHE_DIR", str(tmp_path))
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(DatasetError, match=re.escape("pip install 'lopt[tasks]'")):
         load_images("digits", 8, 4)

@@ -25,6 +25,14 @@ def test_equals_the_brute_force(shape, size):
     np.testing.assert_array_equal(area_average(images, size), expected)
 
 
+def test_each_channel_is_averaged_by_itself():
+    images = np.random.default_rng(0).integers(0, 256, (3, 9, 7, 3), dtype=np.uint8)
+    resized = area_average(images, 4)
+    assert (resized.shape, resized.dtype) == ((3, 4, 4, 3), np.uint8)
+    for channel in range(3):
+        np.testing.assert_array_equal(resized[..., channel], area_average(images[..., channel], 4))
+
+
 def test_large_images_are_exact_too():
     # A float32 cannot hold these sums: 255 * 300 * 300 is above 2**24.
     images = np.random.default_rng(0).integers(0, 256, (1, 300, 300), dtype=np.uint8)

@@ -4,12 +4,18 @@ import numpy as np
 import pytest
 
 from tasks.datasets import DatasetError
-from tasks.datasets.splits import canonical_order, split_indices
+from tasks.datasets.splits import canonical_order, random_parts
 
 
 def examples(count, seed=0):
     generator = np.random.default_rng(seed)
     return generator.integers(0, 256, (count, 3, 4), dtype=np.uint8), generator.integers(0, 10, count, dtype=np.uint8)
+
+
+def split_indices(images, labels, fractions, seed):
+    """As the loader of images splits."""
+    order = canonical_order(images, labels)
+    return [order[part] for part in random_parts(len(labels), fractions, seed)]
 
 
 @pytest.mark.parametrize(
@@ -64,3 +70,9 @@ def test_canonical_order_is_that_of_the_bytes():
 def test_an_empty_split_is_an_error(count):
     with pytest.raises(DatasetError, match=f"{count} examples are too few for splits"):
         split_indices(*examples(count), (0.1, 0.1), seed=0)
+
+
+def test_the_order_is_that_of_colour_images_and_of_large_labels_too():
+    images = np.zeros((6, 1, 2, 3), np.uint8)
+    images[3, 0, 1, 2] = 1
+    assert canonical_order(images, np.array([256, 1, 999, 0, 255, 2])).tolist() == [1, 5, 4, 0, 2, 3]

@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from tasks.datasets import DatasetError, images, load_images, read_images
+from tasks.datasets import DatasetError, load_images, places, read_images
 from tasks.datasets.tfds import find_prepared, tfrecord_frames
 
 NAME = "fashion_mnist"
@@ -68,7 +68,7 @@ def copy(prepared, tmp_path):
 
 @pytest.fixture
 def no_system(monkeypatch, tmp_path):
-    monkeypatch.setattr(images, "system_directories", lambda name: [tmp_path / "system"])
+    monkeypatch.setattr(places, "system_directories", lambda name: [tmp_path / "system"])
 
 
 def rows(pair):
@@ -98,7 +98,7 @@ def test_every_example_is_read(copy, file_format):
     assert source == str(copy / NAME / "3.0.1")
     for split in COUNTS:
         assert rows(splits[split]) == rows(examples(split))
-        assert [array.dtype for array in splits[split]] == [np.uint8, np.uint8]
+        assert [array.dtype for array in splits[split]] == [np.uint8, np.int64]
 
 
 def test_the_environment_names_the_place(prepared, monkeypatch, no_system):
