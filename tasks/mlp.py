@@ -1,6 +1,6 @@
 """Image classification by a multilayer perceptron: the paper's first task.
 
-A ReLU network on flattened grayscale images, 64-32-10 in the paper (Zhou, Finn, Harrison, NeurIPS 2024, section 4.1), trained
+A ReLU network on flattened images, 64-32-10 in the paper (Zhou, Finn, Harrison, NeurIPS 2024, section 4.1), trained
 on the mean cross entropy of the classes.
 """
 
@@ -12,40 +12,45 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 
-from lopt.symmetry import spec as specs
+from lopt.symmetry.spec import WeightSpec
 from lopt.task import Batch, Task, TaskConfig
 from tasks.datasets import check_images, load_images
+from tasks.modules import ACTIVATIONS, Activation, check_activation, check_count, check_counts, check_positive, lecun, pure
+from tasks.objectives import classification
 
 PyTree = Any
 
 
 class _MLP(nnx.Module):
-    """Dense layers `dense0`, `dense1`, ... with ReLU between them."""
+    """Dense layers `dense0`, `dense1`, ... with the activation between them."""
 
-    def __init__(self, sizes: Sequence[int], rngs: nnx.Rngs):
+    def __init__(self, sizes: Sequence[int], activation: str, init_scale: float, rngs: nnx.Rngs):
         for index, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
-            setattr(self, f"dense{index}", nnx.Linear(inputs, outputs, rngs=rngs))
+            setattr(self, f"dense{index}", nnx.Linear(inputs, outputs, kernel_init=lecun(init_scale), rngs=rngs))
         self.depth = len(sizes) - 1
+        self.activation = ACTIVATIONS[activation]
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         hidden = inputs
         for index in range(self.depth):
-            hidden = getattr(self, f"dense{index}")(hidden if index == 0 else nnx.relu(hidden))
+            hidden = getattr(self, f"dense{index}")(hidden if index == 0 else self.activation(hidden))
         return hidden
 
 
-def mlp(sizes: Sequence[int]) -> tuple[Callable[[jax.Array], PyTree], Callable[[PyTree, jax.Array], jax.Array]]:
-    """A ReLU network as a pair of pure functions.
+def mlp(
+    sizes: Sequence[int], *, activation: Activation = "relu", init_scale: float = 1.0
+) -> tuple[Callable[[jax.Array], PyTree], Callable[[PyTree, jax.Array], jax.Array]]:
+    """A network of dense layers as a pair of pure functions.
 
-    `x_0 = inputs`, `x_{l+1} = W_l^T relu(x_l) + b_l` (no ReLU on the inputs). Kernels start as LeCun's truncated normal of
-    variance 1 / fan-in and biases as zero, the defaults of `flax.nnx.Linear`. The module exists while a function is traced and
-    leaves only its matrix products and additions in the program.
+    `x_0 = inputs`, `x_{l+1} = W_l^T act(x_l) + b_l` (no activation of the inputs). Kernels start as LeCun's truncated normal of
+    variance init_scale^2 / fan-in, biases as zero: with init_scale 1 the defaults of `flax.nnx.Linear`.
 
     Args:
       sizes: numbers of units from inputs to outputs, n_0 ... n_L.
+      activation: between the layers.
+      init_scale: factor on the fresh kernels.
 
     Returns:
       init: `init(key) -> params`, {"dense0": {"kernel": [n_0, n_1], "bias": [n_1]}, "dense1": ...}, float32.
@@ -56,22 +61,15 @@ def mlp(sizes: Sequence[int]) -> tuple[Callable[[jax.Array], PyTree], Callable[[
       >>> apply(init(jax.random.key(0)), jnp.zeros((5, 4))).shape
       (5, 2)
     """
-
-    def module(key: jax.Array) -> _MLP:
-        return _MLP(sizes, nnx.Rngs(params=key))
-
-    graph, _ = nnx.split(nnx.eval_shape(lambda: module(jax.random.key(0))))
-
-    def init(key: jax.Array) -> PyTree:
-        return nnx.to_pure_dict(nnx.state(module(key), nnx.Param))
+    init, run = pure(lambda rngs: _MLP(sizes, activation, init_scale, rngs))
 
     def apply(params: PyTree, inputs: jax.Array) -> jax.Array:
-        return nnx.merge(graph, nnx.State(params))(inputs.astype(params["dense0"]["kernel"].dtype))
+        return run(params, inputs.astype(params["dense0"]["kernel"].dtype))
 
     return init, apply
 
 
-def mlp_spec(num_hidden: int) -> specs.WeightSpec:
+def mlp_spec(num_hidden: int) -> WeightSpec:
     """The symmetry of `mlp` with that many hidden layers: the units of each may be reordered, pixels and classes may not.
 
     Example:
@@ -82,7 +80,7 @@ def mlp_spec(num_hidden: int) -> specs.WeightSpec:
       dense1/kernel  hidden0 classes!
     """
     units = ["pixels!", *(f"hidden{index}" for index in range(num_hidden)), "classes!"]
-    return specs.WeightSpec.parse(
+    return WeightSpec.parse(
         {
             f"dense{index}": {"kernel": f"{inputs} {outputs}", "bias": outputs}
             for index, (inputs, outputs) in enumerate(itertools.pairwise(units))
@@ -90,14 +88,9 @@ def mlp_spec(num_hidden: int) -> specs.WeightSpec:
     )
 
 
-def _check_count(field: str, value: Any, smallest: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
-        raise ValueError(f"MLPConfig.{field} must be an integer of at least {smallest}, not {value!r}")
-
-
 @dataclasses.dataclass(frozen=True)
 class MLPConfig(TaskConfig):
-    """A multilayer perceptron that classifies grayscale images.
+    """A multilayer perceptron that classifies images.
 
     Raises:
       ValueError: naming the field that is out of range.
@@ -118,6 +111,12 @@ class MLPConfig(TaskConfig):
     hidden: tuple[int, ...] = (32,)
     """Units of each hidden layer; none makes the model linear (softmax regression)."""
 
+    activation: Activation = "relu"
+    """Between the layers."""
+
+    init_scale: float = 1.0
+    """Factor on the fresh kernels, whose variance is its square over the fan-in."""
+
     batch_size: int = 128
     """Examples in a batch, drawn with replacement."""
 
@@ -129,42 +128,35 @@ class MLPConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for a field that is out of range."""
-        _check_count("image_size", self.image_size, 1)
-        _check_count("batch_size", self.batch_size, 1)
-        _check_count("split_seed", self.split_seed, 0)
-        if not isinstance(self.hidden, tuple):
-            raise ValueError(f"MLPConfig.hidden must be a tuple of integers such as (32,), not {self.hidden!r}")
-        for index, units in enumerate(self.hidden):
-            _check_count(f"hidden[{index}]", units, 1)
+        for field in ("image_size", "batch_size"):
+            check_count(f"MLPConfig.{field}", getattr(self, field))
+        check_counts("MLPConfig.hidden", self.hidden)
+        check_count("MLPConfig.split_seed", self.split_seed, 0)
+        check_activation("MLPConfig.activation", self.activation)
+        check_positive("MLPConfig.init_scale", self.init_scale)
         check_images(self.dataset, self.image_size)
 
     def make(self) -> Task:
         """Load the images and build the task.
 
         Returns:
-          A `Task` whose params are those of `mlp`; batches have "image", uint8 [B, H, W], and "label", int32 [B]; the metric is
-          "accuracy".
+          A `Task` whose params are those of `mlp`; batches have "image", uint8 [B, H, W] or [B, H, W, 3], and "label", int32 [B];
+          the metric is "accuracy".
 
         Raises:
           DatasetError: if the images cannot be found or read.
         """
         datasets, info = load_images(self.dataset, self.image_size, self.batch_size, self.data_dir, self.split_seed)
         sizes = (math.prod(info.image_shape), *self.hidden, info.num_classes)
-        init, apply = mlp(sizes)
+        init, apply = mlp(sizes, activation=self.activation, init_scale=self.init_scale)
 
         def logits(params: PyTree, batch: Batch) -> jax.Array:
             pixels = jnp.reshape(batch["image"], (-1, sizes[0])).astype(jnp.float32) / info.scale
             return apply(params, pixels).astype(jnp.float32)
 
-        def loss(params: PyTree, key: jax.Array, batch: Batch) -> jax.Array:
-            return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits(params, batch), batch["label"]))
-
-        def metrics(params: PyTree, key: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-            correct = jnp.argmax(logits(params, batch), axis=-1) == batch["label"]
-            return {"accuracy": jnp.mean(correct.astype(jnp.float32))}
-
+        loss, metrics = classification(logits)
         return Task(
-            name=f"{self.dataset}{self.image_size}_mlp" + "".join(f"_{units}" for units in self.hidden),
+            name=f"{info.name}{self.image_size}_mlp" + "".join(f"_{units}" for units in self.hidden),
             init=init,
             loss=loss,
             spec=mlp_spec(len(self.hidden)),

@@ -1,0 +1,211 @@
+"""Image classification by a convolutional network: the paper's second task.
+
+Two 3x3 convolutions of 16 and 32 channels, ReLU, the mean over all places, a linear layer, on 16x16 CIFAR-10 in the paper (Zhou,
+Finn, Harrison, NeurIPS 2024, section 4.1). The paper does not state strides; here the first convolution has stride 2 and the others
+stride 1, with zero padding, as in the convolutional tasks of `learned_optimization`, on which the paper's code builds.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lopt.symmetry.spec import WeightSpec
+from lopt.task import Batch, Task, TaskConfig
+from tasks.datasets import check_images, load_images
+from tasks.modules import ACTIVATIONS, Activation, check_activation, check_count, check_counts, check_positive, lecun, pure
+from tasks.objectives import classification
+
+PyTree = Any
+
+
+def convolve(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Every convolution of this task, with zero padding: [B, H, W, c_in] and [k, k, c_in, c_out] to [B, ~H/stride, ~W/stride, c_out].
+
+    The one place that says how it is computed.
+    """
+    return jax.lax.conv_general_dilated(images, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+class _Convolution(nnx.Module):
+    def __init__(self, inputs: int, outputs: int, window: int, stride: int, init_scale: float, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(lecun(init_scale)(rngs.params(), (window, window, inputs, outputs), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
+        self.stride = stride
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        return convolve(images, self.kernel[...], self.stride) + self.bias[...][None, None, None]
+
+
+class _CNN(nnx.Module):
+    """Convolutions `conv0`, `conv1`, ..., the mean over places, and the linear `head`."""
+
+    def __init__(
+        self, channels: Sequence[int], classes: int, window: int, stride: int, activation: str, init_scale: float, rngs: nnx.Rngs
+    ):
+        for index, (inputs, outputs) in enumerate(itertools.pairwise(channels)):
+            layer = _Convolution(inputs, outputs, window, stride if index == 0 else 1, init_scale, rngs)
+            setattr(self, f"conv{index}", layer)
+        self.head = nnx.Linear(channels[-1], classes, kernel_init=lecun(init_scale), rngs=rngs)
+        self.depth = len(channels) - 1
+        self.activation = ACTIVATIONS[activation]
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        for index in range(self.depth):
+            images = self.activation(getattr(self, f"conv{index}")(images))
+        return self.head(jnp.mean(images, axis=(1, 2)))
+
+
+def cnn(
+    channels: Sequence[int],
+    classes: int,
+    *,
+    window: int = 3,
+    stride: int = 2,
+    activation: Activation = "relu",
+    init_scale: float = 1.0,
+) -> tuple[Callable[[jax.Array], PyTree], Callable[[PyTree, jax.Array], jax.Array]]:
+    """A convolutional network as a pair of pure functions.
+
+    `x_0 = images`, `x_{l+1} = act(K_l * x_l + b_l)`, `logits = W^T mean_places(x_L) + b`. Kernels start as LeCun's truncated
+    normal of variance init_scale^2 / fan-in, biases as zero.
+
+    Args:
+      channels: of the images, then of each convolution, c_0 ... c_L.
+      classes: number of logits.
+      window: height and width k of the kernels, in pixels.
+      stride: of the first convolution; the others have stride 1. All pad with zeros.
+      activation: after every convolution.
+      init_scale: factor on the fresh kernels.
+
+    Returns:
+      init: `init(key) -> params`, {"conv0": {"kernel": [k, k, c_0, c_1], "bias": [c_1]}, ..., "head": {"kernel", "bias"}}, float32.
+      apply: `apply(params, images [B, H, W, c_0]) -> logits [B, classes]`, in the dtype of the params.
+
+    Example:
+      >>> init, apply = cnn((3, 4, 5), classes=2)
+      >>> apply(init(jax.random.key(0)), jnp.zeros((7, 16, 16, 3))).shape
+      (7, 2)
+    """
+    init, run = pure(lambda rngs: _CNN(channels, classes, window, stride, activation, init_scale, rngs))
+
+    def apply(params: PyTree, images: jax.Array) -> jax.Array:
+        return run(params, images.astype(params["head"]["kernel"].dtype))
+
+    return init, apply
+
+
+def cnn_spec(num_convolutions: int) -> WeightSpec:
+    """The symmetry of `cnn`: the channels of every convolution may be reordered; colors, places in the windows and classes may not.
+
+    Example:
+      >>> print(cnn_spec(2))
+      conv0/bias    channels0
+      conv0/kernel  height0! width0! colors! channels0
+      conv1/bias    channels1
+      conv1/kernel  height1! width1! channels0 channels1
+      head/bias     classes!
+      head/kernel   channels1 classes!
+    """
+    channels = ["colors!", *(f"channels{index}" for index in range(num_convolutions))]
+    tree = {
+        f"conv{index}": {"kernel": f"height{index}! width{index}! {inputs} {outputs}", "bias": outputs}
+        for index, (inputs, outputs) in enumerate(itertools.pairwise(channels))
+    }
+    return WeightSpec.parse(tree | {"head": {"kernel": f"{channels[-1]} classes!", "bias": "classes!"}})
+
+
+@dataclasses.dataclass(frozen=True)
+class CNNConfig(TaskConfig):
+    """A convolutional network that classifies images.
+
+    Raises:
+      ValueError: naming the field that is out of range.
+
+    Example:
+      >>> task = CNNConfig(channels=(4, 6)).make()
+      >>> task.spec.sizes(task.param_shapes())["channels1"]
+      6
+    """
+
+    dataset: str = "digits"
+    """Images to classify: digits (8x8, comes with scikit-learn), fashion_mnist, cifar10 (the paper) or another of load_images."""
+
+    image_size: int = 8
+    """Height and width in pixels to which the images are shrunk, by area averaging (the paper: 16)."""
+
+    channels: tuple[int, ...] = (16, 32)
+    """Channels of each convolution, one at least (the paper: 16 32)."""
+
+    window: int = 3
+    """Height and width of the convolutions' kernels in pixels."""
+
+    stride: int = 2
+    """Stride of the first convolution; the others have stride 1."""
+
+    activation: Activation = "relu"
+    """What follows each convolution."""
+
+    init_scale: float = 1.0
+    """Factor on the fresh kernels, whose variance is its square over the fan-in."""
+
+    batch_size: int = 128
+    """Examples in a batch, drawn with replacement."""
+
+    data_dir: str | None = None
+    """Directory with the data; None looks at the usual places."""
+
+    split_seed: int = 0
+    """Seed of the split into train, inner valid and outer valid (and test, for digits)."""
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for a field that is out of range."""
+        for field in ("image_size", "window", "stride", "batch_size"):
+            check_count(f"CNNConfig.{field}", getattr(self, field))
+        check_counts("CNNConfig.channels", self.channels, fewest=1)
+        check_count("CNNConfig.split_seed", self.split_seed, 0)
+        check_activation("CNNConfig.activation", self.activation)
+        check_positive("CNNConfig.init_scale", self.init_scale)
+        check_images(self.dataset, self.image_size)
+
+    def make(self) -> Task:
+        """Load the images and build the task.
+
+        Returns:
+          A `Task` whose params are those of `cnn`; batches have "image", uint8 [B, H, W] or [B, H, W, 3], and "label", int32 [B];
+          the metric is "accuracy".
+
+        Raises:
+          DatasetError: if the images cannot be found or read.
+        """
+        datasets, info = load_images(self.dataset, self.image_size, self.batch_size, self.data_dir, self.split_seed)
+        height, width, *colors = info.image_shape
+        shape = (height, width, math.prod(colors))  # of a grayscale image 1
+        init, apply = cnn(
+            (shape[-1], *self.channels),
+            info.num_classes,
+            window=self.window,
+            stride=self.stride,
+            activation=self.activation,
+            init_scale=self.init_scale,
+        )
+
+        def logits(params: PyTree, batch: Batch) -> jax.Array:
+            pixels = jnp.reshape(batch["image"], (-1, *shape)).astype(jnp.float32) / info.scale
+            return apply(params, pixels).astype(jnp.float32)
+
+        loss, metrics = classification(logits)
+        return Task(
+            name=f"{info.name}{self.image_size}_cnn" + "".join(f"_{channels}" for channels in self.channels),
+            init=init,
+            loss=loss,
+            spec=cnn_spec(len(self.channels)),
+            datasets=datasets,
+            initial_loss=math.log(info.num_classes),
+            metrics=metrics,
+        )
