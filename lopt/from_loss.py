@@ -1,6 +1,8 @@
 """A task of anybody's own: an initialiser, a loss and data; its symmetry is inferred."""
 
+import dataclasses
 import functools
+import importlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,7 +15,7 @@ from jax.typing import ArrayLike
 from lopt.splits import split_arrays
 from lopt.symmetry import WeightSpec, infer_spec
 from lopt.symmetry.spec import PyTree, named_leaves
-from lopt.task import Batch, Datasets, DataStream, Task
+from lopt.task import Batch, Datasets, DataStream, Problem, Task, TaskConfig
 
 _DRAWS = 8  # initialisations whose mean loss is the initial loss
 
@@ -122,3 +124,39 @@ def _mean_initial_loss(name: str, start: Callable[[jax.Array], Any], loss: Calla
             + ("" if math.isfinite(mean) else ", and see that init gives weights at which the loss is finite")
         )
     return mean
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportedTaskConfig(TaskConfig):
+    """A task that a function of your own makes, so that it can be meta-trained on in a run directory like any other."""
+
+    function: str
+    """`module:function`, called without arguments, of a module that Python finds (installed, or in a directory on PYTHONPATH)."""
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` unless the function reads `module:function`."""
+        module, _, function = self.function.partition(":")
+        if not module or not function.isidentifier():
+            raise ValueError(f"function must read module:function, such as 'my_tasks:make_task', not '{self.function}'")
+
+    def make(self) -> Problem:
+        """Import the module and call the function.
+
+        Raises:
+          ValueError: if the module or the function is missing, or it returns something else than a task or a family.
+        """
+        name, _, function = self.function.partition(":")
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # the module is there; one that it imports is not
+            raise ValueError(
+                f"no module '{error.name}' for the task '{self.function}'; put its directory on PYTHONPATH"
+            ) from error
+        if not hasattr(module, function):
+            raise ValueError(f"the module '{name}' ({module.__file__}) has no function '{function}' to make the task")
+        problem = getattr(module, function)()
+        if not isinstance(problem, Problem):
+            raise ValueError(f"'{self.function}' must return a lopt.task.Task or TaskFamily, but returned {problem!r}")
+        return problem
