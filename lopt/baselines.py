@@ -1,17 +1,23 @@
 """Hand-designed rivals, and the search for the learning rate that a fair race gives them.
 
 A rival is a function of one scalar, its learning rate, to an optax transform. The learning rate may be a traced value, so that
-one compiled training serves a whole search.
+one compiled training serves a whole search. Rivals with a name of their own are in `BASELINES`; every other optimizer of optax is
+known by the name that it has there.
 """
 
 import dataclasses
+import difflib
+import functools
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from lopt.symmetry.spec import PyTree
 
@@ -29,12 +35,19 @@ class Baseline:
       opt_fn: `opt_fn(learning_rate) -> optax transform`; the learning rate is constant over the training.
       low: smallest learning rate of the first grid.
       high: largest one.
+      learning_rate: the one to use; None: the best that a search finds.
     """
 
     title: str
-    opt_fn: Callable[[float | jax.Array], optax.GradientTransformation]
-    low: float
-    high: float
+    opt_fn: Callable[[float | jax.Array], optax.GradientTransformationExtraArgs]
+    low: float = 1e-4
+    high: float = 1.0
+    learning_rate: float | None = None
+
+    @property
+    def label(self) -> str:
+        """How a race calls it: `tuned Adam`, or `Adam 0.001` where the learning rate was given."""
+        return f"tuned {self.title}" if self.learning_rate is None else f"{self.title} {self.learning_rate:g}"
 
 
 def _promoting(transform: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
@@ -61,14 +74,74 @@ BASELINES: Mapping[str, Baseline] = MappingProxyType(
 
 
 def find_baseline(name: str) -> Baseline:
-    """The rival of that name in `BASELINES`.
+    """The rival of a name, such as "adam", or "adamw:1e-3" for one whose learning rate is given rather than searched for.
+
+    Args:
+      name: in `BASELINES`, or of an optimizer in `optax` or `optax.contrib`, which then has its default settings.
 
     Raises:
-      ValueError: if there is none, with the names there are.
+      ValueError: if there is none, with the names that are near; if the learning rate is no positive number; if the optimizer cannot
+        be driven by a learning rate, gradients, weights and the loss.
+
+    Example:
+      >>> find_baseline("adam").label, find_baseline("adamw:1e-3").label
+      ('tuned Adam', 'adamw 0.001')
     """
-    if name not in BASELINES:
-        raise ValueError(f"there is no baseline '{name}'; lopt.baselines.BASELINES has {sorted(BASELINES)}")
-    return BASELINES[name]
+    name, colon, text = name.partition(":")
+    baseline = BASELINES[name] if name in BASELINES else _of_optax(name)
+    return dataclasses.replace(baseline, learning_rate=_rate(name, text)) if colon else baseline
+
+
+def _rate(name: str, text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < math.inf:
+        raise ValueError(f"'{name}:{text}': the learning rate after the colon must be a positive number, as in '{name}:1e-3'")
+    return rate
+
+
+def _optax_factories() -> dict[str, Callable[..., optax.GradientTransformation]]:
+    """What optax has that makes an optimizer of a learning rate, by name."""
+    found: dict[str, Callable[..., optax.GradientTransformation]] = {}
+    for module in (optax.contrib, optax):
+        for name, value in vars(module).items():
+            if inspect.isfunction(value) and not name.startswith(("_", "scale_by_")):
+                parameters = inspect.signature(value).parameters.values()
+                if {p.name for p in parameters if p.default is p.empty} <= {"learning_rate"} <= {p.name for p in parameters}:
+                    found[name] = value
+    return found
+
+
+@functools.cache  # of one name always the same function, so that what is compiled for it is found again
+def _of_optax(name: str) -> Baseline:
+    factories = _optax_factories()
+    if name not in factories:
+        near = difflib.get_close_matches(name, [*BASELINES, *factories], n=3, cutoff=0.5)
+        raise ValueError(
+            f"there is no baseline '{name}'"
+            + (f"; did you mean {' or '.join(near)}?" if near else ".")
+            + f" There are {', '.join(sorted(BASELINES))}, and every optimizer of optax and optax.contrib that is made of a "
+            "learning rate, such as adamw, lion or muon"
+        )
+
+    def opt_fn(rate: float | jax.Array) -> optax.GradientTransformationExtraArgs:
+        return _promoting(factories[name](learning_rate=rate))
+
+    def trial(rate: jax.Array, params: PyTree) -> PyTree:
+        transform = opt_fn(rate)
+        return transform.update(params, transform.init(params), params, value=jnp.float32(1.0))
+
+    shapes = {"kernel": jax.ShapeDtypeStruct((2, 3), jnp.float32), "bias": jax.ShapeDtypeStruct((3,), jnp.float32)}
+    try:
+        jax.eval_shape(trial, jax.ShapeDtypeStruct((), jnp.float32), shapes)
+    except Exception as error:  # whatever an optimizer raises that needs more than it is given
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        raise ValueError(
+            f"optax's {name} cannot be driven by a learning rate, gradients, weights and the loss alone ({reason})"
+        ) from error
+    return Baseline(name, opt_fn)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,7 +42,8 @@ class EvaluationConfig:
     window: int = 100
     """Steps over which final losses are averaged; T / 10 where that is shorter."""
     baselines: tuple[str, ...] = ("adam", "sgdm")
-    """Rivals from `lopt.baselines.BASELINES`; the first one's final loss is the target that the others are timed to."""
+    """Rivals by name (adam, sgdm, any optimizer of optax) with tuned learning rates, or as `adamw:1e-3` with a given one; the first
+    one's final loss is the target that the others are timed to."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "seeds", "tuning_seeds", "points_per_decade", "window"):
@@ -52,8 +53,10 @@ class EvaluationConfig:
             raise ValueError(f"evaluation.max_extensions must not be negative, got {self.max_extensions}")
         if not self.baselines:
             raise ValueError("evaluation.baselines is empty; the first of them sets the loss to reach, such as ('adam', 'sgdm')")
-        for name in self.baselines:
-            find_baseline(name)
+        labels = [find_baseline(name).label for name in self.baselines]
+        repeated = sorted({label for label in labels if labels.count(label) > 1})
+        if repeated:
+            raise ValueError(f"evaluation.baselines names these twice: {', '.join(repeated)}")
 
     @property
     def smoothing(self) -> int:
@@ -86,7 +89,7 @@ class Evaluation:
       task: name of the task.
       config: how it was run.
       curves: one a competitor, in the table's order.
-      tunings: title of a baseline -> the search for its learning rate.
+      tunings: title of a baseline -> the search for its learning rate, where that was not given.
     """
 
     task: str
@@ -189,7 +192,7 @@ def tune_baseline(problem: Problem, name: str, config: EvaluationConfig, key: ja
 
     Args:
       problem: what is trained: a task, or a family of which each seed draws a task.
-      name: of a baseline in `lopt.baselines.BASELINES`.
+      name: of a baseline, as `lopt.baselines.find_baseline` takes it.
       config: steps, tuning seeds, density of the grid.
       key: of the tuning seeds.
 
@@ -285,10 +288,12 @@ def evaluate(
     rivals = []
     for position, name in enumerate(config.baselines):
         baseline = find_baseline(name)
-        progress(f"tuning the learning rate of {baseline.title}: {config.tuning_seeds} seeds x {config.steps} steps each")
-        tuning = tunings[baseline.title] = tune_baseline(problem, name, config, jax.random.fold_in(root, TUNE))
-        rate = jnp.float32(tuning.learning_rate)
-        rivals.append(Competitor(f"tuned {baseline.title}", baseline.opt_fn, rate, reference=position == 0))
+        rate = baseline.learning_rate
+        if rate is None:
+            progress(f"tuning the learning rate of {baseline.title}: {config.tuning_seeds} seeds x {config.steps} steps each")
+            tunings[baseline.title] = tune_baseline(problem, name, config, jax.random.fold_in(root, TUNE))
+            rate = tunings[baseline.title].learning_rate
+        rivals.append(Competitor(baseline.label, baseline.opt_fn, jnp.float32(rate), reference=position == 0))
     key = jax.random.fold_in(root, RACE)
     curves = race(problem, [*competitors, *rivals], key, steps=config.steps, seeds=config.seeds, progress=progress)
     return Evaluation(problem.name, config, curves, tunings)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lopt import plots
+from lopt.baselines import Baseline, find_baseline
 from lopt.config import write_atomically
 from lopt.evaluate import Evaluation
 from lopt.summary import markdown_table, rich_table
@@ -41,6 +42,12 @@ def _meta_training(records: Sequence[Mapping[str, Any]], inner_steps: int) -> st
     return text + (f"; they took {sum(inner_steps / speed for speed in speeds):,.0f} s" if len(speeds) == outer_steps else "")
 
 
+def _given(evaluation: Evaluation) -> list[Baseline]:
+    """The baselines whose learning rates were given rather than searched for."""
+    baselines = map(find_baseline, evaluation.config.baselines)
+    return [baseline for baseline in baselines if baseline.learning_rate is not None]
+
+
 def summary_markdown(evaluation: Evaluation, records: Sequence[Mapping[str, Any]] = (), inner_steps: int | None = None) -> str:
     """The text of summary.md: table, tuned learning rates, budget, and how each figure is defined.
 
@@ -56,10 +63,12 @@ def summary_markdown(evaluation: Evaluation, records: Sequence[Mapping[str, Any]
         edge = " This is the edge of what was tried: a better one may lie beyond." if tuning.at_edge else ""
         tried = ", ".join(f"{rate:g}: {score:.4g}" for rate, score in tuning.tried)
         tunings.append(f"- {title}: **{tuning.learning_rate:g}**.{edge} Tried (learning rate: score): {tried}.")
-    budget = [
-        f"race: {config.seeds} seeds of {config.steps:,} inner steps each for every optimizer",
-        f"tuning: {config.tuning_seeds} other seeds of {config.steps:,} inner steps for each learning rate that was tried",
-    ]
+    tunings += [f"- {baseline.title}: **{baseline.learning_rate:g}**, as given." for baseline in _given(evaluation)]
+    budget = [f"race: {config.seeds} seeds of {config.steps:,} inner steps each for every optimizer"]
+    if evaluation.tunings:
+        budget.append(
+            f"tuning: {config.tuning_seeds} other seeds of {config.steps:,} inner steps for each learning rate that was tried"
+        )
     if records and inner_steps is not None:
         budget = [f"meta-training: {_meta_training(records, inner_steps)}", *budget]
     return f"""# {evaluation.task}: {config.steps} inner steps, {config.seeds} seeds
@@ -100,7 +109,7 @@ them diverged.
 def terminal_table(evaluation: Evaluation) -> "Table":
     """The table of a race for a terminal, with the learning rates that the baselines were given."""
     config = evaluation.config
-    rates = ", ".join(f"{title} {tuning.learning_rate:g}" for title, tuning in evaluation.tunings.items())
+    rates = ", ".join(f"{title} {tuning.learning_rate:g}" for title, tuning in evaluation.tunings.items()) or "none"
     title = f"{evaluation.task}: {config.steps} inner steps, {config.seeds} seeds, mean ± standard error"
     return rich_table(evaluation.rows, title, caption=f"tuned learning rates: {rates}")
 

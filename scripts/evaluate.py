@@ -1,34 +1,46 @@
-"""Race a meta-trained optimizer against tuned baselines and against itself before meta-training."""
+"""Race optimizers on a task: a meta-trained one against tuned rivals and itself before, or any of optax's on any task."""
 
 import argparse
 import dataclasses
+import difflib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from rich.console import Console
 
 from lopt import checkpoint, metrics
 from lopt.baselines import TuningError
-from lopt.config import ConfigError, load_run
+from lopt.config import CONFIG_FILE, ConfigError, load_run
 from lopt.estimators.base import PARTICLES
-from lopt.evaluate import Competitor, EvaluationConfig, evaluate
+from lopt.evaluate import Competitor, Evaluation, EvaluationConfig, evaluate
 from lopt.report import terminal_table, write_report
+from lopt.task import Problem, TaskConfig
 from lopt.trainer import initial_theta, use_all_cores
 from tasks.datasets import DatasetError
+from tasks.registry import task_configs
 
 DESCRIPTION = """\
-Race the optimizer that a run has meta-trained, on initialisations it has not seen, against itself before meta-training and
-against baselines whose learning rates are tuned first. All start from the same weights and see the same batches.
+With --run-dir, race the optimizer that a run has meta-trained, on initialisations it has not seen, against itself before
+meta-training and against baselines whose learning rates are tuned first. With --task, race any optimizers on any task; no run is
+needed. All start from the same weights and see the same batches.
 
-Writes into RUN, replacing an earlier evaluation's:
+Writes into RUN or DIR, replacing an earlier evaluation's:
   summary.md          table: final training loss, test metrics, steps to the first baseline's final loss; how each is defined
   curves.png          training loss over inner steps, mean and standard error over seeds
   curves.npz          the curves and all other figures as arrays
-  meta_training.png   meta-loss, learned scalars and meta-gradient over outer steps
+  meta_training.png   with --run-dir: meta-loss, learned scalars and meta-gradient over outer steps
 """
-EPILOG = "example: python scripts/evaluate.py --run-dir runs/digits --steps 300 --seeds 10"
+EPILOG = """\
+With --task, every field of the task is an option too: --task NAME --help lists them.
+
+examples:
+  python scripts/evaluate.py --run-dir runs/digits --steps 300 --seeds 10
+  python scripts/evaluate.py --task mlp --optimizer adam sgdm adamw:1e-3 --steps 300 --seeds 3 --task.hidden 64 64
+  python scripts/evaluate.py --task mlp --optimizer adam runs/digits --steps 300"""
 
 
 def positive(text: str) -> int:
@@ -37,46 +49,152 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def argument_parser() -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="evaluate.py", description=DESCRIPTION, epilog=EPILOG, formatter_class=formatter)
-    parser.add_argument(
-        "--run-dir",
-        type=Path,
-        required=True,
-        metavar="RUN",
-        help="directory that scripts/meta_train.py wrote; its newest checkpoint",
+    parser = argparse.ArgumentParser(
+        prog="evaluate.py",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=formatter,
+        allow_abbrev=False,
+        add_help=False,  # the fields of a task are to be part of it
     )
-    parser.add_argument(
-        "--steps", type=positive, metavar="T", help="inner steps of each training (default: the run's evaluation.steps)"
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--run-dir", type=Path, metavar="RUN", help="directory that scripts/meta_train.py wrote; its newest checkpoint"
     )
+    what.add_argument("--task", metavar="NAME", help=f"a task of tasks/, one of {', '.join(task_configs())}")
     parser.add_argument(
-        "--seeds", type=positive, metavar="K", help="initialisations raced from (default: the run's evaluation.seeds)"
+        "--optimizer",
+        nargs="+",
+        metavar="OPT",
+        help="rivals: adam, sgdm or the name of an optimizer of optax, with a tuned learning rate or as NAME:RATE with that one; "
+        "or a run directory, for the optimizer that it has meta-trained (default: the run's evaluation.baselines; adam sgdm)",
     )
-    return parser.parse_args(argv)
+    default = EvaluationConfig()
+    for option, metavar, text, value in (
+        ("--steps", "T", "inner steps of each training", default.steps),
+        ("--seeds", "K", "initialisations raced from", default.seeds),
+        ("--tuning-seeds", "K", "initialisations that each learning rate is tried on", default.tuning_seeds),
+    ):
+        field = option.strip("-").replace("-", "_")
+        text = f"{text} (default: the run's evaluation.{field}; {value})"
+        parser.add_argument(option, type=positive, metavar=metavar, help=text)
+    parser.add_argument("--seed", type=int, help="root of all random numbers (default: the run's seed; 0)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: RUN; runs/evaluate/NAME)")
+    parser.add_argument("-h", "--help", action="store_true", help="show this and, with --task NAME, the fields of the task")
+    return parser
+
+
+def task_config(parser: argparse.ArgumentParser, name: str, fields: Sequence[str]) -> TaskConfig:
+    """The config of a task by its registered name, with typed overrides such as `--task.hidden 64 64`."""
+    configs = task_configs()
+    if name not in configs:
+        near = difflib.get_close_matches(name, configs, n=1)
+        parser.error(
+            f"no task '{name}'{f', did you mean {near[0]}?' if near else ';'} the tasks are: {', '.join(sorted(configs))}"
+        )
+
+    import tyro  # takes 0.2 s
+
+    arguments = dataclasses.make_dataclass("Arguments", [("task", configs[name], dataclasses.field(default=configs[name]()))])
+    parsed: Any = tyro.cli(
+        arguments, prog="evaluate.py", description=parser.format_help(), args=fields, config=(tyro.conf.AvoidSubcommands,)
+    )
+    return parsed.task
+
+
+def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, TaskConfig | None]:
+    """The program's arguments and, with --task, the config of the task."""
+    argv, parser = list(sys.argv[1:] if argv is None else argv), argument_parser()
+    wants_help = not {"-h", "--help"}.isdisjoint(argv)
+    if wants_help and not any(argument.partition("=")[0] == "--task" for argument in argv):
+        parser.print_help()
+        sys.exit(0)
+    args, rest = parser.parse_known_args(argv)
+    if args.task is not None:
+        return args, task_config(parser, args.task, ["--help"] if wants_help else rest)
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return args, None
+
+
+def from_run(run_dir: Path, problem: Problem) -> Competitor:
+    """The optimizer that a run has meta-trained, on a task that need not be the run's.
+
+    Raises:
+      ConfigError: if its theta does not fit the task's weights.
+    """
+    theta = checkpoint.load_theta(run_dir)
+    optimizer = load_run(run_dir).optimizer.make(problem.spec, problem.spec.sizes(problem.param_shapes()))
+
+    def shapes(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: tuple(leaf.shape), tree)
+
+    if shapes(theta) != shapes(jax.eval_shape(optimizer.init, jax.random.key(0))):
+        raise ConfigError(
+            f"the theta of {run_dir} does not fit the weights of {problem.name}: its update network is made for those it was "
+            "meta-trained on. One that serves any task is DeepSetsConfig() or UNFConfig(share='role')"
+        )
+    return Competitor(str(run_dir), optimizer.opt_fn, theta)
+
+
+def overrides(args: argparse.Namespace) -> tuple[dict[str, Any], list[Path]]:
+    """What of the evaluation's config the arguments give, and the runs whose meta-trained optimizers are among the rivals."""
+    given = {name: getattr(args, name) for name in ("steps", "seeds", "tuning_seeds") if getattr(args, name) is not None}
+    runs = [name for name in args.optimizer or () if os.sep in name or (Path(name) / CONFIG_FILE).is_file()]
+    if args.optimizer is not None:
+        given["baselines"] = tuple(name for name in args.optimizer if name not in runs)
+    return given, list(map(Path, runs))
+
+
+def of_task(args: argparse.Namespace, config: TaskConfig, console: Console) -> tuple[Evaluation, list[Path]]:
+    given, runs = overrides(args)
+    evaluation_config, problem = EvaluationConfig(**given), config.make()
+    learned = [from_run(run, problem) for run in runs]
+    evaluation = evaluate(problem, learned, evaluation_config, args.seed or 0, progress=console.print)
+    out = args.out or Path("runs") / "evaluate" / args.task
+    out.mkdir(parents=True, exist_ok=True)
+    return evaluation, write_report(evaluation, out)
+
+
+def of_run(args: argparse.Namespace, console: Console) -> tuple[Evaluation, list[Path]]:
+    experiment = load_run(args.run_dir)
+    theta, done = checkpoint.load_theta(args.run_dir), checkpoint.steps(args.run_dir)[-1]
+    # A run that was killed may have logged outer steps after its newest checkpoint, which this theta has not seen.
+    records = [record for record in metrics.read(args.run_dir) if record["outer_step"] <= done]
+    given, runs = overrides(args)
+    config: EvaluationConfig = dataclasses.replace(experiment.evaluation, **given)
+    problem = experiment.task.make()
+    optimizer = experiment.optimizer.make(problem.spec, problem.spec.sizes(problem.param_shapes()))
+    estimator = experiment.estimator.make(problem, optimizer, jax.sharding.Mesh(jax.devices()[:1], (PARTICLES,)))
+    competitors = [
+        Competitor("meta-trained", optimizer.opt_fn, theta),
+        Competitor("before meta-training", optimizer.opt_fn, initial_theta(experiment.seed, optimizer)),
+        *(from_run(run, problem) for run in runs),
+    ]
+    seed = experiment.seed if args.seed is None else args.seed
+    evaluation = evaluate(problem, competitors, config, seed, progress=console.print)
+    out = args.out or args.run_dir
+    out.mkdir(parents=True, exist_ok=True)
+    return evaluation, write_report(evaluation, out, records=records, inner_steps=estimator.inner_steps)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse(argv)
+    args, config = parse(argv)
     use_all_cores()
     console = Console()
-    given = {name: value for name, value in (("steps", args.steps), ("seeds", args.seeds)) if value is not None}
     try:
-        experiment = load_run(args.run_dir)
-        config: EvaluationConfig = dataclasses.replace(experiment.evaluation, **given)
-        theta, done = checkpoint.load_theta(args.run_dir), checkpoint.steps(args.run_dir)[-1]
-        # A run that was killed may have logged outer steps after its newest checkpoint, which this theta has not seen.
-        records = [record for record in metrics.read(args.run_dir) if record["outer_step"] <= done]
-        task = experiment.task.make()
-        optimizer = experiment.optimizer.make(task.spec, task.spec.sizes(task.param_shapes()))
-        estimator = experiment.estimator.make(task, optimizer, jax.sharding.Mesh(jax.devices()[:1], (PARTICLES,)))
-        competitors = [
-            Competitor("meta-trained", optimizer.opt_fn, theta),
-            Competitor("before meta-training", optimizer.opt_fn, initial_theta(experiment.seed, optimizer)),
-        ]
-        evaluation = evaluate(task, competitors, config, experiment.seed, progress=console.print)
-        paths = write_report(evaluation, args.run_dir, records=records, inner_steps=estimator.inner_steps)
-    except (ConfigError, DatasetError, TuningError, checkpoint.CheckpointError, metrics.MetricsError, OSError) as error:
+        evaluation, paths = of_run(args, console) if config is None else of_task(args, config, console)
+    except (
+        ConfigError,
+        DatasetError,
+        TuningError,
+        checkpoint.CheckpointError,
+        metrics.MetricsError,
+        ValueError,
+        OSError,
+    ) as error:
         sys.exit(f"evaluate.py: {error}")
     console.print(terminal_table(evaluation))
     for path in paths:

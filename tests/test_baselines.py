@@ -3,6 +3,8 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import optax.contrib
 import pytest
 
 from lopt.baselines import BASELINES, TuningError, find_baseline, learning_rates, tune
@@ -75,9 +77,56 @@ def test_where_nothing_trains_there_is_an_error():
         tune(lambda rate: math.nan, 0.01, 1.0, max_extensions=2)
 
 
-def test_an_unknown_baseline_is_named_with_those_there_are():
-    with pytest.raises(ValueError, match=r"'lion'.*adam.*sgdm"):
-        find_baseline("lion")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("adma", r"no baseline 'adma'; did you mean .*adam.*\? There are adam, sgdm, and every optimizer of optax"),
+        ("zzzz", r"no baseline 'zzzz'\. There are adam, sgdm"),
+        ("scale_by_adam", "no baseline 'scale_by_adam'; did you mean"),
+        ("chain", "no baseline 'chain'"),
+        ("adam:", "'adam:': the learning rate after the colon must be a positive number, as in 'adam:1e-3'"),
+        ("adam:fast", "'adam:fast': the learning rate"),
+        ("adam:-0.1", "'adam:-0.1': the learning rate"),
+        ("adam:nan", "'adam:nan': the learning rate"),
+        (
+            "lbfgs",
+            "optax's lbfgs cannot be driven by a learning rate, gradients, weights and the loss alone .TypeError: .*value_fn",
+        ),
+        ("sophia", "optax's sophia cannot be driven by .*obj_fn"),
+    ],
+)
+def test_what_is_no_baseline_is_named_with_what_is(name, message):
+    with pytest.raises(ValueError, match=message):
+        find_baseline(name)
+
+
+def test_a_learning_rate_may_be_given():
+    adam, given = find_baseline("adam"), find_baseline("adam:1e-3")
+    assert (adam.learning_rate, given.learning_rate) == (None, 1e-3)
+    assert (adam.label, given.label, find_baseline("lion:0.02").label) == ("tuned Adam", "Adam 0.001", "lion 0.02")
+    assert adam.opt_fn is given.opt_fn  # so that they share one compilation
+    assert find_baseline("lion").opt_fn is find_baseline("lion:0.02").opt_fn
+
+
+@pytest.mark.parametrize(
+    "name", ["adamw", "lion", "sgd", "rmsprop", "adafactor", "muon", "prodigy", "schedule_free_adamw", "momo"]
+)
+def test_optimizers_of_optax_are_known_by_name(name):
+    """With a traced learning rate, driven as a race does, they are what optax makes of the same number."""
+    params, grads = {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}, {"kernel": jnp.full((2, 3), 0.5), "bias": jnp.ones(3)}
+    factory = getattr(optax, name, None) or getattr(optax.contrib, name)
+
+    def two_updates(transform):
+        state = transform.init(params)
+        for _ in range(2):
+            updates, state = transform.update(grads, state, params, value=jnp.float32(0.7))
+        return updates
+
+    found = jax.jit(lambda rate: two_updates(find_baseline(name).opt_fn(rate)))(jnp.float32(0.03))
+    with jax.numpy_dtype_promotion("standard"):
+        expected = jax.jit(lambda: two_updates(optax.with_extra_args_support(factory(0.03))))()
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6), found, expected)
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(found))
 
 
 def adam_updates(gradients: list[float], rate: float) -> list[float]:

@@ -390,8 +390,10 @@ def test_a_config_out_of_range_names_the_field(field):
 
 
 def test_a_config_names_baselines_that_exist():
-    with pytest.raises(ValueError, match="'lion'"):
-        EvaluationConfig(baselines=("adam", "lion"))
+    with pytest.raises(ValueError, match="'adan_'"):
+        EvaluationConfig(baselines=("adam", "adan_"))
+    with pytest.raises(ValueError, match=r"names these twice: Adam 0\.001"):
+        EvaluationConfig(baselines=("adam", "adam:1e-3", "adam:0.001"))
     with pytest.raises(ValueError, match="empty"):
         EvaluationConfig(baselines=())
     with pytest.raises(ValueError, match="max_extensions"):
@@ -452,6 +454,25 @@ def test_an_evaluation_can_be_repeated(evaluation):
         "racing meta-trained",
         "racing tuned SGDM",
     ]
+
+
+def test_a_given_learning_rate_is_not_tuned():
+    said = []
+    config = dataclasses.replace(SMALL, baselines=("sgd:0.05", "adamw:0.2"))
+    given = evaluate(quadratic(1.0), [], config, seed=0, progress=said.append)
+    assert [curve.name for curve in given.curves] == ["sgd 0.05", "adamw 0.2"]
+    assert given.curves[0].reference
+    assert not given.tunings
+    assert [line.split(":")[0] for line in said] == ["racing sgd 0.05", "racing adamw 0.2"]
+    losses = given.curves[0].losses
+    np.testing.assert_allclose(losses[:, -1] / losses[:, 0], (1 - 0.05) ** (2 * 19), rtol=1e-4)
+    text = summary_markdown(given)
+    assert "- sgd: **0.05**, as given." in text
+    assert "- adamw: **0.2**, as given." in text
+    assert "tuning:" not in text
+    output = io.StringIO()
+    Console(file=output, width=100).print(terminal_table(given))
+    assert "tuned learning rates: none" in output.getvalue()
 
 
 RECORDS = [{"outer_step": n, "meta_loss": 1.0 / n, "gradient_norm": 1.0, "inner_steps_per_s": 400.0} for n in range(1, 11)]
@@ -563,3 +584,85 @@ def test_the_script_says_what_is_wrong(tmp_path):
     zero = run_script("--run-dir", tmp_path, "--steps", "0")
     assert zero.returncode == 2
     assert "--steps" in zero.stderr
+
+
+def test_the_script_evaluates_any_task_without_a_run(tmp_path):
+    arguments = ("--task", "mlp", "--optimizer", "sgdm:0.1", "lion:0.01", "--steps", 20, "--seeds", 2)
+    fields = ("--task.hidden", 6, 5, "--task.image-size", 4, "--task.activation", "tanh", "--out", tmp_path / "new" / "folder")
+    result = run_script(*arguments, *fields)
+    assert result.returncode == 0, result.stderr
+    assert "tuning" not in result.stdout
+    assert re.search(r"digits4_mlp_6_5: 20 inner steps, 2 seeds", result.stdout)
+    assert sorted(os.listdir(tmp_path / "new" / "folder")) == ["curves.npz", "curves.png", "summary.md"]
+    with np.load(tmp_path / "new" / "folder" / "curves.npz") as stored:
+        assert list(stored["names"]) == ["SGDM 0.1", "lion 0.01"]
+        assert stored["losses"].shape == (2, 2, 20)
+        assert stored["losses"][1, :, -1].mean() < stored["losses"][1, :, 0].mean() - 0.1
+
+
+def test_the_script_races_meta_trained_optimizers_on_other_tasks(tmp_path, monkeypatch):
+    from lopt.estimators.pes import PESConfig
+    from lopt.networks import DeepSetsConfig, UNFConfig
+    from lopt.optimizer import LearnedMomentumConfig
+    from lopt.trainer import MetaTrainConfig
+    from scripts import evaluate as script
+    from tasks.mlp import MLPConfig
+
+    other = MLPConfig(image_size=4, hidden=(5, 4)).make()
+    for name, network in (("pointwise", DeepSetsConfig((4,))), ("unf", UNFConfig((4,)))):
+        task, optimizer = MLPConfig(image_size=4, hidden=(6,)), LearnedMomentumConfig(network=network)
+        experiment = MetaTrainConfig(task=task, optimizer=optimizer, estimator=PESConfig())
+        (tmp_path / name).mkdir()
+        config.save(experiment, tmp_path / name / config.CONFIG_FILE)
+        theta = jax.jit(optimizer.make(task.make().spec).init)(jax.random.key(0))
+        checkpoint.save(tmp_path / name, 2, {"theta": theta})
+    found = script.from_run(tmp_path / "pointwise", other)
+    assert found.name == str(tmp_path / "pointwise")
+    curves = race(other, [found], jax.random.key(0), steps=3, seeds=1)
+    assert np.isfinite(curves[0].losses).all()
+    with pytest.raises(
+        config.ConfigError, match=r"the theta of .*unf does not fit the weights of digits4_mlp_5_4.*DeepSetsConfig"
+    ):
+        script.from_run(tmp_path / "unf", other)
+    monkeypatch.chdir(tmp_path)
+    args, _ = script.parse(["--task", "mlp", "--optimizer", "unf", "adam", "missing/run", "--steps", "7"])
+    given, runs = script.overrides(args)
+    assert given == {"steps": 7, "baselines": ("adam",)}
+    assert runs == [pathlib.Path("unf"), pathlib.Path("missing/run")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "mpl"], "no task 'mpl', did you mean mlp"),
+        (["--task", "mlp", "--task.hiden", "4"], "--task.hidden"),
+        (["--task", "mlp", "--task.hidden", "0"], r"MLPConfig.hidden\[0\]"),
+        (["--task", "mlp", "--task.hidden", "wide"], "wide"),
+        (["--task", "mlp", "--run-dir", "x"], "not allowed with"),
+        (["--run-dir", "x", "--task.hidden", "4"], "unrecognized arguments: --task.hidden 4"),
+        (["--task", "mlp", "--seeds", "none"], "'none' is not a whole number"),
+        ([], "--run-dir --task is required"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, message, capsys):
+    from scripts import evaluate as script
+
+    with pytest.raises(SystemExit) as error:
+        script.parse(arguments)
+    assert error.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_help_lists_the_fields_of_the_task(capsys):
+    from scripts import evaluate as script
+
+    for arguments, shown, hidden in (
+        ([], "--run-dir RUN", "Units of each"),
+        (["--task", "mlp"], "Units of each hidden layer", "tanh,step"),
+    ):
+        with pytest.raises(SystemExit) as error:
+            script.parse([*arguments, "--help"])
+        assert error.value.code == 0
+        text = capsys.readouterr().out
+        assert shown in text
+        assert hidden not in text
