@@ -197,11 +197,9 @@ def _open(directory: Path, identity: Mapping[str, Any], check_bytes: float) -> E
     path = directory / _META
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
-        if directory.exists():
-            raise DamagedCacheError(f"{path} is missing") from None
-        return None
     except OSError as error:
+        if not os.path.exists(directory):
+            return None
         raise DamagedCacheError(f"{path} cannot be read: {error.strerror}") from error
     digest, _, body = content.partition(b"\n")
     if hashlib.sha256(body).hexdigest().encode() != digest:

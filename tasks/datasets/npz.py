@@ -37,7 +37,8 @@ def load_npz(path: Path) -> dict[str, Examples]:
         it must have, or images and labels differ in number.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as content:  # np.load leaves a file open that it cannot read
+            file = np.load(content, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise DatasetError(f"{path} holds one array, not the arrays {ARRAYS}; write it with numpy.savez")
             names = next((names for names in _NAMES if names[0] in file), None)
