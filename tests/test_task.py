@@ -144,11 +144,11 @@ def windows(problem, count):
     still = optax.with_extra_args_support(optax.set_to_zero())
     optimizer = LearnedOptimizer(lambda key: {}, lambda theta: still, lambda theta: {})
     unroll = make_unroll(UnrollConfig(horizon=6, truncation=3), problem, optimizer)
-    state = unroll.start(KEY, {})
+    state = unroll.start(KEY, {}).inner
     states, seen, losses = [state], [], []
     for index in range(count):
         seen.append(unroll.window(jax.random.key(index), problem.datasets.at(0), state.variant))
-        state, loss = jax.jit(unroll.run)({}, state, seen[-1])
+        state, loss, _ = jax.jit(unroll.steps)({}, state, seen[-1])
         states.append(state)
         losses.append(loss)
     return states, seen, losses
@@ -200,12 +200,13 @@ def test_losses_are_normalised_and_capped_in_that_scale():
     optimizer = LearnedSGDMConfig().make(one.spec)
     unroll = make_unroll(UnrollConfig(horizon=2, truncation=2, loss_cap=2.0, meta_loss="mean"), one, optimizer)
     theta = optimizer.init(KEY)
-    start, window = unroll.start(KEY, theta), unroll.window(KEY, one.datasets, ())
-    _, losses = unroll.run(theta, start, window)
+    start, window = unroll.start(KEY, theta).inner, unroll.window(KEY, one.datasets, ())
+    _, losses, _ = unroll.steps(theta, start, window)
     np.testing.assert_allclose(
         losses[0], one.loss(start.params, KEY, jax.tree.map(lambda x: x[0], window.batches)) / 10, rtol=1e-5
     )
-    out = unroll.losses(jnp.asarray([0.15, 0.25]), Clock(jnp.int32(0), jnp.int32(2)))  # the cap is 2 * 1.0 / 10
+    found = jnp.asarray([0.15, 0.25])  # the cap is 2 * 1.0 / 10
+    out, _ = unroll.losses(found, found, Clock(jnp.int32(0), jnp.int32(2), jnp.int32(0)), jnp.inf)
     assert int(out.capped) == 1
     np.testing.assert_allclose(out.meta_loss, (0.15 + 0.2) / 2, rtol=1e-6)
 

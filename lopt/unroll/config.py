@@ -1,0 +1,71 @@
+"""How long inner trainings run, and what of them is the meta-loss."""
+
+import dataclasses
+from typing import Any, Literal, get_args
+
+MetaLoss = Literal["final", "mean", "last", "min"]
+MetaData = Literal["train", "inner_valid", "outer_valid"]
+Horizons = Literal["constant", "log_uniform", "curriculum"]
+
+
+@dataclasses.dataclass(frozen=True)
+class UnrollConfig:
+    """How long inner trainings run and what of them is the meta-loss."""
+
+    horizon: int = 2000
+    """T, inner steps from initialisation to reset (the paper: 2000, Transformer 5000); a multiple of truncation."""
+    truncation: int = 50
+    """K, inner steps of every particle in one outer step (the paper: 50)."""
+    meta_loss: MetaLoss = "final"
+    """What is minimised: the loss of the last step (`final`, the paper), the mean over all steps (`mean`) or over the last ones
+    (`last`), or the smallest loss (`min`)."""
+    loss_cap: float = 1.5
+    """Losses above this many times the loss of a constant prediction count as that much (`inf`: no cap); capped steps are counted."""
+    stagger: bool = True
+    """Give the particles' first inner trainings different lengths, so that at every outer step they stand at different points."""
+    last: int = 100
+    """Steps at the end of an inner training that meta_loss `last` averages."""
+    meta_data: MetaData = "train"
+    """The split that the meta-loss is measured on: the very batches that are trained on (`train`, the paper; it costs nothing), or
+    others, which takes one forward pass more in each inner step."""
+    horizons: Horizons = "constant"
+    """Length of an inner training: always T (`constant`); from min_horizon to T, log-uniform (`log_uniform`); or growing from
+    min_horizon to T over curriculum_steps (`curriculum`). Whole windows."""
+    min_horizon: int | None = None
+    """The shortest inner training of `log_uniform` and `curriculum`; None: one window."""
+    curriculum_steps: int = 1000
+    """Outer steps after which a curriculum has reached T."""
+
+    def __post_init__(self) -> None:
+        if self.truncation < 1:
+            raise ValueError(f"truncation must be at least 1 inner step, got {self.truncation}")
+        for name, steps in (("horizon", self.horizon), ("min_horizon", self.shortest)):
+            if steps < 1 or steps % self.truncation:
+                raise ValueError(f"{name} must be a positive multiple of truncation={self.truncation}, got {steps}")
+        if self.shortest > self.horizon:
+            raise ValueError(f"min_horizon={self.min_horizon} is longer than horizon={self.horizon}")
+        if not self.loss_cap > 0:
+            raise ValueError(f"loss_cap must be positive, got {self.loss_cap}")
+        for name in ("last", "curriculum_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        _check_choice("meta_loss", self.meta_loss, MetaLoss)
+        _check_choice("meta_data", self.meta_data, MetaData)
+        _check_choice("horizons", self.horizons, Horizons)
+
+    @property
+    def windows(self) -> int:
+        """Windows in a full inner training, T / K."""
+        return self.horizon // self.truncation
+
+    @property
+    def shortest(self) -> int:
+        """Steps of the shortest inner training that is drawn."""
+        if self.horizons == "constant":
+            return self.horizon
+        return self.truncation if self.min_horizon is None else self.min_horizon
+
+
+def _check_choice(name: str, value: str, choices: Any) -> None:
+    if value not in get_args(choices):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, get_args(choices)))}, got {value!r}")
