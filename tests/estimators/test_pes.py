@@ -18,9 +18,9 @@ def quadratic_task():
     return quadratic.quadratic_task(spread=0.0)
 
 
-def make(task=None, mesh=None, kind=PESConfig, **unroll):
+def make(task=None, mesh=None, kind=PESConfig, sigma=0.1, **unroll):
     task, optimizer = task or quadratic_task(), quadratic.gradient_descent()
-    config = kind(4, 0.1, UnrollConfig(**{"horizon": 6, "truncation": 2, "meta_loss": "mean", **unroll}))
+    config = kind(4, sigma, UnrollConfig(**{"horizon": 6, "truncation": 2, "meta_loss": "mean", **unroll}))
     estimator = config.make(task, optimizer, mesh or particle_mesh(4))
     theta = optimizer.init(jax.random.key(0))
     state = jax.jit(estimator.init)(jax.random.key(1), theta)
@@ -90,7 +90,7 @@ def test_noise_is_fresh_in_every_window_of_pes_and_the_same_in_those_of_nres():
 
 
 def test_losses_above_the_cap_are_counted():
-    _, state, step = make(loss_cap=0.45, stagger=False)  # the first loss is 0.5, the second 0.41 or so
+    _, state, step = make(loss_cap=0.45, stagger=False, sigma=0.01)  # the first loss is 0.5, the second 0.41 or so
     _, _, info = step(jax.random.key(0), state)
     assert (int(info["capped"]), int(info["nonfinite"]), int(info["diverged"])) == (8, 0, 0)
 
