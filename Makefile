@@ -9,13 +9,15 @@ RUN ?= runs/digits_mlp
 # Most of the time is spent compiling, on one core a process: two workers take half as long as one.
 PYTEST_ARGS ?= -n logical --maxprocesses 4 --dist worksteal
 PIP_ARGS ?=
+INTEROP_VENV ?= .venv-interop
 
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
+INTEROP_INSTALLED := $(INTEROP_VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo install test test-slow test-gpu lint format clean
+.PHONY: help demo install test test-slow test-gpu test-interop lint format clean
 
 help: ## List the targets
 	@echo "make TARGET, where TARGET is one of"
@@ -28,14 +30,18 @@ demo: $(INSTALLED) ## Meta-train a UNF optimizer on the digits, race it against 
 install: $(INSTALLED) ## Create or update the environment (VENV=.venv, PYTHON=python3.11)
 
 test: $(INSTALLED) ## Run the fast tests and the examples in docstrings (PYTEST_ARGS="-k spec -x")
-	$(PY) -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+	$(PY) -m pytest -m "not slow and not gpu and not interop" $(PYTEST_ARGS)
 
 test-slow: $(INSTALLED) ## Run the slow tests
-	$(PY) -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+	$(PY) -m pytest -m "slow and not gpu and not interop" $(PYTEST_ARGS)
 
 test-gpu: PYTEST_ARGS = # one process, as there is one accelerator
 test-gpu: $(INSTALLED) ## Run the tests that need an accelerator
 	JAX_PLATFORMS=cuda,cpu $(PY) -m pytest -m gpu $(PYTEST_ARGS)
+
+test-interop: PYTEST_ARGS = # one process: TensorFlow takes longer to import than the tests to run
+test-interop: $(INTEROP_INSTALLED) ## Run the tests with other people's packages, in an environment of their own (INTEROP_VENV=.venv-interop)
+	$(INTEROP_VENV)/bin/python -m pytest -m interop tests/interop $(PYTEST_ARGS)
 
 lint: $(INSTALLED) ## Check style, format, types and the import rule
 	@status=0; for check in "$(PY) -m ruff check" "$(PY) -m ruff format --check" "$(PY) -m pyright --pythonpath $(PY)" \
@@ -58,4 +64,12 @@ $(INSTALLED): pyproject.toml
 		echo "make: '$(PYTHON) -m venv' failed; Debian and Ubuntu keep it in the package python3-venv" >&2; exit 1; }
 	@echo "Installing lopt into $(VENV); the first time takes a few minutes"
 	@$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[dev]'
+	@touch $@
+
+# What learned-optimization 0.0.1 asks for cannot be installed, so it goes in without.
+$(INTEROP_INSTALLED): pyproject.toml | $(INSTALLED)
+	@test -x $(INTEROP_VENV)/bin/pip || $(PY) -m venv $(INTEROP_VENV)
+	@echo "Installing lopt with other people's packages into $(INTEROP_VENV): 3 GB"
+	@$(INTEROP_VENV)/bin/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[interop,tasks]' pytest
+	@$(INTEROP_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps learned-optimization==0.0.1
 	@touch $@

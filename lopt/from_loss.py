@@ -30,6 +30,7 @@ def task_from_loss(
     has_state: bool = False,
     spec: WeightSpec | None = None,
     initial_loss: float | None = None,
+    normalizer: Callable[[jax.Array], jax.Array] | None = None,
     batch_size: int = 128,
     split_seed: int = 0,
 ) -> Task:
@@ -49,6 +50,7 @@ def task_from_loss(
         give `infer_spec` of the loss without dropout to have it permutable.
       initial_loss: loss of a constant prediction (ln of the number of classes), against which losses are capped. None: the mean loss
         of some initialisations on training batches.
+      normalizer: maps a loss to a scale common to all tasks that are mixed; None: the identity.
       batch_size: B, where `datasets` are arrays.
       split_seed: of the split, where `datasets` are arrays.
 
@@ -73,9 +75,8 @@ def task_from_loss(
     """
     data = split_arrays(datasets, batch_size, seed=split_seed) if isinstance(datasets, Mapping) else datasets
     suffix = "_with_state" if has_state else ""
-    functions: dict[str, Any] = {f"init{suffix}": init, f"loss{suffix}": loss} | (
-        {f"metrics{suffix}": metrics} if metrics else {}
-    )
+    functions = {f"init{suffix}": init, f"loss{suffix}": loss, f"metrics{suffix}": metrics, "normalizer": normalizer}
+    given: dict[str, Any] = {field: fn for field, fn in functions.items() if fn is not None}
 
     def start(key: jax.Array) -> tuple[PyTree, PyTree]:
         return init(key) if has_state else (init(key), ())
@@ -93,7 +94,7 @@ def task_from_loss(
     spec.validate(params)
     if initial_loss is None:
         initial_loss = _mean_initial_loss(name, start, loss_alone, data.at(0))
-    return Task(name=name, spec=spec, datasets=data, initial_loss=initial_loss, **functions)
+    return Task(name=name, spec=spec, datasets=data, initial_loss=initial_loss, **given)
 
 
 def _check_params(name: str, params: PyTree) -> None:

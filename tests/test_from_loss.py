@@ -61,9 +61,11 @@ def test_the_spec_the_splits_and_the_initial_loss_are_found():
 def test_what_is_given_is_taken():
     spec = WeightSpec.parse({"w0": "in! units!", "w1": "units!"})
     datasets = split_arrays(DATA, 5)
-    task = make(data=datasets, spec=spec, initial_loss=7.0, metrics=lambda params, key, batch: {"one": jnp.float32(1)})
+    metrics = lambda params, key, batch: {"one": jnp.float32(1)}  # noqa: E731
+    task = make(data=datasets, spec=spec, initial_loss=7.0, metrics=metrics, normalizer=jnp.log)
     assert (task.spec, task.initial_loss, task.datasets) == (spec, 7.0, datasets)
     assert task.metrics(init(KEY), KEY, DATA) == {"one": 1.0}
+    assert task.normalizer is jnp.log
 
 
 def test_data_may_be_a_stream():
