@@ -65,11 +65,11 @@ def task_from_loss(
     Example:
       >>> x = np.random.default_rng(0).normal(size=(100, 3)).astype(np.float32)
       >>> def init(key):
-      ...     return {"w0": jax.random.normal(key, (3, 4)), "w1": jnp.ones((4, 1))}
+      ...     return {"w0": jax.random.normal(key, (3, 4)), "w1": jnp.ones((4, 2))}
       >>> def loss(params, key, batch):
       ...     error = jnp.tanh(batch["x"] @ params["w0"]) @ params["w1"] - batch["y"]
       ...     return jnp.mean(error**2)
-      >>> print(task_from_loss(init, loss, {"x": x, "y": x[:, :1]}, batch_size=8).spec)
+      >>> print(task_from_loss(init, loss, {"x": x, "y": x[:, :2]}, batch_size=8).spec)
       w0  w0.in! w0
       w1  w0 w1.out!
     """

@@ -1,6 +1,6 @@
 """Tasks of learned_optimization under our trainer and race, and our optimizers under its gradient estimators."""
 
-import importlib
+import importlib.util
 import itertools
 import subprocess
 import sys
@@ -45,6 +45,8 @@ MODULES = {
 @pytest.fixture(scope="module")
 def lo():
     """The modules of the package."""
+    if importlib.util.find_spec("learned_optimization") is None:
+        pytest.skip("learned_optimization is not installed here; `make test-interop` makes an environment with it")
     restore_jax_names()
     modules = {name: importlib.import_module(f"learned_optimization.{path}") for name, path in MODULES.items()}
     return types.SimpleNamespace(**modules)
