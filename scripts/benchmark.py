@@ -12,12 +12,15 @@ from collections.abc import Sequence
 
 
 def compile_one(blocks: int, share: str) -> None:
+    import jax
+
     from lopt.benchmarks import compile_cost, environment
     from lopt.networks import UNFConfig
-    from tasks.transformer_spec import transformer_sizes, transformer_spec
+    from tasks.transformer import Sizes, transformer, transformer_spec
 
+    spec, (init, _) = transformer_spec(blocks), transformer(Sizes(vocabulary=256, blocks=blocks, head_width=8))
     network = UNFConfig(share=share)  # pyright: ignore[reportArgumentType]  argparse has checked it
-    cost = compile_cost(transformer_spec(blocks), transformer_sizes(blocks), network)
+    cost = compile_cost(spec, spec.sizes(jax.eval_shape(init, jax.random.key(0))), network)
     print(json.dumps({"benchmark": "compile", "blocks": blocks, "share": share, **cost, **environment()}), flush=True)
 
 

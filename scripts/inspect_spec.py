@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lopt.symmetry import SpecError, WeightSpec, infer_spec
-from lopt.symmetry.compare import same_group, same_up_to_names
+from lopt.symmetry.compare import same_group, same_up_to_names, without_single_indices
 from lopt.symmetry.describe import Description, describe
 from lopt.task import as_family
 from tasks.datasets import DatasetError
@@ -155,10 +155,11 @@ def tables(found: Description) -> list[Table]:
     return [weights, names, layer]
 
 
-def comparison(own: WeightSpec, inferred: WeightSpec) -> str:
-    if same_up_to_names(own, inferred):
+def comparison(own: WeightSpec, inferred: WeightSpec, params: Any) -> str:
+    compared = without_single_indices(own, params), without_single_indices(inferred, params)
+    if same_up_to_names(*compared):
         return "The inferred spec is the same, but for names."
-    if same_group(own, inferred):
+    if same_group(*compared):
         verdict = (
             "The inferred spec describes the same permutations, but names or divides axes that none of them moves otherwise:"
         )
@@ -174,7 +175,8 @@ def inspect(subject: Subject, ignore_ties: bool, console: Console) -> None:
     for table in tables(describe(inferred if own is None else own, subject.params)):
         console.print(table, markup=False)
     if own is not None:
-        console.print(comparison(own, inferred), markup=False, highlight=False, soft_wrap=True)
+        verdict = comparison(own, inferred, subject.params)
+        console.print(verdict, markup=False, highlight=False, soft_wrap=True)
     for message in messages:
         console.print(f"warning: {message}", markup=False, highlight=False, soft_wrap=True)
 

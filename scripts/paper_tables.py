@@ -18,7 +18,7 @@ from lopt.networks import DeepSetsConfig, NetworkConfig, UNFConfig, update_netwo
 from lopt.optimizer import LearnedMomentumConfig, LearnedOptimizer, learned_optimizer
 from lopt.symmetry import SpecError, WeightSpec
 from lopt.symmetry.describe import count_layer
-from tasks.paper_specs import CNN, MLP, MLP3, RNN, TRANSFORMER, WeightSpace
+from tasks.paper_specs import CNN, HEADS, MLP, MLP3, RNN, TRANSFORMER, WeightSpace
 
 DEFAULTS = LearnedMomentumConfig()
 # As printed: "Universal Neural Functionals" (NeurIPS 2024), the table of f's sizes; the three scalars are included.
@@ -121,7 +121,7 @@ def implied_terms(parameters: int, spec: WeightSpec) -> int:
 def term_rows() -> list[TermRow]:
     """What one UNF layer over every weight space is made of."""
     rows = []
-    for space in (MLP, MLP3, CNN, RNN, TRANSFORMER):
+    for space in (MLP, MLP3, CNN, RNN, TRANSFORMER, HEADS):
         for label, spec in (("released", space.released), ("true", space.true)):
             if spec is not None:
                 layer, published = count_layer(spec), spec == (space.released or space.true)

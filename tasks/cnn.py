@@ -18,7 +18,17 @@ from flax import nnx
 from lopt.symmetry.spec import WeightSpec
 from lopt.task import Batch, Task, TaskConfig
 from tasks.datasets import check_images, load_images
-from tasks.modules import ACTIVATIONS, Activation, check_activation, check_count, check_counts, check_positive, lecun, pure
+from tasks.modules import (
+    ACTIVATIONS,
+    Activation,
+    check_activation,
+    check_count,
+    check_counts,
+    check_positive,
+    lecun,
+    pure,
+    short_name,
+)
 from tasks.objectives import classification
 
 PyTree = Any
@@ -171,7 +181,7 @@ class CNNConfig(TaskConfig):
         check_count("CNNConfig.split_seed", self.split_seed, 0)
         check_activation("CNNConfig.activation", self.activation)
         check_positive("CNNConfig.init_scale", self.init_scale)
-        check_images(self.dataset, self.image_size)
+        check_images(self.dataset, self.image_size, self.data_dir)
 
     def make(self) -> Task:
         """Load the images and build the task.
@@ -201,7 +211,7 @@ class CNNConfig(TaskConfig):
 
         loss, metrics = classification(logits)
         return Task(
-            name=f"{info.name}{self.image_size}_cnn" + "".join(f"_{channels}" for channels in self.channels),
+            name=f"{short_name(info.name)}{self.image_size}_cnn" + "".join(f"_{channels}" for channels in self.channels),
             init=init,
             loss=loss,
             spec=cnn_spec(len(self.channels)),

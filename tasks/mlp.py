@@ -17,7 +17,17 @@ from flax import nnx
 from lopt.symmetry.spec import WeightSpec
 from lopt.task import Batch, Task, TaskConfig
 from tasks.datasets import check_images, load_images
-from tasks.modules import ACTIVATIONS, Activation, check_activation, check_count, check_counts, check_positive, lecun, pure
+from tasks.modules import (
+    ACTIVATIONS,
+    Activation,
+    check_activation,
+    check_count,
+    check_counts,
+    check_positive,
+    lecun,
+    pure,
+    short_name,
+)
 from tasks.objectives import classification
 
 PyTree = Any
@@ -134,7 +144,7 @@ class MLPConfig(TaskConfig):
         check_count("MLPConfig.split_seed", self.split_seed, 0)
         check_activation("MLPConfig.activation", self.activation)
         check_positive("MLPConfig.init_scale", self.init_scale)
-        check_images(self.dataset, self.image_size)
+        check_images(self.dataset, self.image_size, self.data_dir)
 
     def make(self) -> Task:
         """Load the images and build the task.
@@ -156,7 +166,7 @@ class MLPConfig(TaskConfig):
 
         loss, metrics = classification(logits)
         return Task(
-            name=f"{info.name}{self.image_size}_mlp" + "".join(f"_{units}" for units in self.hidden),
+            name=f"{short_name(info.name)}{self.image_size}_mlp" + "".join(f"_{units}" for units in self.hidden),
             init=init,
             loss=loss,
             spec=mlp_spec(len(self.hidden)),

@@ -1,5 +1,6 @@
 """What the tasks' models share: activations, initial weights, checks of settings, and the way from a flax module to pure functions."""
 
+import pathlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
@@ -60,6 +61,11 @@ def pure(build: Callable[[nnx.Rngs], nnx.Module]) -> tuple[Callable[[jax.Array],
         return nnx.merge(graph, nnx.State(params))(*inputs)
 
     return init, apply
+
+
+def short_name(dataset: str) -> str:
+    """What the name of a task has of its data set: of a path its last part."""
+    return pathlib.PurePath(dataset).name
 
 
 def check_count(field: str, value: Any, smallest: int = 1) -> None:

@@ -17,7 +17,7 @@ Loss = Callable[[PyTree, jax.Array, Batch], jax.Array]
 Metrics = Callable[[PyTree, jax.Array, Batch], dict[str, jax.Array]]
 
 # What the bits of a text are counted by. Of a byte they are said to be per character, as everywhere for corpora in English.
-_UNITS: Mapping[str, str] = MappingProxyType({"bytes": "character", "chars": "character"})
+_BITS: Mapping[str, str] = MappingProxyType({"bytes": "bits_per_character", "chars": "bits_per_character"})
 
 
 def _accuracy(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -48,18 +48,23 @@ def classification(logits: Logits) -> tuple[Loss, Metrics]:
     return loss, metrics
 
 
-def next_token(apply: Callable[[PyTree, jax.Array], jax.Array], tokenizer: str) -> tuple[Loss, Metrics]:
+def next_token(
+    apply: Callable[[PyTree, jax.Array], jax.Array], tokenizer: str, bytes_per_token: float = 1.0
+) -> tuple[Loss, Metrics]:
     """Mean cross entropy of each token given those before it, in nats: `-mean_{b,t} ln p(x_{b,t+1} | x_{b,0..t})`.
 
     Args:
       apply: `apply(params, tokens [B, T]) -> logits [B, T, V]`, where those at t depend on the tokens up to t.
       tokenizer: what the tokens are: "bytes", "chars" or others such as "bpe:1024".
+      bytes_per_token: mean length of a token, for tokens that are neither bytes nor characters.
 
     Returns:
       loss: `loss(params, key, batch)`, float32, of batches with "tokens", int32 [B, T + 1]; the key is not used.
-      metrics: {"bits_per_character" (of other tokenisers "bits_per_token"): loss / ln 2, "accuracy": in [0, 1]}.
+      metrics: "accuracy", in [0, 1], and the loss in bits: "bits_per_character", loss / ln 2; of other tokens "bits_per_byte",
+        loss / ln 2 / bytes_per_token.
     """
-    bits = f"bits_per_{_UNITS.get(tokenizer, 'token')}"
+    name = _BITS.get(tokenizer, "bits_per_byte")
+    nats = math.log(2) * (bytes_per_token if name == "bits_per_byte" else 1.0)
 
     def predict(params: PyTree, batch: Batch) -> tuple[jax.Array, jax.Array]:
         tokens = batch["tokens"]
@@ -70,6 +75,6 @@ def next_token(apply: Callable[[PyTree, jax.Array], jax.Array], tokenizer: str) 
 
     def metrics(params: PyTree, key: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         logits, targets = predict(params, batch)
-        return {bits: _cross_entropy(logits, targets) / math.log(2), "accuracy": _accuracy(logits, targets)}
+        return {name: _cross_entropy(logits, targets) / nats, "accuracy": _accuracy(logits, targets)}
 
     return loss, metrics

@@ -1,7 +1,7 @@
-"""The weight spaces of the paper's four tasks: as they are, and as its released code describes them.
+"""The weight spaces of the paper's four tasks: as our tasks have them, and as the paper's released code describes them.
 
-They are here to reproduce the parameter counts that "Universal Neural Functionals" (Zhou, Finn, Harrison, NeurIPS 2024) prints;
-to train, use the spec of a task. Two of the released specs are wrong:
+They are here to reproduce the parameter counts that "Universal Neural Functionals" (Zhou, Finn, Harrison, NeurIPS 2024) prints.
+Two of the released specs are wrong:
 
 - CNN: the kernel-height axis of the first convolution carries the permutation of its input channels. Both have size three, so
   nothing complains; the layer has 144 terms instead of 86, those in excess without a meaning.
@@ -10,15 +10,19 @@ to train, use the spec of a task. Two of the released specs are wrong:
   and values share 2i + 1 with the hidden layer of the block's MLP, as both have 4 * 32 units: this adds terms that do not commute
   with the true permutations. The vocabulary of the embedding is not that of the head: more terms are lost.
 
-Both versions of the Transformer have one axis for the heads and the width within a head, as the paper counts them. Axes of data
-are marked as fixed, though the paper's layers treat them as permutable: `relax` the specs.
+Both versions of the Transformer have one axis for the heads and the width within a head, as the paper counts them; the spec of the
+task, which is true of attention with several heads, tells them apart. Axes of data are marked as fixed, though the paper's layers
+treat them as permutable: `relax` the specs.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Mapping
 
-from lopt.symmetry.spec import PyTree, WeightSpec
+from lopt.symmetry.spec import Factor, PyTree, WeightSpec
+from tasks.cnn import cnn_spec
+from tasks.mlp import mlp_spec
+from tasks.rnn import rnn_spec
+from tasks.transformer import transformer_spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,40 +42,26 @@ class WeightSpace:
     sizes: Mapping[str, int] = dataclasses.field(default_factory=dict, hash=False)
 
 
+def renamed(spec: WeightSpec, **names: str) -> WeightSpec:
+    """The spec with other names, `old=new`; a name that is there already ties the two.
+
+    Example:
+      >>> print(renamed(mlp_spec(1), pixels="units", classes="units"))
+      dense0/bias    hidden0
+      dense0/kernel  units! hidden0
+      dense1/bias    units!
+      dense1/kernel  hidden0 units!
+    """
+
+    def rename(factor: Factor) -> Factor:
+        return dataclasses.replace(factor, name=names.get(factor.name, factor.name))
+
+    leaves = tuple((path, tuple(tuple(map(rename, axis)) for axis in axes)) for path, axes in spec.leaves)
+    return dataclasses.replace(spec, leaves=leaves)
+
+
 def _dense(inputs: str, outputs: str) -> PyTree:
     return {"kernel": f"{inputs} {outputs}", "bias": outputs}
-
-
-def mlp_spec(*units: str) -> WeightSpec:
-    """A chain of dense layers between the named sets of units."""
-    return WeightSpec.parse({f"dense{i}": _dense(a, b) for i, (a, b) in enumerate(itertools.pairwise(units))})
-
-
-def cnn_spec(first_window: str) -> WeightSpec:
-    """Two convolutions, global average pooling and a linear head; `first_window` names the first convolution's window."""
-    return WeightSpec.parse(
-        {
-            "conv0": {"kernel": f"{first_window} rgb! channels0", "bias": "channels0"},
-            "conv1": {"kernel": "height1! width1! channels0 channels1", "bias": "channels1"},
-            "head": _dense("channels1", "classes!"),
-        }
-    )
-
-
-def rnn_spec() -> WeightSpec:
-    """An embedding, a recurrent layer with a learned initial state, and a linear head.
-
-    The state is stored with a batch axis of size one, which the paper counts as permuted.
-    """
-    return WeightSpec.parse(
-        {
-            "embed": "symbols! embedding",
-            "ff": _dense("embedding", "hidden"),
-            "rec": _dense("hidden", "hidden"),
-            "state0": "batch! hidden",
-            "out": _dense("hidden", "symbols!"),
-        }
-    )
 
 
 def _block(stream: str, attention: str, hidden: str, out: str) -> PyTree:
@@ -88,18 +78,6 @@ def _block(stream: str, attention: str, hidden: str, out: str) -> PyTree:
     }
 
 
-def transformer_spec(blocks: int = 2) -> WeightSpec:
-    """A Transformer decoder whose residual stream is one permutation throughout."""
-    return WeightSpec.parse(
-        {
-            "embed": "vocabulary! stream",
-            **{f"h{i}": _block("stream", f"attention{i}", f"hidden{i}", "stream") for i in range(blocks)},
-            "ln_f": {"scale": "stream", "offset": "stream"},
-            "out": _dense("stream", "vocabulary!"),
-        }
-    )
-
-
 def released_transformer_spec(blocks: int = 2) -> WeightSpec:
     """The released code's spec of the same weights, faults included."""
     last = f"features{2 * blocks}"
@@ -113,18 +91,20 @@ def released_transformer_spec(blocks: int = 2) -> WeightSpec:
     )
 
 
-MLP = WeightSpace("MLP", mlp_spec("pixels!", "hidden", "classes!"), sizes={"pixels": 64, "hidden": 32, "classes": 10})
-MLP3 = WeightSpace("MLP, 3 layers", mlp_spec("pixels!", "hidden0", "hidden1", "classes!"))
+MLP = WeightSpace("MLP", mlp_spec(1), sizes={"pixels": 64, "hidden0": 32, "classes": 10})
+MLP3 = WeightSpace("MLP, 3 layers", mlp_spec(2))
 CNN = WeightSpace(
     "CNN",
-    cnn_spec("height0! width0!"),
-    cnn_spec("rgb! width0!"),
-    {name: 3 for name in ("height0", "width0", "rgb", "height1", "width1")} | {"channels0": 16, "channels1": 32, "classes": 10},
+    cnn_spec(2),
+    renamed(cnn_spec(2), height0="colors"),
+    {name: 3 for name in ("height0", "width0", "colors", "height1", "width1")}
+    | {"channels0": 16, "channels1": 32, "classes": 10},
 )
 RNN = WeightSpace("RNN", rnn_spec(), sizes={"embedding": 32, "hidden": 64, "batch": 1})
 TRANSFORMER = WeightSpace(
     "Transformer",
-    transformer_spec(),
+    transformer_spec(2),
     released_transformer_spec(),
-    {"stream": 32} | {f"{name}{i}": 128 for name in ("attention", "hidden") for i in range(2)},
+    {"embed": 32} | {f"{name}{i}": 128 for name in ("attention", "hidden") for i in range(2)},
 )
+HEADS = WeightSpace("Transformer, by head", transformer_spec(2, heads=4))

@@ -7,6 +7,7 @@ import sys
 import textwrap
 import types
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -94,12 +95,23 @@ def test_warnings_are_shown(module):
 
 
 def test_a_spec_that_differs_is_shown():
-    own = WeightSpec.parse({"w": "a b"})
-    assert inspect_spec.comparison(own, WeightSpec.parse({"w": "x y"})) == "The inferred spec is the same, but for names."
-    assert "OTHER" in inspect_spec.comparison(own, WeightSpec.parse({"w": "a a"}))
-    divided = inspect_spec.comparison(WeightSpec.parse({"w": "p! a"}), WeightSpec.parse({"w": "(x! y!) a"}))
+    own, params = WeightSpec.parse({"w": "a b"}), {"w": np.zeros((2, 2))}
+    same = "The inferred spec is the same, but for names."
+    assert inspect_spec.comparison(own, WeightSpec.parse({"w": "x y"}), params) == same
+    assert "OTHER" in inspect_spec.comparison(own, WeightSpec.parse({"w": "a a"}), params)
+    assert inspect_spec.comparison(own, WeightSpec.parse({"w": "1 y"}), {"w": np.zeros((1, 2))}) == same
+    image = WeightSpec.parse({"w": "(x! y!) a"}, x=2)
+    divided = inspect_spec.comparison(WeightSpec.parse({"w": "p! a"}), image, {"w": np.zeros((4, 2))})
     assert "the same permutations" in divided
     assert divided.endswith("w  (x! y!) a")
+
+
+@pytest.mark.parametrize("task", ["cnn", "rnn", "transformer"])
+def test_the_specs_of_the_other_tasks_are_the_inferred_ones(task):
+    status, text = run("--task", task)
+    assert status == 0
+    assert "The inferred spec is the same, but for names." in text or "describes the same permutations" in text
+    assert "warning" not in text
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 
-from lopt.symmetry.spec import Axis, Factor, WeightSpec
+from lopt.symmetry.spec import Axis, Factor, PyTree, WeightSpec
 
 
 def numbered(spec: WeightSpec) -> WeightSpec:
@@ -51,6 +51,29 @@ def same_group(one: WeightSpec, other: WeightSpec) -> bool:
       (True, False)
     """
     return same_up_to_names(_without_fixed_names(one), _without_fixed_names(other))
+
+
+def without_single_indices(spec: WeightSpec, params: PyTree) -> WeightSpec:
+    """The spec with `1` for every axis, and nothing for every factor, of size one: no permutation moves it, whatever it is called.
+
+    Args:
+      spec: describes `params`.
+      params: pytree of arrays or `jax.ShapeDtypeStruct`s.
+
+    Example:
+      >>> spec = WeightSpec.parse({"state": "batch! hidden", "kernel": "hidden (heads dim@heads)"}, heads=1)
+      >>> print(without_single_indices(spec, {"state": np.zeros((1, 4)), "kernel": np.zeros((4, 6))}))
+      kernel  hidden dim
+      state   1 hidden
+    """
+    single = {name for name, size in spec.sizes(params).items() if size == 1}
+
+    def kept(axis: Axis) -> Axis:
+        free = (dataclasses.replace(factor, owner=None) if factor.owner in single else factor for factor in axis)
+        return tuple(factor for factor in free if factor.name not in single)
+
+    leaves = tuple((path, tuple(map(kept, axes))) for path, axes in spec.leaves)
+    return WeightSpec(leaves, tuple((name, size) for name, size in spec.known_sizes if name not in single))
 
 
 def _without_fixed_names(spec: WeightSpec) -> WeightSpec:

@@ -7,7 +7,7 @@ import pytest
 
 from lopt.layers.shared_unf import distances, pattern, shared_unf_layer
 from lopt.symmetry.spec import Factor, WeightSpec
-from tasks.transformer_spec import transformer_sizes, transformer_spec
+from tasks.transformer import transformer_spec
 
 
 def mlp_spec(depth, names="h"):
@@ -102,11 +102,3 @@ def test_two_layers_with_equal_inputs_get_equal_outputs():
     np.testing.assert_allclose(out["layer4/kernel"], out["layer5/kernel"], atol=1e-5)
     with pytest.raises(AssertionError):
         np.testing.assert_allclose(out["layer4/kernel"], out["layer0/kernel"], atol=1e-3)
-
-
-def test_sizes_of_the_benchmark_fit_its_spec():
-    spec = transformer_spec(2)
-    shapes = {
-        p: jax.ShapeDtypeStruct(tuple(transformer_sizes(2)[f.name] for f in spec.factors(p)), jnp.float32) for p in spec.paths
-    }
-    assert spec.sizes(shapes) == dict(sorted(transformer_sizes(2).items()))

@@ -1,6 +1,5 @@
 """What the tests of all tasks share: weights in general position, and the loss with axes moved."""
 
-import dataclasses
 import functools
 import math
 from collections.abc import Iterator, Mapping
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lopt.symmetry.spec import Axis, WeightSpec, named_leaves
+from lopt.symmetry.spec import WeightSpec, named_leaves
 from lopt.task import Task
 from tasks.registry import task_configs
 
@@ -36,8 +35,7 @@ def general(task: Task, seed: int = 0) -> Any:
     generator = np.random.default_rng(seed)
 
     def draw(shape: jax.ShapeDtypeStruct) -> jax.Array:
-        fan_in = math.prod(shape.shape[:-1]) if len(shape.shape) > 1 else 1
-        scale = 0.4 if fan_in == 1 else fan_in**-0.5  # so that no recurrence explodes
+        scale = 1.5 * math.prod(shape.shape[:-1]) ** -0.5  # of a vector 1.5; as large as lets no recurrence explode
         return jnp.asarray(scale * generator.standard_normal(shape.shape, np.float32))
 
     return jax.tree.map(draw, task.param_shapes())
@@ -74,20 +72,6 @@ def random_element(spec: WeightSpec, params: Any, generator: np.random.Generator
         else generator.permutation(sizes[name])
         for name in spec.permutable
     }
-
-
-def without_single_indices(spec: WeightSpec, params: Any) -> WeightSpec:
-    """The spec with `1` for every axis of size one, which no permutation moves, whatever it is called."""
-    single = {name for name, size in spec.sizes(params).items() if size == 1}
-
-    def kept(axis: Axis) -> Axis:
-        return tuple(
-            dataclasses.replace(factor, owner=None if factor.owner in single else factor.owner)
-            for factor in axis
-            if factor.name not in single
-        )
-
-    return WeightSpec(tuple((path, tuple(map(kept, axes))) for path, axes in spec.leaves))
 
 
 class Mover:

@@ -12,14 +12,20 @@ from jax.sharding import Mesh, PartitionSpec
 from lopt.baselines import find_baseline
 from lopt.evaluate import metrics_fn, seed_keys, train_fn
 from lopt.symmetry import infer_spec
-from lopt.symmetry.compare import same_group
+from lopt.symmetry.compare import same_group, without_single_indices
 from lopt.symmetry.spec import named_leaves
 from tasks.registry import task_configs
-from tests.tasks.common import Mover, batch_of, freed, general, make, shapes, without_single_indices
+from tests.tasks.common import Mover, batch_of, freed, general, make, shapes
 
 VARIATIONS: dict[str, list[dict[str, Any]]] = {
     "mlp": [{}, {"hidden": ()}, {"hidden": (12, 12, 5), "activation": "tanh", "init_scale": 1.5}],
     "cnn": [{}, {"channels": (6,), "window": 2, "stride": 1}, {"channels": (4, 6, 5), "activation": "gelu", "init_scale": 0.7}],
+    "rnn": [{}, {"hidden": (6, 5), "activation": "tanh", "embedding": 7, "length": 5, "init_scale": 0.5, "tokenizer": "bytes"}],
+    "transformer": [
+        {"width": 8, "head_width": 6, "mlp": 12},
+        {"blocks": 1, "width": 6, "heads": 1, "head_width": 5, "mlp": 7, "activation": "relu", "length": 5},
+        {"blocks": 1, "width": 6, "heads": 3, "head_width": 1, "mlp": 7, "init_scale": 0.5, "batch_size": 3},
+    ],
 }
 CASES = [(name, settings) for name, variations in VARIATIONS.items() for settings in variations]
 # A constant added to all scores of a query changes none of its weights: the biases of keys do nothing.
@@ -45,10 +51,10 @@ def test_the_spec_is_true_and_no_axis_more_can_be_freed(name, settings):
     mover, generator = Mover(task), np.random.default_rng(0)
     assert math.isfinite(mover.value)
     for seed in range(3):
-        assert mover.change(task.spec, seed) < 2e-6 * max(1.0, mover.value)
+        assert mover.change(task.spec, seed) < 1e-6 * max(1.0, mover.value)
     for what, moved in freed(task.spec, mover.params):
         if not moved[0][0].endswith(INERT):
-            assert max(mover.change_of_places(moved, generator) for _ in range(3)) > 2e-5, f"{what} can be moved alone"
+            assert max(mover.change_of_places(moved, generator) for _ in range(3)) > 1e-4, f"{what} can be moved alone"
 
 
 @each_case

@@ -1,0 +1,255 @@
+"""Language modelling by a Transformer: the paper's fourth task.
+
+Pre-norm blocks of causal attention and a perceptron around a residual stream: 2 blocks of width 32, 4 heads, a perceptron of 128,
+on 8 tokens of LM1B at a time in the paper (Zhou, Finn, Harrison, NeurIPS 2024, section 4.1). As in the Transformers of
+`learned_optimization`, on which the paper's code builds, each head is 32 wide, positions are told by the causal mask alone, and the
+perceptron's activation is GELU.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lopt.symmetry.spec import WeightSpec
+from lopt.task import Task, TaskConfig
+from tasks.datasets import check_text, load_text
+from tasks.modules import ACTIVATIONS, Activation, check_activation, check_count, check_positive, lecun, pure, short_name
+from tasks.objectives import next_token
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """The sizes of a Transformer; the defaults are the paper's."""
+
+    vocabulary: int
+    blocks: int = 2
+    width: int = 32
+    heads: int = 4
+    head_width: int = 32
+    mlp: int = 128
+
+
+class _Norm(nnx.Module):
+    """Layer normalisation over the stream; the statistics in float32."""
+
+    def __init__(self, width: int):
+        self.scale = nnx.Param(jnp.ones(width, jnp.float32))
+        self.offset = nnx.Param(jnp.zeros(width, jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale, offset = self.scale[...][None, None], self.offset[...][None, None]
+        exact = x.astype(jnp.float32)
+        centered = exact - jnp.mean(exact, axis=-1, keepdims=True)
+        unit = centered * jax.lax.rsqrt(jnp.mean(jnp.square(centered), axis=-1, keepdims=True) + 1e-5)
+        return unit.astype(x.dtype) * scale + offset
+
+
+class _Block(nnx.Module):
+    def __init__(self, sizes: Sizes, activation: str, init_scale: float, rngs: nnx.Rngs):
+        # Every block adds to the stream twice: the variance of what it adds falls with their number.
+        kernel_init = lecun(init_scale * math.sqrt(2 / sizes.blocks))
+
+        def linear(inputs: int, outputs: int) -> nnx.Linear:
+            return nnx.Linear(inputs, outputs, kernel_init=kernel_init, rngs=rngs)
+
+        features = sizes.heads * sizes.head_width
+        self.ln1 = _Norm(sizes.width)
+        self.query, self.key, self.value = (linear(sizes.width, features) for _ in range(3))
+        self.attn_out = linear(features, sizes.width)
+        self.ln2 = _Norm(sizes.width)
+        self.mlp0, self.mlp1 = linear(sizes.width, sizes.mlp), linear(sizes.mlp, sizes.width)
+        self.heads, self.activation = sizes.heads, ACTIVATIONS[activation]
+
+    def __call__(self, stream: jax.Array) -> jax.Array:
+        stream = stream + self._attend(self.ln1(stream))
+        return stream + self.mlp1(self.activation(self.mlp0(self.ln2(stream))))
+
+    def _attend(self, x: jax.Array) -> jax.Array:
+        batch, length, _ = x.shape
+        query, key, value = (
+            jnp.reshape(project(x), (batch, length, self.heads, -1)) for project in (self.query, self.key, self.value)
+        )
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1])
+        past = jnp.tril(jnp.ones((length, length), bool))
+        weights = jax.nn.softmax(scores.astype(jnp.float32), where=past[None, None]).astype(x.dtype)
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
+        return self.attn_out(jnp.reshape(mixed, (batch, length, -1)))
+
+
+class _Transformer(nnx.Module):
+    """`embed`, blocks `h0`, `h1`, ..., the final normalisation `ln_f`, and the linear `out`."""
+
+    def __init__(self, sizes: Sizes, activation: str, init_scale: float, rngs: nnx.Rngs):
+        draw_embedding = jax.nn.initializers.truncated_normal(init_scale)
+        self.embed = nnx.Param(draw_embedding(rngs.params(), (sizes.vocabulary, sizes.width), jnp.float32))
+        for index in range(sizes.blocks):
+            setattr(self, f"h{index}", _Block(sizes, activation, init_scale, rngs))
+        self.ln_f = _Norm(sizes.width)
+        self.out = nnx.Linear(sizes.width, sizes.vocabulary, kernel_init=lecun(init_scale), rngs=rngs)
+        self.blocks = sizes.blocks
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        stream = self.embed[...][tokens]
+        for index in range(self.blocks):
+            stream = getattr(self, f"h{index}")(stream)
+        return self.out(self.ln_f(stream))
+
+
+def transformer(
+    sizes: Sizes, *, activation: Activation = "gelu", init_scale: float = 1.0
+) -> tuple[Callable[[jax.Array], PyTree], Callable[[PyTree, jax.Array], jax.Array]]:
+    """A Transformer language model as a pair of pure functions.
+
+    `x = E[tokens]`, for each block `x += attention(norm(x))` and `x += W_1^T act(W_0^T norm(x) + b_0) + b_1`, then
+    `logits = V^T norm(x) + d`. E starts as truncated normal of deviation init_scale, the kernels of N blocks as LeCun's truncated
+    normal of variance 2 init_scale^2 / (N fan-in), V of variance init_scale^2 / fan-in, scales as one, biases and offsets as zero.
+
+    Returns:
+      init: `init(key) -> params`, {"embed": [V, width], "h0": {"ln1", "query", "key", "value", "attn_out", "ln2", "mlp0", "mlp1"},
+        ..., "ln_f": {"scale", "offset"}, "out": {"kernel", "bias"}}, float32: 16 arrays a block, 5 more.
+      apply: `apply(params, tokens [B, T] int) -> logits [B, T, V]`, in the dtype of the params.
+
+    Example:
+      >>> init, apply = transformer(Sizes(vocabulary=11, width=4, heads=2, head_width=3, mlp=6))
+      >>> apply(init(jax.random.key(0)), jnp.zeros((5, 7), jnp.int32)).shape
+      (5, 7, 11)
+    """
+    return pure(lambda rngs: _Transformer(sizes, activation, init_scale, rngs))
+
+
+def transformer_spec(blocks: int, heads: int | None = None) -> WeightSpec:
+    """The symmetry of `transformer`.
+
+    All blocks read and write the same stream, so its permutation is one for the whole network. Each block has its own for its
+    heads and for the units of its perceptron; within a block each head has one for its features of queries and keys, and another
+    for those of values.
+
+    Args:
+      blocks: number of blocks.
+      heads: number of heads of each; None is the view of the paper, which has one permutation of all features of queries, keys and
+        values: true of the network only if each head has one feature.
+
+    Example:
+      >>> spec = transformer_spec(2, heads=4)
+      >>> len(spec.paths), spec.notation("h1/query/kernel"), spec.notation("h1/attn_out/kernel")
+      (37, 'embed (heads1 qk1@heads1)', '(heads1 v1@heads1) embed')
+    """
+    tree: dict[str, Any] = {"embed": "vocabulary! embed", "out": {"kernel": "embed vocabulary!", "bias": "vocabulary!"}}
+    norm = {"scale": "embed", "offset": "embed"}
+    for i in range(blocks):
+        matched, values = (f"attention{i}",) * 2 if heads is None else _features(i, heads)
+        compared = {"kernel": f"embed {matched}", "bias": matched}
+        tree[f"h{i}"] = {
+            "ln1": norm,
+            "query": compared,
+            "key": compared,
+            "value": {"kernel": f"embed {values}", "bias": values},
+            "attn_out": {"kernel": f"{values} embed", "bias": "embed"},
+            "ln2": norm,
+            "mlp0": {"kernel": f"embed hidden{i}", "bias": f"hidden{i}"},
+            "mlp1": {"kernel": f"hidden{i} embed", "bias": "embed"},
+        }
+    sizes = {f"heads{i}": heads for i in range(blocks)} if heads is not None and heads > 1 else {}
+    return WeightSpec.parse(tree | {"ln_f": norm}, **sizes)
+
+
+def _features(block: int, heads: int) -> tuple[str, str]:
+    """The axes of queries and keys, and of values."""
+    if heads == 1:
+        return f"qk{block}", f"v{block}"
+    return f"(heads{block} qk{block}@heads{block})", f"(heads{block} v{block}@heads{block})"
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig(TaskConfig):
+    """A Transformer that predicts the next token of a text.
+
+    Raises:
+      ValueError: naming the field that is out of range.
+
+    Example:
+      >>> task = TransformerConfig(blocks=1).make()
+      >>> task.spec.sizes(task.param_shapes())["hidden0"]
+      128
+    """
+
+    dataset: str = "python_docs"
+    """Text to read: python_docs (comes with Python), lm1b (the paper), a file's path, or another of load_text."""
+
+    tokenizer: str = "chars"
+    """What a token is: chars, bytes, or bpe:N for a vocabulary of N pieces."""
+
+    length: int = 8
+    """T, tokens read and predicted in each example (the paper: 8)."""
+
+    blocks: int = 2
+    """Number of blocks (the paper: 2)."""
+
+    width: int = 32
+    """Features of the residual stream (the paper: 32)."""
+
+    heads: int = 4
+    """Attention heads of each block (the paper: 4)."""
+
+    head_width: int = 32
+    """Features of each head (the paper: 32)."""
+
+    mlp: int = 128
+    """Hidden units of each block's perceptron (the paper: 128)."""
+
+    activation: Activation = "gelu"
+    """Of the perceptrons."""
+
+    init_scale: float = 1.0
+    """Factor on the fresh embedding and the fresh kernels."""
+
+    batch_size: int = 8
+    """Examples in a batch (the paper: 8)."""
+
+    data_dir: str | None = None
+    """Directory with the data; None looks at the usual places."""
+
+    split_seed: int = 0
+    """Seed of the split into train, inner valid, outer valid and test."""
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for a field that is out of range."""
+        for field in ("length", "blocks", "width", "heads", "head_width", "mlp", "batch_size"):
+            check_count(f"TransformerConfig.{field}", getattr(self, field))
+        check_count("TransformerConfig.split_seed", self.split_seed, 0)
+        check_activation("TransformerConfig.activation", self.activation)
+        check_positive("TransformerConfig.init_scale", self.init_scale)
+        check_text(self.dataset, self.tokenizer, self.data_dir)
+
+    def make(self) -> Task:
+        """Load the text and build the task.
+
+        Returns:
+          A `Task` whose params are those of `transformer`; batches have "tokens", int32 [B, T + 1]; the metrics are those of
+          `tasks.objectives.next_token`.
+
+        Raises:
+          DatasetError: if the text cannot be found or read.
+        """
+        datasets, info = load_text(
+            self.dataset, self.length, self.batch_size, self.tokenizer, data_dir=self.data_dir, split_seed=self.split_seed
+        )
+        sizes = Sizes(info.vocab_size, self.blocks, self.width, self.heads, self.head_width, self.mlp)
+        init, apply = transformer(sizes, activation=self.activation, init_scale=self.init_scale)
+        loss, metrics = next_token(apply, self.tokenizer, info.bytes_per_token)
+        return Task(
+            name=f"{short_name(info.name)}{self.length}_transformer_{self.blocks}x{self.width}",
+            init=init,
+            loss=loss,
+            spec=transformer_spec(self.blocks, self.heads if self.head_width > 1 else None),
+            datasets=datasets,
+            initial_loss=math.log(info.vocab_size),
+            metrics=metrics,
+        )
