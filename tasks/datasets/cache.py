@@ -102,7 +102,10 @@ class StoredArray:
         view = memoryview(content)
         for index, expected in enumerate(self.checksums[first:last]):
             if zlib.crc32(view[index * _BLOCK : (index + 1) * _BLOCK]) != expected:
-                raise DamagedCacheError(f"{self.path} is damaged at byte {offset + index * _BLOCK} or after")
+                at = offset + index * _BLOCK
+                raise DamagedCacheError(
+                    f"{self.path} is damaged at byte {at} or after; delete {self.path.parent} and start again"
+                )
         values = np.frombuffer(view[start * row - offset : stop * row - offset], self.dtype)
         return values.reshape(stop - start, *self.shape[1:])
 
@@ -267,10 +270,7 @@ def _build(directory: Path, identity: Mapping[str, Any], build: Callable[[Writer
 
 
 def cached(
-    kind: str,
-    settings: Mapping[str, Any],
-    build: Callable[[Writer], Mapping[str, Any]],
-    check_bytes: float = math.inf,
+    kind: str, settings: Mapping[str, Any], build: Callable[[Writer], Mapping[str, Any]], check_bytes: float = math.inf
 ) -> Entry:
     """The entry of these settings: the one in the cache, or a new one.
 

@@ -161,7 +161,9 @@ def image_features(builder: Any) -> tuple[str, str]:
             return image, label
         reason = f"'{image}' is {features[image]}, not uint8 with 1 or 3 channels"
     else:
-        reason = f"its features are {', '.join(f'{name}: {type(feature).__name__}' for name, feature in features.items())}"
+        reason = (
+            f"its features are {', '.join(f'{name}: {type(feature).__name__}' for name, feature in sorted(features.items()))}"
+        )
     raise DatasetError(f"the tfds data set '{builder.info.full_name}' is not one of images with a class each: {reason}")
 
 

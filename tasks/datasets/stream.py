@@ -79,7 +79,7 @@ class StreamingText(DataStream):
         self._tokens, self._seed, self._block = splits["train"], seed, min(block, len(splits["train"]))
         self._split = functools.partial(TokenSplit, length=length, batch_size=batch_size)
         self._held_out = {name: self._split(_read(splits[name], 0, min(block, len(splits[name])))) for name in SPLITS[1:]}
-        self._lock = threading.Lock()
+        self._lock, self._closed = threading.Lock(), False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lopt-stream")
         self._ahead: tuple[int, Future[jax.Array]] | None = None  # the start of a block, and the block
         self._last: tuple[int, Datasets] | None = None
@@ -97,6 +97,8 @@ class StreamingText(DataStream):
         if step < 0:
             raise ValueError(f"outer steps count from 0, not {step}")
         with self._lock:
+            if self._closed:
+                raise RuntimeError("the stream is closed: no step can be read any more")
             start = self._start(step)
             if self._last is None or self._last[0] != start:
                 ahead, self._ahead = self._ahead, None  # taken first: an error is raised once, and then it is read again
@@ -112,6 +114,8 @@ class StreamingText(DataStream):
 
     def close(self) -> None:
         """End the thread, once it has read what it is reading. Without it the thread ends with the stream, or with the process."""
+        with self._lock:
+            self._closed = True
         self._thread.shutdown(cancel_futures=True)
 
     def __enter__(self) -> "StreamingText":

@@ -147,7 +147,7 @@ def text_feature(builder: Any) -> str:
     for name in ("text", *(builder.info.supervised_keys or ())[:1], *(texts if len(texts) == 1 else ())):
         if name in texts:
             return name
-    described = ", ".join(f"{name}: {type(feature).__name__}" for name, feature in features.items())
+    described = ", ".join(f"{name}: {type(feature).__name__}" for name, feature in sorted(features.items()))
     raise DatasetError(
         f"the tfds data set '{builder.info.full_name}' has no text that could be meant: its features are {described}"
     )
