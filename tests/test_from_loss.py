@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 
 import equinox as eqx
 import jax
@@ -26,7 +27,8 @@ from lopt.trainer import initial_theta, meta_train
 from lopt.unroll import UnrollConfig
 
 EXAMPLES = ("plain_jax", "flax_linen", "flax_nnx", "equinox_mlp", "batchnorm_dropout")
-CONFIG = load_file(pathlib.Path(__file__).resolve().parents[1] / "examples" / "config.py")
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+CONFIG = load_file(ROOT / "examples" / "config.py")
 KEY = jax.random.key(0)
 X = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
 DATA = {"x": X, "y": X.sum(axis=1)}
@@ -113,6 +115,14 @@ def test_an_initial_loss_that_says_nothing_about_the_scale_is_asked_for():
     assert make(loss=lambda params, key, batch: -loss(params, key, batch), initial_loss=1.0).initial_loss == 1.0
     with pytest.raises(ValueError, match=r"is nan on average .*see that init gives weights at which the loss is finite"):
         make(loss=lambda params, key, batch: loss(params, key, batch) * jnp.nan, spec=make().spec)
+
+
+def test_the_example_in_the_documentation_runs():
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "interop.md").read_text(), re.DOTALL)
+    names: dict = {}
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # as in anybody's script
+        exec(block, names)
+    assert str(names["task"].spec).split() == "head hidden hidden hidden.in! hidden".split()
 
 
 def test_a_spec_that_does_not_describe_the_params_is_refused():

@@ -8,7 +8,7 @@ Version 0.0.1, the only release, asks for packages of 2022. With Python 3.11 or 
     pip install 'lopt[interop]'
     pip install --no-deps learned-optimization==0.0.1
 
-and call `restore_jax_names` before importing it. Its `outer_train` and `tasks.parametric` import modules that no release has.
+and call `restore_jax_names` before importing it. What of it cannot be imported even so: docs/interop.md.
 
 References:
   Metz, Freeman, Harrison, Maheswaranathan, Sohl-Dickstein, "Practical tradeoffs between memory, compute, and performance in learned
