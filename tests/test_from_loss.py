@@ -122,7 +122,7 @@ def test_the_example_in_the_documentation_runs():
     names: dict = {}
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # as in anybody's script
         exec(block, names)
-    assert str(names["task"].spec).split() == "head hidden hidden hidden.in! hidden".split()
+    assert str(names["task"].spec).split() == ["head", "hidden", "hidden", "hidden.in!", "hidden"]
 
 
 def test_a_spec_that_does_not_describe_the_params_is_refused():
