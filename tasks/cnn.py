@@ -35,11 +35,23 @@ PyTree = Any
 
 
 def convolve(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """Every convolution of this task, with zero padding: [B, H, W, c_in] and [k, k, c_in, c_out] to [B, ~H/stride, ~W/stride, c_out].
+    """A convolution with zero padding: [B, H, W, c_in] and [k, k, c_in, c_out] to [B, ceil(H / stride), ceil(W / stride), c_out].
 
-    The one place that says how it is computed.
+    The one place that says how convolutions are computed: every place's window is laid out, and all windows take one matrix product.
+    In a loop on a CPU, or with kernels of many particles, that is several times faster than XLA's convolution and its gradients
+    (digits, 2 cores: 3.3 instead of 33 ms an inner step), for k^2 times the memory of the images.
     """
-    return jax.lax.conv_general_dilated(images, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    window = kernel.shape[0]
+    places = [-(-size // stride) for size in images.shape[1:3]]
+    missing = [max((count - 1) * stride + window - size, 0) for count, size in zip(places, images.shape[1:3], strict=True)]
+    padded = jnp.pad(images, ((0, 0), *((total // 2, total - total // 2) for total in missing), (0, 0)))
+    last_row, last_column = ((count - 1) * stride + 1 for count in places)
+    windows = [
+        padded[:, row : row + last_row : stride, column : column + last_column : stride]
+        for row, column in itertools.product(range(window), repeat=2)
+    ]
+    flat = jnp.reshape(kernel, (window * window, *kernel.shape[2:]))
+    return jnp.einsum("bhwki,kio->bhwo", jnp.stack(windows, axis=3), flat)
 
 
 class _Convolution(nnx.Module):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lopt.symmetry.spec import WeightSpec
-from tasks.cnn import CNNConfig, cnn, cnn_spec
+from tasks.cnn import CNNConfig, cnn, cnn_spec, convolve
 from tests.tasks.common import general, make, shapes
 
 
@@ -70,6 +70,30 @@ def test_loss_and_accuracy_equal_the_formula(settings, activation):
     assert computed.dtype == jnp.float32
     assert float(computed) == pytest.approx(losses.mean(), rel=1e-5)
     assert float(metrics["accuracy"]) == pytest.approx((logits.argmax(1) == labels).mean(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "stride"), [((6, 7), 3, 1), ((7, 8), 3, 2), ((5, 5), 2, 2), ((8, 7), 2, 3), ((3, 2), 4, 1)]
+)
+def test_convolutions_and_their_gradients_are_those_of_xla(size, window, stride):
+    generator = np.random.default_rng(0)
+    images, kernel = (
+        jnp.asarray(generator.standard_normal(shape, np.float32)) for shape in ((2, *size, 3), (window, window, 3, 4))
+    )
+
+    def of_xla(images, kernel, stride):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(images, kernel, (stride, stride), "SAME", dimension_numbers=numbers)
+
+    def value_and_gradients(convolution):
+        def loss(images, kernel):
+            result = convolution(images, kernel, stride)
+            return jnp.sum(jnp.sin(result)), result
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(images, kernel)
+
+    found, expected = value_and_gradients(convolve), value_and_gradients(of_xla)
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4), found, expected)
 
 
 def test_the_spec_in_full():
