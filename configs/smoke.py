@@ -9,7 +9,8 @@ from lopt.estimators.pes import PESConfig
 from lopt.evaluate import EvaluationConfig
 from lopt.networks import UNFConfig
 from lopt.optimizer import LearnedMomentumConfig
-from lopt.trainer import MetaTrainConfig, OuterConfig
+from lopt.outer import OuterConfig
+from lopt.trainer import MetaTrainConfig
 from lopt.unroll import UnrollConfig
 from tasks.mlp import MLPConfig
 

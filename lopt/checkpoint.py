@@ -95,8 +95,9 @@ def _pack(step: int, state: dict[str, PyTree]) -> bytes:
     for name, array in arrays.items():
         if array.dtype.name not in _CODES:
             raise ValueError(f"leaf '{name}' has dtype {array.dtype}, which no checkpoint can hold; it can hold {sorted(_CODES)}")
-    theta_names = [f"theta/{name}" if name else "theta" for name, _ in named_leaves(state["theta"])]
-    theta = _encode_containers(jax.tree.unflatten(jax.tree.structure(state["theta"]), theta_names), "theta")
+    shown = "theta" if state.get("average") is None else "average"
+    theta_names = [f"{shown}/{name}" if name else shown for name, _ in named_leaves(state[shown])]
+    theta = _encode_containers(jax.tree.unflatten(jax.tree.structure(state[shown]), theta_names), shown)
     metadata = {"sha256": _NO_DIGEST, "format": _FORMAT, "step": str(step), "keys": json.dumps(keys), "theta": json.dumps(theta)}
     header: dict[str, Any] = {"__metadata__": metadata}
     # Wide types first: then every array begins at a multiple of its item size, as readers that map the file want it.
@@ -159,7 +160,8 @@ def save(run_dir: str | Path, step: int, state: dict[str, PyTree], *, keep: int 
       run_dir: the run directory; created if missing.
       step: outer steps done.
       state: everything the run needs to go on, as a dict of pytrees of arrays (typed keys included), with theta, made of plain
-        dicts, lists and tuples, as "theta". Arrays are copied to the host before this returns.
+        dicts, lists and tuples, as "theta"; an "average" of it, where there is one, is what `load_theta` gives. Arrays are copied to
+        the host before this returns.
       keep: how many checkpoints to keep, of this step and before.
 
     Returns:

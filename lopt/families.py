@@ -143,6 +143,16 @@ def reparametrize(
     return _wrap(problem, "reparametrized", sample, change)
 
 
+def normalized(problem: Problem) -> TaskFamily:
+    """The problem with its loss divided by that of a constant prediction, where meta-losses are concerned."""
+    family = as_family(problem)
+
+    def scaled(task: Task) -> Task:
+        return dataclasses.replace(task, normalizer=lambda loss: loss / task.initial_loss)
+
+    return dataclasses.replace(family, task_fn=lambda variant: scaled(family.task_fn(variant)))
+
+
 def _wrap(
     problem: Problem,
     name: str,
@@ -246,8 +256,15 @@ class MixtureConfig:
     tasks: tuple[TaskConfig, ...]
     """The problems."""
     weights: tuple[float, ...] | None = None
-    """How often each is drawn, in proportion; None: equally often."""
+    """What each counts for, in proportion; None: all the same."""
+    normalize: bool = True
+    """Divide every problem's loss by that of a constant prediction, so that none counts for more because its losses are larger."""
 
     def make(self) -> TaskMixture:
-        """Load the data and build the problems."""
-        return mixture([task.make() for task in self.tasks], self.weights)
+        """Load the data and build the problems.
+
+        Raises:
+          ValueError: if there are no problems, two have one name, or the weights are not one positive number for each.
+        """
+        problems = [task.make() for task in self.tasks]
+        return mixture([normalized(problem) for problem in problems] if self.normalize else problems, self.weights)

@@ -10,59 +10,35 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
-from lopt import checkpoint, config
-from lopt.estimators.base import PARTICLES, Estimator, EstimatorConfig
+from lopt import checkpoint, config, distributed
+from lopt.estimators.base import PARTICLES, EstimatorConfig
 from lopt.evaluate import EvaluationConfig
+from lopt.families import MixtureConfig
+from lopt.held_out import HeldOutConfig, make_held_out
 from lopt.metrics import MetricsWriter
+from lopt.mixture import Setup, set_up
 from lopt.optimizer import LearnedOptimizer, OptimizerConfig
+from lopt.outer import MetaTrainState, OuterConfig, check_freeze, make_outer_step
 from lopt.progress import Progress
 from lopt.symmetry.spec import PyTree
 from lopt.task import Datasets, DataStream, TaskConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class OuterConfig:
-    """The optimizer of theta: Adam on the clipped meta-gradient, its step size constant or falling along a cosine."""
-
-    learning_rate: float = 1e-4
-    """Adam's step size (not stated in the paper; 1e-4 in a follow-up with the same set-up)."""
-    clip_norm: float = 1.0
-    """The meta-gradient is scaled down to this global norm (the paper: 1.0)."""
-    decay_steps: int | None = None
-    """Outer steps over which the step size falls to a tenth, to stay there; None: constant. Apart from `outer_steps`, which may grow."""
-
-    def __post_init__(self) -> None:
-        if not self.learning_rate > 0 or not self.clip_norm > 0:
-            raise ValueError(
-                f"outer.learning_rate and outer.clip_norm must be positive, got {self.learning_rate}, {self.clip_norm}"
-            )
-        if self.decay_steps is not None and self.decay_steps < 1:
-            raise ValueError(f"outer.decay_steps must be at least 1 or None, got {self.decay_steps}")
-
-    def make(self) -> optax.GradientTransformation:
-        """The optax transform of theta."""
-        rate = self.learning_rate
-        if self.decay_steps is not None:
-            rate = optax.cosine_decay_schedule(self.learning_rate, self.decay_steps, alpha=0.1)
-        return optax.chain(optax.clip_by_global_norm(self.clip_norm), optax.adam(rate))
-
-
-@dataclasses.dataclass(frozen=True)
 class MetaTrainConfig:
     """One meta-training experiment: an inner task, a learned optimizer, and how its theta is improved."""
 
-    task: TaskConfig
-    """The inner problem."""
+    task: TaskConfig | MixtureConfig
+    """The inner problem, or several."""
     optimizer: OptimizerConfig
     """The learned optimizer and its update network."""
     estimator: EstimatorConfig
@@ -79,14 +55,10 @@ class MetaTrainConfig:
     """Outer steps between two checkpoints."""
     keep_checkpoints: int = 3
     """Newest checkpoints to keep."""
-
-
-class MetaTrainState(NamedTuple):
-    """All that a run must carry from one outer step to the next."""
-
-    theta: PyTree
-    outer: PyTree
-    estimator: PyTree
+    held_out: HeldOutConfig = HeldOutConfig()
+    """Evaluation during meta-training, and the checkpoint that is best by it."""
+    max_skipped: int = 20
+    """Outer steps in a row without a finite meta-gradient, or with every particle diverged, after which the run gives up."""
 
 
 class Result(NamedTuple):
@@ -104,11 +76,11 @@ class Result(NamedTuple):
 
 
 class DivergedError(RuntimeError):
-    """Every particle diverged in many outer steps in a row: nothing is learned any more."""
+    """Nothing is learned any more: every particle diverged, or no meta-gradient was finite, in many outer steps in a row."""
 
 
 RESUME_MAY_CHANGE = ("outer_steps",)
-_ALL_DIVERGED_LIMIT = 20
+BEST_DIR = "best"  # of a run directory: holds the checkpoint that is best by the held-out evaluation
 
 
 def particle_mesh(particles: int) -> Mesh:
@@ -129,38 +101,12 @@ def initial_theta(seed: int, optimizer: LearnedOptimizer) -> PyTree:
     return optimizer.init(jax.random.fold_in(jax.random.key(seed), 0))
 
 
-def make_outer_step(
-    seed: int, estimator: Estimator, outer: optax.GradientTransformation, optimizer: LearnedOptimizer
-) -> jax.stages.Wrapped:
-    """The jitted outer step `(step, datasets, state) -> (state, info)`; the state is donated.
-
-    The key of outer step n is a function of the seed and n alone. An outer gradient that is not finite leaves theta unchanged and is
-    counted in `info["skipped"]`.
-    """
-    key = jax.random.fold_in(jax.random.key(seed), 2)
-
-    def outer_step(step: jax.Array, datasets: Datasets, state: MetaTrainState):
-        gradient, particles, info = estimator.step(jax.random.fold_in(key, step), state.theta, datasets, state.estimator)
-        norm = optax.tree.norm(gradient)
-        finite = jnp.isfinite(norm)
-        with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises a float to an integer power
-            updates, outer_state = outer.update(gradient, state.outer, state.theta)
-        theta, outer_state = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old),
-            (optax.apply_updates(state.theta, updates), outer_state),
-            (state.theta, state.outer),
-        )
-        info |= {"gradient_norm": norm, "skipped": (~finite).astype(jnp.int32), **optimizer.scalars(theta)}
-        return MetaTrainState(theta, outer_state, particles), info
-
-    return jax.jit(outer_step, donate_argnums=2)
-
-
 def meta_train(experiment: MetaTrainConfig, run_dir: str | Path, *, progress: bool = True) -> Result:
     """Meta-train until `experiment.outer_steps`, from the newest checkpoint in `run_dir` if there is one.
 
-    Writes `config.json`, `metrics.jsonl` (one object an outer step) and `checkpoints/` into `run_dir`. A run that was killed and
-    started again ends with the same theta, bit for bit, as one that was not. SIGINT and SIGTERM save and return.
+    Writes `config.json`, `metrics.jsonl` (one object an outer step), `checkpoints/` and, with held-out evaluations, `best/` into
+    `run_dir`. A run that was killed and started again ends with the same theta, bit for bit, as one that was not. SIGINT and SIGTERM
+    save and return. Of several processes (`lopt.distributed`), the first writes, and all must see the directory.
 
     Args:
       experiment: what to train.
@@ -170,64 +116,92 @@ def meta_train(experiment: MetaTrainConfig, run_dir: str | Path, *, progress: bo
     Raises:
       ConfigError: if `run_dir` holds a run of another config; names the fields that differ.
       CheckpointError: if there are checkpoints and none is usable.
-      DivergedError: if every particle diverges, outer step after outer step.
+      DivergedError: if every particle diverges, or no meta-gradient is finite, outer step after outer step.
+      ValueError: if one theta cannot serve all problems; names them.
     """
     run_dir = Path(run_dir)
-    if experiment.outer_steps < 0 or experiment.save_every < 1 or experiment.keep_checkpoints < 1:
-        raise config.ConfigError("outer_steps must not be negative; save_every and keep_checkpoints must be at least 1")
-    config.claim_run_dir(run_dir, experiment, may_change=RESUME_MAY_CHANGE)
-    task = experiment.task.make()
-    optimizer = experiment.optimizer.make(task.spec, task.spec.sizes(task.param_shapes()))
+    if experiment.outer_steps < 0 or min(experiment.save_every, experiment.keep_checkpoints, experiment.max_skipped) < 1:
+        raise config.ConfigError(
+            "outer_steps must not be negative; save_every, keep_checkpoints and max_skipped must be at least 1"
+        )
+    if distributed.is_main():
+        config.claim_run_dir(run_dir, experiment, may_change=RESUME_MAY_CHANGE)
+    distributed.wait_for_all("the run directory")
     mesh = particle_mesh(experiment.estimator.particles)
-    estimator = experiment.estimator.make(task, optimizer, mesh)
-    outer = experiment.outer.make()
-
-    state = _initial_state(experiment.seed, optimizer, estimator, outer, mesh)
+    setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, mesh)
+    state = _initial_state(experiment, setup, mesh)
+    check_freeze(experiment.outer, state.theta)
+    held_out = None
+    if experiment.held_out.every:
+        held_out = make_held_out(experiment.held_out, experiment.optimizer, setup.problems, state.theta, experiment.seed)
     restored = checkpoint.restore(run_dir, state._asdict())
     step = 0
     if restored is not None:
         step, fields = restored
         state = MetaTrainState(**fields)
-    data = on_devices(task.datasets, NamedSharding(mesh, PartitionSpec()))
+    data = on_devices(setup.source, NamedSharding(mesh, PartitionSpec()))
     datasets = data(step)
-    outer_step = make_outer_step(experiment.seed, estimator, outer, optimizer)
+    outer_step = make_outer_step(experiment.seed, setup.estimator, experiment.outer, setup.optimizer)
     # Compiled ahead, so that the speed of the first step is that of a step.
-    outer_step = outer_step.lower(jnp.int32(step), datasets, state).compile()
+    outer_step = outer_step.lower(np.int32(step), datasets, state).compile()
 
     def save() -> None:
-        checkpoint.save(run_dir, step, state._asdict(), keep=experiment.keep_checkpoints)
+        whole = distributed.on_host(state._asdict())
+        if distributed.is_main():
+            checkpoint.save(run_dir, step, whole, keep=experiment.keep_checkpoints)
 
     saved = step if restored is not None else None
-    all_diverged = 0
+    all_diverged = skipped = 0
+    main = distributed.is_main()
     with (
-        MetricsWriter(run_dir, resume_step=step) as metrics,
-        Progress(experiment.outer_steps, step, enabled=progress) as bar,
+        MetricsWriter(run_dir, resume_step=step) if main else nullcontext() as metrics,
+        Progress(experiment.outer_steps, step, enabled=progress and main) as bar,
         _stop_signals() as stop_requested,
     ):
-        while step < experiment.outer_steps and not stop_requested():
+        while step < experiment.outer_steps and not distributed.any_process(stop_requested()):
             start = time.perf_counter()
-            state, info = outer_step(jnp.int32(step), datasets, state)
+            state, info = outer_step(np.int32(step), datasets, state)
             if step + 1 < experiment.outer_steps:
                 datasets = data(step + 1)  # a stream reads and sends them while the step runs
             # One outer step in flight: XLA's CPU collectives abort when calls pile up on several CPU devices.
             info = {name: np.asarray(value).item() for name, value in jax.block_until_ready(info).items()}
             step += 1
-            speed = estimator.inner_steps / (time.perf_counter() - start)
-            metrics.write({"outer_step": step, **info, "inner_steps_per_s": speed})
+            speed = setup.estimator.inner_steps / (time.perf_counter() - start)
+            if held_out is not None and step % experiment.held_out.every == 0:
+                state, found = _evaluate(held_out, run_dir, step, state)
+                info |= found
+            if metrics is not None:
+                metrics.write({"outer_step": step, **info, "inner_steps_per_s": speed})
             bar.update(step, meta_loss=info["meta_loss"], inner_steps_per_s=speed, diverged=info["diverged"])
             if step % experiment.save_every == 0:
                 save()
                 saved = step
             all_diverged = all_diverged + 1 if info["all_diverged"] else 0
-            if all_diverged == _ALL_DIVERGED_LIMIT:
+            skipped = skipped + 1 if info["skipped"] else 0
+            if max(all_diverged, skipped) == experiment.max_skipped:
                 save()
+                what = "every particle diverged" if all_diverged >= skipped else "the meta-gradient was not finite"
                 raise DivergedError(
-                    f"every particle diverged in each of the last {_ALL_DIVERGED_LIMIT} outer steps (outer step {step}); the state is "
-                    f"saved in '{run_dir}'. Start a new run with a smaller optimizer.alpha, optimizer.beta or outer.learning_rate."
+                    f"{what} in each of the last {experiment.max_skipped} outer steps (outer step {step}); the state is saved in "
+                    f"'{run_dir}'. Start a new run with a smaller optimizer.alpha, optimizer.beta or outer.learning_rate."
                 )
         if saved != step:
             save()
-        return Result(step, state.theta, interrupted=stop_requested())
+        return Result(step, distributed.on_host(state.evaluated), interrupted=step < experiment.outer_steps)
+
+
+def _evaluate(
+    held_out: Callable[[PyTree], dict[str, float]], run_dir: Path, step: int, state: MetaTrainState
+) -> tuple[MetaTrainState, dict[str, float]]:
+    """Evaluate, and keep theta in `best/` if it is the best so far. The state is that after the evaluation."""
+    theta = distributed.on_host(state.evaluated)
+    found = held_out(theta)
+    score = np.float32(found["held_out/score"])
+    if score < np.asarray(state.best):
+        state = state._replace(best=jax.device_put(score, state.best.sharding))
+        if distributed.is_main():
+            checkpoint.save(run_dir / BEST_DIR, step, {"theta": theta, "score": score}, keep=1)
+    return state, found
 
 
 def on_devices(source: Datasets | DataStream, sharding: Sharding) -> Callable[[int], Datasets]:
@@ -244,17 +218,18 @@ def on_devices(source: Datasets | DataStream, sharding: Sharding) -> Callable[[i
     return at
 
 
-def _initial_state(
-    seed: int, optimizer: LearnedOptimizer, estimator: Estimator, outer: optax.GradientTransformation, mesh: Mesh
-) -> MetaTrainState:
-    replicated, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(PARTICLES))
+def _initial_state(experiment: MetaTrainConfig, setup: Setup, mesh: Mesh) -> MetaTrainState:
+    replicated, sharded = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec(PARTICLES)))
 
     def make() -> MetaTrainState:
-        theta = initial_theta(seed, optimizer)
-        particles = estimator.init(jax.random.fold_in(jax.random.key(seed), 1), theta)
-        return MetaTrainState(theta, outer.init(theta), particles)
+        theta = initial_theta(experiment.seed, setup.optimizer)
+        particles = setup.estimator.init(jax.random.fold_in(jax.random.key(experiment.seed), 1), theta)
+        average = None if experiment.outer.average is None else theta
+        return MetaTrainState(theta, experiment.outer.make().init(theta), particles, average, jnp.float32(jnp.inf))
 
-    return jax.jit(make, out_shardings=MetaTrainState(replicated, replicated, sharded))()
+    shapes = jax.eval_shape(make)
+    shardings = jax.tree.map(lambda _: replicated, shapes)._replace(estimator=jax.tree.map(lambda _: sharded, shapes.estimator))
+    return jax.jit(make, out_shardings=shardings)()
 
 
 @contextmanager
