@@ -255,6 +255,7 @@ def test_batch_normalisation_and_dropout():
     assert abs(float(read(moved, after, KEY, batch)["loss"] - at_rest["loss"])) > 1e-4
 
 
+@pytest.mark.slow
 def test_a_model_with_batch_normalisation_and_dropout_learns():
     task = ImportedTaskConfig("examples.batchnorm_dropout:make_task").make()
     keys = seed_keys(KEY, 2)
