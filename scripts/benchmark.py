@@ -2,6 +2,8 @@
 
 python scripts/benchmark.py compile --blocks 2 4 12            # trunk + one UNF layer over a Transformer's weights
 python scripts/benchmark.py compile --blocks 2 4 12 --share role
+python scripts/benchmark.py data                               # loading, batches a second, and their share of an inner step
+python scripts/benchmark.py data --sources lm1b ./corpus.txt   # streamed, if it is large
 """
 
 import argparse
@@ -24,6 +26,20 @@ def compile_one(blocks: int, share: str) -> None:
     print(json.dumps({"benchmark": "compile", "blocks": blocks, "share": share, **cost, **environment()}), flush=True)
 
 
+def data_one(source: str, steps: int) -> None:
+    from lopt.benchmarks import environment
+    from tasks.datasets.benchmark import data_cost
+
+    print(json.dumps({"benchmark": "data", **data_cost(source, steps), **environment()}), flush=True)
+
+
+def alone(*arguments: str) -> None:
+    """Run one benchmark in a process of its own, so that neither caches nor imports nor peak memory carry over."""
+    done = subprocess.run([sys.executable, __file__, *arguments])
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="benchmark.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -36,16 +52,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     command.add_argument(
         "--share", choices=("none", "role"), default="none", help="coefficients of the UNF layer: each pair's own, or by role"
     )
+    command = commands.add_parser("data", help="loading a data set, batches a second, and their share of an inner step")
+    command.add_argument(
+        "--sources",
+        nargs="+",
+        default=["digits", "fashion_mnist", "python_docs"],
+        metavar="NAME",
+        help="data sets as tasks take them (default: digits fashion_mnist python_docs)",
+    )
+    command.add_argument("--steps", type=int, default=2000, metavar="N", help="inner steps in a compiled loop (default: 2000)")
     args = parser.parse_args(argv)
+    if args.command == "data":
+        if args.steps < 1:
+            parser.error(f"--steps must be at least 1, got {args.steps}")
+        if len(args.sources) == 1:
+            data_one(args.sources[0], args.steps)
+        else:
+            for source in args.sources:
+                alone("data", "--sources", source, "--steps", str(args.steps))
+        return
     if min(args.blocks) < 1:
         parser.error(f"--blocks must be at least 1, got {min(args.blocks)}")
     if len(args.blocks) == 1:
         compile_one(args.blocks[0], args.share)
         return
-    for blocks in args.blocks:  # each in a process of its own, so that neither caches nor peak memory carry over
-        done = subprocess.run([sys.executable, __file__, "compile", "--blocks", str(blocks), "--share", args.share])
-        if done.returncode:
-            sys.exit(done.returncode)
+    for blocks in args.blocks:
+        alone("compile", "--blocks", str(blocks), "--share", args.share)
 
 
 if __name__ == "__main__":

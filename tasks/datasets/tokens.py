@@ -12,6 +12,30 @@ from lopt.task import Batch
 MAX_WINDOWS = 4096  # of `TokenSplit.all`: the logits of more would not fit where the tokens do
 
 
+def uniform_index(key: jax.Array, count: int, limit: int) -> jax.Array:
+    """Integers drawn uniformly from 0 ... limit - 1.
+
+    `floor(r limit / 2^32)` for random words r < 2^32: no two values differ in probability by more than 2^-32. `jax.random.randint`
+    draws two words a value and takes remainders, which is several times the cost of gathering a batch.
+
+    Args:
+      key: typed key.
+      count: values wanted, B.
+      limit: from 1 to 2^31.
+
+    Returns:
+      int32 [B].
+    """
+    words = jax.random.bits(key, (count,), jnp.uint32)
+    half, mask = jnp.uint32(16), jnp.uint32(0xFFFF)
+    high, low = words >> half, words & mask
+    limit_high, limit_low = jnp.uint32(limit >> 16), jnp.uint32(limit & 0xFFFF)
+    # The upper half of a product of 64 bits, by halves of 16 bits: no sum exceeds 32 bits.
+    upper = high * limit_low + ((low * limit_low) >> half)
+    lower = low * limit_high + (upper & mask)
+    return (high * limit_high + (upper >> half) + (lower >> half)).astype(jnp.int32)
+
+
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("tokens",), meta_fields=("length", "batch_size", "max_windows"))
 @dataclasses.dataclass(frozen=True)
 class TokenSplit:
@@ -42,7 +66,7 @@ class TokenSplit:
 
     def batch(self, key: jax.Array) -> Batch:
         """B windows that start anywhere, drawn uniformly with replacement: {"tokens": int32 [B, length + 1]}."""
-        return self._windows(jax.random.randint(key, (self.batch_size,), 0, self.tokens.shape[0] - self.length))
+        return self._windows(uniform_index(key, self.batch_size, self.tokens.shape[0] - self.length))
 
     def all(self) -> Batch:
         """Windows side by side, each token but the first being a target once: {"tokens": int32 [M, length + 1]}.

@@ -7,6 +7,7 @@ import pytest
 
 from lopt.task import Datasets
 from tasks.datasets import TokenSplit
+from tasks.datasets.tokens import uniform_index
 
 
 def split(count, length=4, batch_size=3, dtype=np.uint16, **options):
@@ -25,6 +26,15 @@ def test_windows_start_anywhere_and_equally_often():
     counts = np.bincount(starts)
     assert len(counts) == 5  # the last window is 4 ... 8
     assert np.abs(counts / 4000 - 1).max() < 0.1
+
+
+@pytest.mark.parametrize("limit", [1, 2, 1000, 65_535, 65_536, 65_537, 1 << 20, (1 << 28) + 12_345, 1 << 31])
+def test_an_index_is_the_upper_half_of_a_product(limit):
+    key = jax.random.key(limit % 1000)
+    words = np.asarray(jax.random.bits(key, (1000,), jnp.uint32)).tolist()
+    index = uniform_index(key, 1000, limit)
+    assert index.dtype == jnp.int32
+    assert index.tolist() == [word * limit >> 32 for word in words]
 
 
 def test_the_same_batch_for_the_same_key_wherever_it_is_made():
