@@ -5,6 +5,10 @@ everywhere. The run directory is one that all processes can read.
 """
 
 import dataclasses
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +28,27 @@ class ProcessConfig:
     """How many processes there are."""
     process_id: int | None = None
     """This one's number, from 0."""
+    local_devices: int | None = None
+    """CPU devices of this process; None: one for each core that it may use. Fewer, where several processes share a machine."""
     heartbeat_timeout: int = 60
     """Seconds after which a process that has gone silent is given up, and with it the run."""
+
+    @property
+    def is_one_of_many(self) -> bool:
+        return (self.coordinator, self.num_processes, self.process_id) != (None, None, None)
+
+
+class PeerError(RuntimeError):
+    """Another process of the run has stopped."""
+
+
+def use_all_cores(devices: int | None = None) -> None:
+    """Make one CPU device of each core (or so many), so that particles spread over them; call before JAX is first used."""
+    if devices is not None and devices < 1:
+        raise ValueError(f"local_devices must be at least 1, got {devices}")
+    # The cores this process may use, where the system tells; not all of the machine's, which a container may withhold.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jax.config.update("jax_num_cpu_devices", cores if devices is None else devices)
 
 
 def join_processes(config: ProcessConfig) -> None:
@@ -44,6 +67,7 @@ def join_processes(config: ProcessConfig) -> None:
         raise ValueError(
             f"process_id must be from 0 to num_processes - 1 = {given['num_processes'] - 1}, got {given['process_id']}"
         )
+    use_all_cores(config.local_devices)
     jax.distributed.initialize(
         config.coordinator,
         config.num_processes,
@@ -51,6 +75,39 @@ def join_processes(config: ProcessConfig) -> None:
         heartbeat_timeout_seconds=config.heartbeat_timeout,
         shutdown_timeout_seconds=config.heartbeat_timeout,
     )
+
+
+def even_devices(particles: int) -> list[Any]:
+    """As many devices as divide the particles evenly, the same number from every process.
+
+    Raises:
+      ValueError: if the particles do not divide over the processes.
+    """
+    processes = jax.process_count()
+    if particles % processes:
+        raise ValueError(f"{particles} particles cannot be split over {processes} processes evenly: change estimator.particles")
+    local = [[device for device in jax.devices() if device.process_index == process] for process in range(processes)]
+    count = max(n for n in range(1, min(map(len, local)) + 1) if particles // processes % n == 0)
+    return [device for devices in local for device in devices[:count]]
+
+
+@contextmanager
+def naming_lost_peers() -> Iterator[None]:
+    """While inside, an error of JAX that several processes can only have if one of them is gone says so.
+
+    Raises:
+      PeerError: instead of JAX's.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        reason = str(error).partition("\n")[0]
+        raise PeerError(
+            f"process {jax.process_index()} has lost another of the {jax.process_count()} processes of the run ({reason}). Start all of "
+            "them again: they go on from the newest checkpoint"
+        ) from error
 
 
 def is_main() -> bool:

@@ -6,7 +6,6 @@ bit for bit.
 """
 
 import dataclasses
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from lopt import checkpoint, config, distributed
+from lopt.distributed import use_all_cores
 from lopt.estimators.base import PARTICLES, EstimatorConfig
 from lopt.evaluate import EvaluationConfig
 from lopt.families import MixtureConfig
@@ -31,6 +31,21 @@ from lopt.outer import MetaTrainState, OuterConfig, check_freeze, make_outer_ste
 from lopt.progress import Progress
 from lopt.symmetry.spec import PyTree
 from lopt.task import Datasets, DataStream, TaskConfig
+
+__all__ = [
+    "BEST_DIR",
+    "DivergedError",
+    "MetaTrainConfig",
+    "MetaTrainState",
+    "OuterConfig",
+    "Result",
+    "initial_theta",
+    "make_outer_step",
+    "meta_train",
+    "on_devices",
+    "particle_mesh",
+    "use_all_cores",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,15 +100,8 @@ BEST_DIR = "best"  # of a run directory: holds the checkpoint that is best by th
 
 def particle_mesh(particles: int) -> Mesh:
     """A mesh for particles to be sharded over: as many of the devices as divide their number evenly."""
-    count = max(n for n in range(1, jax.device_count() + 1) if particles % n == 0)
-    return jax.make_mesh((count,), (PARTICLES,), devices=jax.devices()[:count], axis_types=(AxisType.Auto,))
-
-
-def use_all_cores() -> None:
-    """Make one CPU device of each core, so that particles spread over them; call before JAX is first used."""
-    # The cores this process may use, where the system tells; not all of the machine's, which a container may withhold.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jax.config.update("jax_num_cpu_devices", cores)
+    devices = distributed.even_devices(particles)
+    return jax.make_mesh((len(devices),), (PARTICLES,), devices=devices, axis_types=(AxisType.Auto,))
 
 
 def initial_theta(seed: int, optimizer: LearnedOptimizer) -> PyTree:
@@ -117,6 +125,7 @@ def meta_train(experiment: MetaTrainConfig, run_dir: str | Path, *, progress: bo
       ConfigError: if `run_dir` holds a run of another config; names the fields that differ.
       CheckpointError: if there are checkpoints and none is usable.
       DivergedError: if every particle diverges, or no meta-gradient is finite, outer step after outer step.
+      PeerError: if another process of the run has stopped.
       ValueError: if one theta cannot serve all problems; names them.
     """
     run_dir = Path(run_dir)
@@ -157,6 +166,7 @@ def meta_train(experiment: MetaTrainConfig, run_dir: str | Path, *, progress: bo
         MetricsWriter(run_dir, resume_step=step) if main else nullcontext() as metrics,
         Progress(experiment.outer_steps, step, enabled=progress and main) as bar,
         _stop_signals() as stop_requested,
+        distributed.naming_lost_peers(),
     ):
         while step < experiment.outer_steps and not distributed.any_process(stop_requested()):
             start = time.perf_counter()

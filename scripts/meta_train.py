@@ -15,28 +15,40 @@ Meta-train the learned optimizer that a config file describes. Any field of the 
 
 Writes into RUN: config.json, metrics.jsonl (one object an outer step) and checkpoints/. A run that is there already goes on
 from its newest checkpoint, to the same theta as an unbroken run, bit for bit; Ctrl-C saves first.
-Then: python scripts/evaluate.py --run-dir RUN"""
+Then: python scripts/evaluate.py --run-dir RUN
+
+Several processes, on one machine or many, work on one run: each is started with the same arguments and a --process-id of its own, with
+--coordinator (host and port of process 0) and --num-processes. RUN must be a directory that all of them see."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    config, run_dir = parse_experiment(
+    from lopt.distributed import ProcessConfig  # imports JAX; does not use it
+
+    config, run_dir, processes = parse_experiment(
         argv,
         prog="meta_train.py",
         description=DESCRIPTION,
         config_dir=ROOT / "configs",
         help_config=ROOT / "configs" / "digits_mlp.py",
+        extra=ProcessConfig(),
     )
     # Imported here, so that --help and a wrong argument answer at once.
     from lopt.checkpoint import CheckpointError
+    from lopt.distributed import PeerError, is_main, join_processes
     from lopt.metrics import MetricsError
     from lopt.trainer import DivergedError, meta_train, use_all_cores
     from tasks.datasets import DatasetError
 
-    use_all_cores()
     try:
+        if processes.is_one_of_many:
+            join_processes(processes)
+        else:
+            use_all_cores()
         result = meta_train(config, run_dir)
-    except (ConfigError, CheckpointError, DatasetError, DivergedError, MetricsError, ValueError, OSError) as error:
+    except (ConfigError, CheckpointError, DatasetError, DivergedError, MetricsError, PeerError, ValueError, OSError) as error:
         sys.exit(f"meta_train.py: {error}")
+    if not is_main():
+        return
     if result.interrupted:
         print(f"stopped after outer step {result.step} of {config.outer_steps}, all saved; the same command goes on from there")
     else:

@@ -339,7 +339,7 @@ def test_differences():
 
 
 def parse(config_dir: Path, *argv: str, **options: Any) -> tuple[Any, Path]:
-    return configs.parse_experiment(argv, prog="train.py", description="Trains it.", config_dir=config_dir, **options)
+    return configs.parse_experiment(argv, prog="train.py", description="Trains it.", config_dir=config_dir, **options)[:2]
 
 
 def test_overrides(config_dir):
@@ -453,3 +453,16 @@ finally:
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert "heavy: []" in result.stdout
+
+
+@dataclasses.dataclass(frozen=True)
+class Extra:
+    verbose: int = 1
+    """How much is said."""
+
+
+def test_arguments_that_are_no_part_of_the_experiment(config_dir):
+    argv = ["--config", str(config_dir / "small.py"), "--run-dir", "r"]
+    parsed = configs.parse_experiment([*argv, "--verbose", "3"], prog="p", description="d", config_dir=config_dir, extra=Extra())
+    assert parsed[2] == Extra(3)
+    assert configs.parse_experiment(argv, prog="p", description="d", config_dir=config_dir, extra=Extra())[2] == Extra()

@@ -73,7 +73,8 @@ def parse_experiment(
     description: str,
     config_dir: str | Path,
     help_config: str | Path | None = None,
-) -> tuple[Any, Path]:
+    extra: Any = None,
+) -> tuple[Any, Path, Any]:
     """Read `--config FILE --run-dir RUN` and overrides of any field, such as `--seed 1 --estimator.sigma 0.02`.
 
     Anything wrong is reported by name on stderr, with exit status 2; `--help` lists the config files and the fields.
@@ -84,9 +85,10 @@ def parse_experiment(
       description: what the program does, for help.
       config_dir: where the config files are, to list them.
       help_config: the config file whose fields `--help` shows when no `--config` is given.
+      extra: a dataclass of further arguments that are no part of the experiment, with their defaults.
 
     Returns:
-      The file's config with the overrides in place, and the run directory.
+      The file's config with the overrides in place, the run directory, and `extra` with its overrides.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     first = argparse.ArgumentParser(
@@ -100,7 +102,7 @@ def parse_experiment(
     shown = help_config if file is None else file
     try:
         config = None if shown is None else load_file(shown)
-        arguments = _arguments(config)
+        arguments = _arguments(config, extra)
     except ConfigError as error:
         first.error(str(error))
     note = "See the fields of one: --config FILE --help"
@@ -113,10 +115,10 @@ def parse_experiment(
     parsed: Any = tyro.cli(
         arguments, prog=prog, description=f"{description}\n\n{listing}\n\n{note}", args=argv, config=(tyro.conf.AvoidSubcommands,)
     )
-    return parsed.experiment, parsed.run_dir
+    return parsed.experiment, parsed.run_dir, getattr(parsed, "extra", None)
 
 
-def _arguments(config: Any) -> type:
+def _arguments(config: Any, extra: Any = None) -> type:
     """A dataclass of the program's own arguments and, if there is a config, of its fields without a prefix."""
     import tyro
 
@@ -125,8 +127,12 @@ def _arguments(config: Any) -> type:
         ("config", Annotated[Path, arg(metavar="FILE", help="The experiment: a Python file that defines `config`.")]),
         ("run_dir", Annotated[Path, arg(metavar="RUN", help="Where the run is written; a run that is there already resumes.")]),
     ]
+    own = {name for name, _ in fields}
+    if extra is not None:
+        own |= {field.name for field in dataclasses.fields(extra)}
+        fields.append(("extra", Annotated[type(extra), arg(name="")], dataclasses.field(default=extra)))
     if config is not None:
-        taken = sorted({name for name, _ in fields} & {field.name for field in dataclasses.fields(config)})
+        taken = sorted(own & {field.name for field in dataclasses.fields(config)})
         if taken:
             raise ConfigError(f"{type(config).__name__} has a field '{taken[0]}', which is the name of an argument: rename it")
         hint: Any = Annotated[type(config), arg(name="")]
