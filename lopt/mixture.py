@@ -107,7 +107,8 @@ def combine(estimators: Mapping[str, Estimator], probabilities: Sequence[float])
             total = jax.tree.map(lambda a, g, w=weights[name]: a + w * g, total, gradient)
         return total, states, _merged(infos, weights)
 
-    return Estimator(init, step, sum(estimator.inner_steps for estimator in estimators.values()))
+    inner_steps = sum(estimator.inner_steps for estimator in estimators.values())
+    return Estimator(init, step, inner_steps, max(estimator.outer_steps for estimator in estimators.values()))
 
 
 def _merged(infos: Mapping[str, dict[str, jax.Array]], weights: Mapping[str, float]) -> dict[str, jax.Array]:

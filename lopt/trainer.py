@@ -8,7 +8,7 @@ bit for bit.
 import dataclasses
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,6 +95,7 @@ class DivergedError(RuntimeError):
 
 
 RESUME_MAY_CHANGE = ("outer_steps",)
+Observer = Callable[[int, Mapping[str, Any]], None]  # outer steps done, what was measured
 BEST_DIR = "best"  # of a run directory: holds the checkpoint that is best by the held-out evaluation
 
 
@@ -109,7 +110,9 @@ def initial_theta(seed: int, optimizer: LearnedOptimizer) -> PyTree:
     return optimizer.init(jax.random.fold_in(jax.random.key(seed), 0))
 
 
-def meta_train(experiment: MetaTrainConfig, run_dir: str | Path, *, progress: bool = True) -> Result:
+def meta_train(
+    experiment: MetaTrainConfig, run_dir: str | Path, *, progress: bool = True, observers: Sequence[Observer] = ()
+) -> Result:
     """Meta-train until `experiment.outer_steps`, from the newest checkpoint in `run_dir` if there is one.
 
     Writes `config.json`, `metrics.jsonl` (one object an outer step), `checkpoints/` and, with held-out evaluations, `best/` into
@@ -120,6 +123,7 @@ def meta_train(experiment: MetaTrainConfig, run_dir: str | Path, *, progress: bo
       experiment: what to train.
       run_dir: directory of the run, made if need be.
       progress: show a progress bar.
+      observers: called after every outer step, in the process that writes.
 
     Raises:
       ConfigError: if `run_dir` holds a run of another config; names the fields that differ.
@@ -182,6 +186,8 @@ def meta_train(experiment: MetaTrainConfig, run_dir: str | Path, *, progress: bo
                 info |= found
             if metrics is not None:
                 metrics.write({"outer_step": step, **info, "inner_steps_per_s": speed})
+                for observe in observers:
+                    observe(step, {**info, "inner_steps_per_s": speed})
             bar.update(step, meta_loss=info["meta_loss"], inner_steps_per_s=speed, diverged=info["diverged"])
             if step % experiment.save_every == 0:
                 save()

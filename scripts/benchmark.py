@@ -4,6 +4,8 @@ python scripts/benchmark.py compile --blocks 2 4 12            # trunk + one UNF
 python scripts/benchmark.py compile --blocks 2 4 12 --share role
 python scripts/benchmark.py data                               # loading, batches a second, and their share of an inner step
 python scripts/benchmark.py data --sources lm1b ./corpus.txt   # streamed, if it is large
+python scripts/benchmark.py estimators --out estimators.png    # variance of meta-gradients, by the number of windows
+python scripts/benchmark.py memory --steps 2000                # whether a run grows
 """
 
 import argparse
@@ -11,6 +13,9 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def compile_one(blocks: int, share: str) -> None:
@@ -31,6 +36,56 @@ def data_one(source: str, steps: int) -> None:
     from tasks.datasets.benchmark import data_cost
 
     print(json.dumps({"benchmark": "data", **data_cost(source, steps), **environment()}), flush=True)
+
+
+ESTIMATORS = ("pes", "nres", "gpes", "full_es", "truncated_es", "truncated_backprop", "full_backprop")
+
+
+def estimators(windows: Sequence[int], names: Sequence[str], out: Path | None) -> None:
+    """Variances on the digits' MLP under SGD with momentum, final meta-loss, windows of 10 steps."""
+    from lopt.benchmarks import environment
+    from lopt.benchmarks.estimators import gradient_variance, plot_variances
+    from lopt.estimators.full_backprop import FullBackpropConfig
+    from lopt.estimators.full_es import FullESConfig
+    from lopt.estimators.gpes import GPESConfig
+    from lopt.estimators.nres import NRESConfig
+    from lopt.estimators.pes import PESConfig
+    from lopt.estimators.truncated_backprop import TruncatedBackpropConfig
+    from lopt.estimators.truncated_es import TruncatedESConfig
+    from lopt.optimizer import LearnedSGDMConfig
+    from lopt.trainer import use_all_cores
+    from lopt.unroll import UnrollConfig
+    from tasks.mlp import MLPConfig
+
+    use_all_cores()
+    truncation, records = 10, []
+    problem = MLPConfig(hidden=(16,), batch_size=32).make()
+    configs = {
+        "pes": PESConfig(),
+        "nres": NRESConfig(),
+        "gpes": GPESConfig(reuse=4 * truncation, unroll=UnrollConfig(horizon=truncation, truncation=truncation)),
+        "full_es": FullESConfig(),
+        "truncated_es": TruncatedESConfig(),
+        "truncated_backprop": TruncatedBackpropConfig(),
+        "full_backprop": FullBackpropConfig(),
+    }
+    for count in windows:
+        unroll = UnrollConfig(horizon=count * truncation, truncation=truncation, loss_cap=float("inf"))
+        for name in names:
+            found = gradient_variance(name, configs[name], unroll, LearnedSGDMConfig(), problem)
+            records.append(found)
+            print(json.dumps({"benchmark": "estimators", "task": problem.name, **found, **environment()}), flush=True)
+    if out is not None:
+        plot_variances(records, out)
+
+
+def memory(steps: int) -> None:
+    from lopt.benchmarks import environment
+    from lopt.benchmarks.memory import memory_growth
+    from lopt.config import load_file
+
+    found = memory_growth(load_file(ROOT / "configs" / "smoke.py"), steps)
+    print(json.dumps({"benchmark": "memory", "config": "smoke", **found, **environment()}), flush=True)
 
 
 def alone(*arguments: str) -> None:
@@ -61,7 +116,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="data sets as tasks take them (default: digits fashion_mnist python_docs)",
     )
     command.add_argument("--steps", type=int, default=2000, metavar="N", help="inner steps in a compiled loop (default: 2000)")
+    command = commands.add_parser("estimators", help="variance of meta-gradient estimators, by the number of windows")
+    command.add_argument(
+        "--windows", type=int, nargs="+", default=[4, 8, 16, 32], metavar="W", help="windows of 10 steps (default: 4 8 16 32)"
+    )
+    command.add_argument("--estimators", nargs="+", choices=ESTIMATORS, default=list(ESTIMATORS), help="default: all")
+    command.add_argument("--out", type=Path, metavar="PNG", help="draw them into this file")
+    command = commands.add_parser("memory", help="resident memory over a run of the smoke config")
+    command.add_argument("--steps", type=int, default=2000, metavar="N", help="outer steps, at least 10 (default: 2000)")
     args = parser.parse_args(argv)
+    if args.command == "estimators":
+        if min(args.windows) < 1 or (args.out is not None and args.out.suffix != ".png"):
+            parser.error("--windows must be at least 1, and --out a .png file")
+        estimators(args.windows, args.estimators, args.out)
+        return
+    if args.command == "memory":
+        if args.steps < 10:
+            parser.error(f"--steps must be at least 10, got {args.steps}")
+        memory(args.steps)
+        return
     if args.command == "data":
         if args.steps < 1:
             parser.error(f"--steps must be at least 1, got {args.steps}")

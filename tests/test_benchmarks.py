@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from lopt.benchmarks import compile_cost
 from lopt.networks import UNFConfig
 from lopt.symmetry.spec import WeightSpec
@@ -22,3 +24,23 @@ def test_compile_prints_a_json_line(capsys):
     record = json.loads(line)
     assert (record["benchmark"], record["blocks"], record["tensors"]) == ("compile", 1, 21)
     assert {"terms", "parameters", "trace_s", "compile_s", "run_ms", "peak_mb", "device", "jax"} <= set(record)
+
+
+def test_estimators_prints_variances_and_draws_them(capsys, tmp_path):
+    out = tmp_path / "figures" / "variances.png"
+    benchmark.main(["estimators", "--windows", "1", "2", "--estimators", "pes", "full_backprop", "--out", str(out)])
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(record["estimator"], record["windows"]) for record in records] == [
+        ("pes", 1), ("full_backprop", 1), ("pes", 2), ("full_backprop", 2)
+    ]  # fmt: skip
+    assert all(record["variance"] > 0 for record in records)
+    assert records[1]["variance"] < records[0]["variance"], "exact gradients are less noisy"
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_memory_of_a_run_is_measured(capsys):
+    benchmark.main(["memory", "--steps", "20"])
+    record = json.loads(capsys.readouterr().out)
+    assert record["peak_mb"] > 0.9 * record["late_mb"] > 0  # measured in two ways, of different grain
+    assert record["outer_steps"] == 20

@@ -201,20 +201,24 @@ def wait_for_checkpoint(process, run_dir, after):
 
 
 def test_killed_and_started_again_ends_bit_identical(tmp_path):
-    """SIGKILL at a random moment after some checkpoint, restart, compare with a run that nothing happened to."""
-    overrides = ("--outer-steps", "300", "--save-every", "1")
+    """SIGKILL at a random moment after some checkpoint, restart, compare with a run that nothing happened to.
+
+    LOPT_KILLS sets how often: 2 unless set, for the time that restarts take.
+    """
+    kills = int(os.environ.get("LOPT_KILLS", "2"))
+    overrides = ("--outer-steps", str(150 * kills), "--save-every", "1")
     # Compiled afresh, where the others may take a program from the cache: the bits must not depend on that either.
     whole = start(tmp_path / "whole", *overrides, JAX_ENABLE_COMPILATION_CACHE="false")
     assert whole.wait(timeout=300) == 0, log_of(tmp_path / "whole").read_text()
     generator, last = random.Random(0), 0
-    for _ in range(2):
+    for _ in range(kills):
         process = start(tmp_path / "killed", *overrides)
         wait_for_checkpoint(process, tmp_path / "killed", last)
         time.sleep(generator.uniform(0, 0.2))
         process.send_signal(signal.SIGKILL)
         assert process.wait(timeout=60) == -signal.SIGKILL, "the run ended before it was killed: give it more outer steps"
         last = checkpoint.steps(tmp_path / "killed")[-1]
-    assert 0 < last < 300
+    assert 0 < last < 150 * kills
     process = start(tmp_path / "killed", *overrides)
     assert process.wait(timeout=300) == 0, log_of(tmp_path / "killed").read_text()
     assert_bit_equal(checkpoint.load_theta(tmp_path / "killed"), checkpoint.load_theta(tmp_path / "whole"))

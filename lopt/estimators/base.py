@@ -22,11 +22,13 @@ class Estimator(NamedTuple):
       step: `step(key, theta, datasets, state) -> (gradient, state, info)`; one window of every particle. `datasets` is an argument,
         not closed over, so that the data are not constants of the compiled program. `info` is a dict of scalars.
       inner_steps: inner training steps that one `step` takes, all members of all particles counted.
+      outer_steps: steps in which an inner training of the longest horizon passes: T / K, or 1 where each is a whole one.
     """
 
     init: Callable[[jax.Array, PyTree], PyTree]
     step: Callable[[jax.Array, PyTree, Datasets, PyTree], tuple[PyTree, PyTree, dict[str, jax.Array]]]
     inner_steps: int
+    outer_steps: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

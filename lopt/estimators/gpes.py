@@ -126,4 +126,5 @@ def gpes(config: EvolutionConfig, reuse: int | None, problem: Problem, optimizer
         gradient, info = es_gradient(config, theta, directions, losses)
         return gradient, state, summarize(stats) | info
 
-    return Estimator(init, step, len(config.signs) * config.particles * config.unroll.truncation)
+    inner_steps = len(config.signs) * config.particles * config.unroll.truncation
+    return Estimator(init, step, inner_steps, config.unroll.windows)

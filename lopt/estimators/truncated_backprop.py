@@ -87,4 +87,4 @@ def truncated_backprop(config: TruncatedBackpropConfig, problem: Problem, optimi
         state, gradients, stats = step_all(key, theta, datasets, state)
         return ravel_pytree(theta)[1](jnp.mean(gradients, axis=0)), state, summarize(stats)
 
-    return Estimator(init, step, config.particles * config.unroll.truncation)
+    return Estimator(init, step, config.particles * config.unroll.truncation, config.unroll.windows)

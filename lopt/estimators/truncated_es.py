@@ -86,4 +86,5 @@ def truncated_es(config: TruncatedESConfig, problem: Problem, optimizer: Learned
         gradient, info = es_gradient(config, theta, directions, losses)
         return gradient, state, summarize(stats) | info
 
-    return Estimator(init, step, (len(config.signs) + 1) * config.particles * config.unroll.truncation)
+    inner_steps = (len(config.signs) + 1) * config.particles * config.unroll.truncation
+    return Estimator(init, step, inner_steps, config.unroll.windows)

@@ -98,8 +98,7 @@ def sample_gradients(config, trainings=30, part="rate", task=None):
     """Gradients averaged over the windows of an inner training, so that every window counts equally: [trainings]."""
     task, optimizer = task or quadratic_task(), gradient_descent()
     estimator = config.make(task, optimizer, particle_mesh(config.particles))
-    whole = type(config).__name__.startswith("Full")
-    windows = 1 if whole else config.unroll.windows
+    windows = estimator.outer_steps
 
     @jax.jit
     def run(key):

@@ -1,7 +1,5 @@
-"""What things cost, measured: each benchmark returns one flat record, ready to be a JSON line."""
+"""What it takes to trace, compile and run an update network."""
 
-import resource
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lopt.benchmarks.machine import peak_megabytes
 from lopt.features import NUM_TIME_CHANNELS, NUM_WEIGHT_CHANNELS, WeightFeatures
 from lopt.networks import NetworkConfig
 from lopt.symmetry.basis import make_plan
@@ -58,14 +57,3 @@ def compile_cost(spec: WeightSpec, sizes: Mapping[str, int], network: NetworkCon
         "run_ms": round(1e3 * float(np.median(seconds)), 3),
         "peak_mb": round(peak_megabytes(), 1),
     }
-
-
-def peak_megabytes() -> float:
-    """The largest resident memory of this process so far, in MB of 10^6 bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
-
-
-def environment() -> dict[str, Any]:
-    """What a figure depends on: device, versions."""
-    return {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "python": sys.version.split()[0]}

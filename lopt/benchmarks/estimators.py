@@ -1,0 +1,94 @@
+"""How noisy meta-gradient estimators are, by the number of windows that an inner training is cut into."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from lopt.estimators.base import EstimatorConfig
+from lopt.mixture import optimizer_of
+from lopt.optimizer import OptimizerConfig
+from lopt.plots import png
+from lopt.task import Problem
+from lopt.trainer import particle_mesh
+from lopt.unroll import UnrollConfig
+
+
+def gradient_variance(
+    name: str,
+    config: EstimatorConfig,
+    unroll: UnrollConfig,
+    optimizer_config: OptimizerConfig,
+    problem: Problem,
+    *,
+    trainings: int = 10,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The variance of one particle's estimate of the meta-gradient, theta held at its start.
+
+    The estimate of a whole inner training is the mean over its windows; its variance is the trace of the covariance, from the spread
+    of the means over P particles of several trainings, times P.
+
+    Args:
+      name: of the estimator, for the record.
+      config: of the estimator; its unroll is replaced.
+      unroll: horizon and truncation; starts are not staggered.
+      optimizer_config: whose theta the gradient is of.
+      problem: a task, or a family.
+      trainings: inner trainings of every particle.
+      seed: of everything random.
+
+    Returns:
+      `estimator`, `windows`, `truncation`, `particles`, `trainings`, `variance`, `mean_norm2` (squared norm of the mean estimate, which
+      contains variance / (P trainings) of noise).
+    """
+    unroll = dataclasses.replace(unroll, stagger=False)
+    optimizer = optimizer_of(optimizer_config, problem)
+    made = dataclasses.replace(config, unroll=unroll)  # pyright: ignore[reportCallIssue]  every estimator's config has one
+    estimator = made.make(problem, optimizer, particle_mesh(config.particles))
+    key = jax.random.key(seed)
+    theta = jax.jit(optimizer.init)(jax.random.fold_in(key, 0))
+    datasets = problem.datasets.at(0)
+
+    @jax.jit
+    def one_training(key, state, theta, datasets):
+        def step(state, key):
+            gradient, state, _ = estimator.step(key, theta, datasets, state)
+            return state, ravel_pytree(gradient)[0]
+
+        state, gradients = jax.lax.scan(step, state, jax.random.split(key, estimator.outer_steps))
+        return state, gradients.mean(axis=0)
+
+    state, found = jax.jit(estimator.init)(jax.random.fold_in(key, 1), theta), []
+    for index in range(trainings):
+        state, gradient = one_training(jax.random.fold_in(key, 2 + index), state, theta, datasets)
+        found.append(np.asarray(gradient, np.float64))
+    samples = np.stack(found)
+    return {
+        "estimator": name,
+        "windows": unroll.windows,
+        "truncation": unroll.truncation,
+        "particles": config.particles,
+        "trainings": trainings,
+        "variance": float(config.particles * samples.var(axis=0, ddof=1).sum()),
+        "mean_norm2": float(np.square(samples.mean(axis=0)).sum()),
+    }
+
+
+def plot_variances(records: Sequence[dict[str, Any]], path: Path) -> None:
+    """Variance over the number of windows, one line an estimator, both axes logarithmic."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for name in dict.fromkeys(record["estimator"] for record in records):
+        points = sorted((record["windows"], record["variance"]) for record in records if record["estimator"] == name)
+        axes.plot(*zip(*points, strict=True), marker="o", label=name)
+    axes.set(xscale="log", yscale="log", xlabel="windows of an inner training", ylabel="variance of one particle's estimate")
+    axes.legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png(figure))
