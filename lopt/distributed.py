@@ -23,7 +23,8 @@ class ProcessConfig:
     """This process among those of the run; nothing of it is part of the experiment."""
 
     coordinator: str | None = None
-    """Address and port of process 0, such as 10.0.0.1:1234; None: a single process, or what Slurm or Kubernetes say."""
+    """Address and port of process 0, such as 10.0.0.1:1234; `auto`: Slurm, Open MPI, Kubernetes or the like say it, and the other two;
+    None: a single process."""
     num_processes: int | None = None
     """How many processes there are."""
     process_id: int | None = None
@@ -55,9 +56,17 @@ def join_processes(config: ProcessConfig) -> None:
     """Join the other processes of the run; call before JAX is first used.
 
     Raises:
-      ValueError: if only some of coordinator, num_processes and process_id are given, or they do not fit together.
+      ValueError: if only some of coordinator, num_processes and process_id are given, they do not fit together, or nothing says what
+        they are where they are to be found out.
     """
     given = {name: getattr(config, name) for name in ("coordinator", "num_processes", "process_id")}
+    timeouts = {name: config.heartbeat_timeout for name in ("heartbeat_timeout_seconds", "shutdown_timeout_seconds")}
+    if config.coordinator == "auto":
+        if (config.num_processes, config.process_id) != (None, None):
+            raise ValueError("with --coordinator auto, leave out --num-processes and --process-id")
+        use_all_cores(config.local_devices)
+        jax.distributed.initialize(**timeouts)
+        return
     missing = [name for name, value in given.items() if value is None]
     if missing:
         raise ValueError(
@@ -68,13 +77,7 @@ def join_processes(config: ProcessConfig) -> None:
             f"process_id must be from 0 to num_processes - 1 = {given['num_processes'] - 1}, got {given['process_id']}"
         )
     use_all_cores(config.local_devices)
-    jax.distributed.initialize(
-        config.coordinator,
-        config.num_processes,
-        config.process_id,
-        heartbeat_timeout_seconds=config.heartbeat_timeout,
-        shutdown_timeout_seconds=config.heartbeat_timeout,
-    )
+    jax.distributed.initialize(config.coordinator, config.num_processes, config.process_id, **timeouts)
 
 
 def even_devices(particles: int) -> list[Any]:

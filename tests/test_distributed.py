@@ -114,6 +114,7 @@ def test_a_single_process_needs_nothing_of_it():
     ("config", "message"),
     [
         (ProcessConfig("host:1"), "num_processes and process_id is missing"),
+        (ProcessConfig("auto", 2, 0), "with --coordinator auto, leave out"),
         (ProcessConfig("host:1", 2, 2), "process_id must be from 0 to num_processes - 1 = 1, got 2"),
     ],
 )

@@ -1,0 +1,49 @@
+"""One role-shared UNF optimizer for MLPs of several widths and depths, a CNN and an RNN, on data that need no download.
+
+Command:  python scripts/meta_train.py --config configs/small_mixture.py --run-dir runs/small_mixture
+Cost:     COST
+Expect:   a file runs/small_mixture/best with the theta that does best on an MLP and a CNN of other shapes, which are never trained on
+
+The losses are in units of a constant prediction's, so that no task counts for more because its losses are larger. To compare with an
+optimizer that sees every weight alone, change `network` to DeepSetsConfig().
+"""
+
+from lopt.estimators.nres import NRESConfig
+from lopt.evaluate import EvaluationConfig
+from lopt.families import MixtureConfig
+from lopt.held_out import HeldOutConfig
+from lopt.networks import UNFConfig
+from lopt.optimizer import LearnedMomentumConfig
+from lopt.outer import OuterConfig
+from lopt.trainer import MetaTrainConfig
+from lopt.unroll import UnrollConfig
+from tasks.cnn import CNNConfig
+from tasks.mlp import MLPConfig
+from tasks.rnn import RNNConfig
+
+config = MetaTrainConfig(
+    task=MixtureConfig(
+        tasks=(
+            MLPConfig(dataset="digits", hidden=(32,), batch_size=64),
+            MLPConfig(dataset="digits", hidden=(64, 32), batch_size=64),
+            MLPConfig(dataset="digits", hidden=(16, 16, 16), batch_size=64),
+            CNNConfig(dataset="digits", channels=(8, 16), batch_size=64),
+            RNNConfig(dataset="python_docs", hidden=(32,), embedding=16, length=8, batch_size=32),
+        ),
+        weights=(1.0, 1.0, 1.0, 1.0, 2.0),
+    ),
+    optimizer=LearnedMomentumConfig(alpha=0.1, beta=0.01, network=UNFConfig(share="role")),
+    estimator=NRESConfig(particles=4, unroll=UnrollConfig(horizon=300, truncation=50, meta_loss="mean")),
+    outer=OuterConfig(learning_rate=3e-3, warmup_steps=10, decay_steps=400, average=0.95),
+    held_out=HeldOutConfig(
+        every=50,
+        steps=200,
+        seeds=2,
+        tasks=(
+            MLPConfig(dataset="digits", hidden=(48, 24), batch_size=64, activation="tanh"),
+            CNNConfig(dataset="digits", channels=(12, 12, 12), batch_size=64),
+        ),
+    ),
+    evaluation=EvaluationConfig(steps=300, seeds=5),
+    outer_steps=400,
+)
