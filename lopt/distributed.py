@@ -60,7 +60,7 @@ def join_processes(config: ProcessConfig) -> None:
         they are where they are to be found out.
     """
     given = {name: getattr(config, name) for name in ("coordinator", "num_processes", "process_id")}
-    timeouts = {name: config.heartbeat_timeout for name in ("heartbeat_timeout_seconds", "shutdown_timeout_seconds")}
+    timeouts: Any = {name: config.heartbeat_timeout for name in ("heartbeat_timeout_seconds", "shutdown_timeout_seconds")}
     if config.coordinator == "auto":
         if (config.num_processes, config.process_id) != (None, None):
             raise ValueError("with --coordinator auto, leave out --num-processes and --process-id")
