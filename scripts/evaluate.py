@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from lopt.baselines import TuningError
 from lopt.config import CONFIG_FILE, ConfigError, load_run
 from lopt.estimators.base import PARTICLES
 from lopt.evaluate import Competitor, Evaluation, EvaluationConfig, evaluate
+from lopt.mixture import check_serves, optimizer_of, set_up
 from lopt.report import terminal_table, write_report
 from lopt.task import Problem, TaskConfig
-from lopt.trainer import initial_theta, use_all_cores
+from lopt.trainer import BEST_DIR, initial_theta, use_all_cores
 from tasks.datasets import DatasetError
 from tasks.registry import task_configs
 
@@ -81,6 +82,12 @@ def argument_parser() -> argparse.ArgumentParser:
         text = f"{text} (default: the run's evaluation.{field}; {value})"
         parser.add_argument(option, type=positive, metavar=metavar, help=text)
     parser.add_argument("--seed", type=int, help="root of all random numbers (default: the run's seed; 0)")
+    parser.add_argument(
+        "--checkpoint",
+        choices=("best", "newest"),
+        default="best",
+        help="which theta of a run: the best by its held-out evaluations, if it had any, or the newest (default: best)",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: RUN; runs/evaluate/NAME)")
     parser.add_argument("-h", "--help", action="store_true", help="show this and, with --task NAME, the fields of the task")
     return parser
@@ -119,23 +126,22 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, TaskConfig | 
     return args, None
 
 
-def from_run(run_dir: Path, problem: Problem) -> Competitor:
+def theta_of(run_dir: Path, which: str) -> tuple[Any, int]:
+    """The theta of a run, and the outer step it is of: the best by the run's held-out evaluations where there were any, or the newest."""
+    best = run_dir / BEST_DIR
+    source = best if which == "best" and checkpoint.steps(best) else run_dir
+    return checkpoint.load_theta(source), (checkpoint.steps(source) or [0])[-1]
+
+
+def from_run(run_dir: Path, problem: Problem, which: str) -> Competitor:
     """The optimizer that a run has meta-trained, on a task that need not be the run's.
 
     Raises:
-      ConfigError: if its theta does not fit the task's weights.
+      ValueError: if its theta cannot serve the task's weights.
     """
-    theta = checkpoint.load_theta(run_dir)
-    optimizer = load_run(run_dir).optimizer.make(problem.spec, problem.spec.sizes(problem.param_shapes()))
-
-    def shapes(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: tuple(leaf.shape), tree)
-
-    if shapes(theta) != shapes(jax.eval_shape(optimizer.init, jax.random.key(0))):
-        raise ConfigError(
-            f"the theta of {run_dir} does not fit the weights of {problem.name}: its update network is made for those it was "
-            "meta-trained on. One that serves any task is DeepSetsConfig() or UNFConfig(share='role')"
-        )
+    theta, _ = theta_of(run_dir, which)
+    optimizer = optimizer_of(load_run(run_dir).optimizer, problem)
+    check_serves(optimizer, theta, problem)
     return Competitor(str(run_dir), optimizer.opt_fn, theta)
 
 
@@ -148,36 +154,43 @@ def overrides(args: argparse.Namespace) -> tuple[dict[str, Any], list[Path]]:
     return given, list(map(Path, runs))
 
 
-def of_task(args: argparse.Namespace, config: TaskConfig, console: Console) -> tuple[Evaluation, list[Path]]:
+def of_task(args: argparse.Namespace, config: TaskConfig, console: Console) -> Iterator[tuple[Evaluation, list[Path]]]:
     given, runs = overrides(args)
     evaluation_config, problem = EvaluationConfig(**given), config.make()
-    learned = [from_run(run, problem) for run in runs]
+    learned = [from_run(run, problem, args.checkpoint) for run in runs]
     evaluation = evaluate(problem, learned, evaluation_config, args.seed or 0, progress=console.print)
     out = args.out or Path("runs") / "evaluate" / args.task
     out.mkdir(parents=True, exist_ok=True)
-    return evaluation, write_report(evaluation, out)
+    yield evaluation, write_report(evaluation, out)
 
 
-def of_run(args: argparse.Namespace, console: Console) -> tuple[Evaluation, list[Path]]:
+def of_run(args: argparse.Namespace, console: Console) -> Iterator[tuple[Evaluation, list[Path]]]:
+    """One evaluation; of a run over several tasks, one of each, in a directory of its own."""
     experiment = load_run(args.run_dir)
-    theta, done = checkpoint.load_theta(args.run_dir), checkpoint.steps(args.run_dir)[-1]
+    theta, step = theta_of(args.run_dir, args.checkpoint)
+    done = checkpoint.steps(args.run_dir)[-1]
     # A run that was killed may have logged outer steps after its newest checkpoint, which this theta has not seen.
     records = [record for record in metrics.read(args.run_dir) if record["outer_step"] <= done]
     given, runs = overrides(args)
     config: EvaluationConfig = dataclasses.replace(experiment.evaluation, **given)
-    problem = experiment.task.make()
-    optimizer = experiment.optimizer.make(problem.spec, problem.spec.sizes(problem.param_shapes()))
-    estimator = experiment.estimator.make(problem, optimizer, jax.sharding.Mesh(jax.devices()[:1], (PARTICLES,)))
-    competitors = [
-        Competitor("meta-trained", optimizer.opt_fn, theta),
-        Competitor("before meta-training", optimizer.opt_fn, initial_theta(experiment.seed, optimizer)),
-        *(from_run(run, problem) for run in runs),
-    ]
+    setup = set_up(
+        experiment.task, experiment.optimizer, experiment.estimator, jax.sharding.Mesh(jax.devices()[:1], (PARTICLES,))
+    )
     seed = experiment.seed if args.seed is None else args.seed
-    evaluation = evaluate(problem, competitors, config, seed, progress=console.print)
-    out = args.out or args.run_dir
-    out.mkdir(parents=True, exist_ok=True)
-    return evaluation, write_report(evaluation, out, records=records, inner_steps=estimator.inner_steps)
+    title = "meta-trained" if step == done else f"meta-trained, best (outer step {step})"
+    for name, problem in setup.problems.items():
+        optimizer = optimizer_of(experiment.optimizer, problem)
+        competitors = [
+            Competitor(title, optimizer.opt_fn, theta),
+            Competitor("before meta-training", optimizer.opt_fn, initial_theta(experiment.seed, setup.optimizer)),
+            *(from_run(run, problem, args.checkpoint) for run in runs),
+        ]
+        evaluation = evaluate(problem, competitors, config, seed, progress=console.print)
+        out = args.out or args.run_dir
+        if len(setup.problems) > 1:
+            out = out / name
+        out.mkdir(parents=True, exist_ok=True)
+        yield evaluation, write_report(evaluation, out, records=records, inner_steps=setup.estimator.inner_steps)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -185,7 +198,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     use_all_cores()
     console = Console()
     try:
-        evaluation, paths = of_run(args, console) if config is None else of_task(args, config, console)
+        for evaluation, paths in of_run(args, console) if config is None else of_task(args, config, console):
+            console.print(terminal_table(evaluation))
+            for path in paths:
+                console.print(str(path), soft_wrap=True)
     except (
         ConfigError,
         DatasetError,
@@ -196,9 +212,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         OSError,
     ) as error:
         sys.exit(f"evaluate.py: {error}")
-    console.print(terminal_table(evaluation))
-    for path in paths:
-        console.print(str(path), soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -616,19 +616,48 @@ def test_the_script_races_meta_trained_optimizers_on_other_tasks(tmp_path, monke
         config.save(experiment, tmp_path / name / config.CONFIG_FILE)
         theta = jax.jit(optimizer.make(task.make().spec).init)(jax.random.key(0))
         checkpoint.save(tmp_path / name, 2, {"theta": theta})
-    found = script.from_run(tmp_path / "pointwise", other)
+    found = script.from_run(tmp_path / "pointwise", other, "best")
     assert found.name == str(tmp_path / "pointwise")
     curves = race(other, [found], jax.random.key(0), steps=3, seeds=1)
     assert np.isfinite(curves[0].losses).all()
-    with pytest.raises(
-        config.ConfigError, match=r"the theta of .*unf does not fit the weights of digits4_mlp_5_4.*DeepSetsConfig"
-    ):
-        script.from_run(tmp_path / "unf", other)
+    with pytest.raises(ValueError, match=r"this theta does not serve the weights of 'digits4_mlp_5_4'.*DeepSetsConfig"):
+        script.from_run(tmp_path / "unf", other, "best")
+    # The best of a run by its held-out evaluations comes before its newest, unless that is asked for.
+    best = jax.tree.map(jnp.zeros_like, found.theta)
+    checkpoint.save(tmp_path / "pointwise" / "best", 1, {"theta": best})
+    assert script.theta_of(tmp_path / "pointwise", "best")[1] == 1
+    assert script.theta_of(tmp_path / "pointwise", "newest")[1] == 2
+    assert float(script.from_run(tmp_path / "pointwise", other, "best").theta["alpha"]) == 0
     monkeypatch.chdir(tmp_path)
     args, _ = script.parse(["--task", "mlp", "--optimizer", "unf", "adam", "missing/run", "--steps", "7"])
     given, runs = script.overrides(args)
     assert given == {"steps": 7, "baselines": ("adam",)}
     assert runs == [pathlib.Path("unf"), pathlib.Path("missing/run")]
+
+
+def test_the_script_evaluates_a_mixture_on_each_of_its_tasks(tmp_path):
+    from lopt.estimators.pes import PESConfig
+    from lopt.families import MixtureConfig
+    from lopt.optimizer import LearnedSGDMConfig
+    from lopt.trainer import MetaTrainConfig
+    from scripts import evaluate as script
+    from tasks.mlp import MLPConfig
+
+    tasks = tuple(MLPConfig(image_size=4, hidden=hidden, batch_size=8) for hidden in ((3,), (4, 3)))
+    evaluation = EvaluationConfig(steps=5, seeds=2, tuning_seeds=1, baselines=("sgd:0.1",))
+    experiment = MetaTrainConfig(
+        task=MixtureConfig(tasks), optimizer=LearnedSGDMConfig(), estimator=PESConfig(particles=1), evaluation=evaluation
+    )
+    config.save(experiment, tmp_path / config.CONFIG_FILE)
+    checkpoint.save(tmp_path, 1, {"theta": {"alpha": jnp.float32(0.1), "g0": jnp.float32(0.9)}})
+    with MetricsWriter(tmp_path) as metrics:
+        metrics.write({"outer_step": 1, "meta_loss": 2.0, "gradient_norm": 1.0})
+    args, _ = script.parse(["--run-dir", str(tmp_path)])
+    found = list(script.of_run(args, Console(file=io.StringIO())))
+    assert [one.task for one, _ in found] == [task.make().name for task in tasks]
+    for one, paths in found:
+        assert paths[0] == tmp_path / one.task / "summary.md"
+        assert paths[0].is_file()
 
 
 @pytest.mark.parametrize(
