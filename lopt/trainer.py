@@ -30,7 +30,7 @@ from lopt.optimizer import LearnedOptimizer, OptimizerConfig
 from lopt.outer import MetaTrainState, OuterConfig, check_freeze, make_outer_step
 from lopt.progress import Progress
 from lopt.symmetry.spec import PyTree
-from lopt.task import Datasets, DataStream, TaskConfig
+from lopt.task import Datasets, DataStream, TaskConfig, as_family
 
 __all__ = [
     "BEST_DIR",
@@ -142,6 +142,8 @@ def meta_train(
     distributed.wait_for_all("the run directory")
     mesh = particle_mesh(experiment.estimator.particles)
     setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, mesh)
+    if distributed.is_main():
+        _write_files(run_dir, setup)
     state = _initial_state(experiment, setup, mesh)
     check_freeze(experiment.outer, state.theta)
     held_out = None
@@ -204,6 +206,13 @@ def meta_train(
         if saved != step:
             save()
         return Result(step, distributed.on_host(state.evaluated), interrupted=step < experiment.outer_steps)
+
+
+def _write_files(run_dir: Path, setup: Setup) -> None:
+    """What belongs to the problems, such as tokenizers, beside the run: whoever uses its theta may need them."""
+    for name, problem in setup.problems.items():
+        for file, text in as_family(problem).example.files.items():
+            config.write_atomically(run_dir / (file if len(setup.problems) == 1 else f"{name}.{file}"), text.encode())
 
 
 def _evaluate(

@@ -235,4 +235,5 @@ class RNNConfig(TaskConfig):
             datasets=datasets,
             initial_loss=math.log(info.vocab_size),
             metrics=metrics,
+            files={"tokenizer.json": info.tokenizer.to_json()},
         )

@@ -252,4 +252,5 @@ class TransformerConfig(TaskConfig):
             datasets=datasets,
             initial_loss=math.log(info.vocab_size),
             metrics=metrics,
+            files={"tokenizer.json": info.tokenizer.to_json()},
         )

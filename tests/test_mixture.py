@@ -167,3 +167,18 @@ def test_settings_that_make_no_sense_are_refused(tmp_path):
         HeldOutConfig(seeds=0)
     with pytest.raises(ConfigError, match="max_skipped must be at least 1"):
         meta_train(experiment((SMALL, DEEP), DeepSetsConfig((4,)), max_skipped=0), tmp_path, progress=False)
+
+
+def test_a_run_keeps_what_belongs_to_its_tasks(tmp_path):
+    from tasks.datasets import load_tokenizer
+    from tasks.rnn import RNNConfig
+
+    text = tmp_path / "text.txt"
+    text.write_text("abc abd " * 200)
+    task = RNNConfig(dataset=str(text), hidden=(3,), embedding=2, length=4, batch_size=2)
+    meta_train(experiment((), DeepSetsConfig((4,)), task=task, outer_steps=1), tmp_path / "one", progress=False)
+    tokenizer = load_tokenizer(tmp_path / "one")
+    assert tokenizer.decode(tokenizer.encode("bad cab")) == "bad cab"
+    meta_train(experiment((SMALL, task), DeepSetsConfig((4,)), outer_steps=1), tmp_path / "both", progress=False)
+    (file,) = (tmp_path / "both").glob("*.tokenizer.json")
+    assert load_tokenizer(file) == tokenizer

@@ -72,11 +72,15 @@ class Tokenizer(abc.ABC):
         """Ids [n] of a text, in the smallest type that holds them."""
         return np.concatenate([np.zeros(0, self.dtype), *self.encode_pieces([text])])
 
+    def to_json(self) -> str:
+        """What `save` writes."""
+        return json.dumps({"format": _FORMAT, "kind": self.kind, **self.definition()})
+
     def save(self, path: str | Path) -> Path:
         """Write it as JSON, whole or not at all: to a file, or to `tokenizer.json` in a directory. Returns the file."""
         path = Path(path) / FILE_NAME if Path(path).is_dir() else Path(path)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        unfinished.write_text(json.dumps({"format": _FORMAT, "kind": self.kind, **self.definition()}), encoding="utf-8")
+        unfinished.write_text(self.to_json(), encoding="utf-8")
         os.replace(unfinished, path)
         return path
 

@@ -7,33 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lopt.task import Batch
+from lopt.task import Batch, uniform_index
 
 MAX_WINDOWS = 4096  # of `TokenSplit.all`: the logits of more would not fit where the tokens do
-
-
-def uniform_index(key: jax.Array, count: int, limit: int) -> jax.Array:
-    """Integers drawn uniformly from 0 ... limit - 1.
-
-    `floor(r limit / 2^32)` for random words r < 2^32: no two values differ in probability by more than 2^-32. `jax.random.randint`
-    draws two words a value and takes remainders, which is several times the cost of gathering a batch.
-
-    Args:
-      key: typed key.
-      count: values wanted, B.
-      limit: from 1 to 2^31.
-
-    Returns:
-      int32 [B].
-    """
-    words = jax.random.bits(key, (count,), jnp.uint32)
-    half, mask = jnp.uint32(16), jnp.uint32(0xFFFF)
-    high, low = words >> half, words & mask
-    limit_high, limit_low = jnp.uint32(limit >> 16), jnp.uint32(limit & 0xFFFF)
-    # The upper half of a product of 64 bits, by halves of 16 bits: no sum exceeds 32 bits.
-    upper = high * limit_low + ((low * limit_low) >> half)
-    lower = low * limit_high + (upper & mask)
-    return (high * limit_high + (upper >> half) + (lower >> half)).astype(jnp.int32)
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("tokens",), meta_fields=("length", "batch_size", "max_windows"))

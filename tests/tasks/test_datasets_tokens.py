@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lopt.task import Datasets
+from lopt.task import Datasets, uniform_index
 from tasks.datasets import TokenSplit
-from tasks.datasets.tokens import uniform_index
 
 
 def split(count, length=4, batch_size=3, dtype=np.uint16, **options):
