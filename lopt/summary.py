@@ -193,7 +193,7 @@ def table(rows: Sequence[Row]) -> list[list[Cell]]:
     """
     reference = next(row.name for row in rows if row.reference)
     metrics = [name for name in rows[0].test if name != "loss"] or list(rows[0].test)
-    header: list[Cell] = [("optimizer",), ("final", "training", "loss"), *(("test", name) for name in metrics)]
+    header: list[Cell] = [("optimizer",), ("final", "training", "loss"), *(("test", *name.split("_")) for name in metrics)]
     header += [("steps to", f"{reference}'s", "final loss"), ("speed-up",), ("diverged",), ("ms /", "step")]
     return [header, *(_cells(row, metrics) for row in rows)]
 

@@ -354,6 +354,21 @@ def test_a_task_without_metrics_shows_its_test_loss():
     assert cells(markdown_table(summarize(curves, window=2)))["fast"]["test loss"] == "0.7"
 
 
+def test_a_table_with_two_metrics_fits_80_columns_too():
+    curves = [
+        dataclasses.replace(curve, name=name, test={**curve.test, "bits_per_character": np.array([2.7412, 2.9317])})
+        for curve, name in zip(synthetic(), ["meta-trained", "before meta-training", "slow", "tuned Adam", "broken"], strict=True)
+    ]
+    rows = summarize(curves, window=2)
+    assert cells(markdown_table(rows))["slow"]["test bits per character"] == "2.836 ± 0.095"
+    output = io.StringIO()
+    Console(file=output, width=80).print(rich_table(rows, "title", "caption"))
+    assert max(map(len, output.getvalue().splitlines())) <= 80
+    for shown in ("meta-training", "character", "accuracy", "2.836", "never", "step", "12"):
+        assert shown in output.getvalue()
+    assert "…" not in output.getvalue()
+
+
 @pytest.mark.parametrize("references", [0, 2])
 def test_one_competitor_sets_the_target(references):
     curves = [dataclasses.replace(curve, reference=index < references) for index, curve in enumerate(synthetic())]
