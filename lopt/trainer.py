@@ -11,19 +11,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
+from tyro.conf import arg as tyro_arg
 
 from lopt import checkpoint, config, distributed
 from lopt.distributed import use_all_cores
+from lopt.environment import record_start
 from lopt.estimators.base import PARTICLES, EstimatorConfig
 from lopt.evaluate import EvaluationConfig
 from lopt.families import MixtureConfig
 from lopt.held_out import HeldOutConfig, make_held_out
+from lopt.loggers import LoggerConfig, Loggers, check_loggers, open_loggers
 from lopt.metrics import MetricsWriter
 from lopt.mixture import Setup, set_up
 from lopt.optimizer import LearnedOptimizer, OptimizerConfig
@@ -72,6 +75,8 @@ class MetaTrainConfig:
     """Newest checkpoints to keep."""
     held_out: HeldOutConfig = HeldOutConfig()
     """Evaluation during meta-training, and the checkpoint that is best by it."""
+    logging: Annotated[LoggerConfig, tyro_arg(name="")] = LoggerConfig()
+    """Where metrics go besides metrics.jsonl."""
     max_skipped: int = 20
     """Outer steps in a row without a finite meta-gradient, or with every particle diverged, after which the run gives up."""
 
@@ -94,7 +99,7 @@ class DivergedError(RuntimeError):
     """Nothing is learned any more: every particle diverged, or no meta-gradient was finite, in many outer steps in a row."""
 
 
-RESUME_MAY_CHANGE = ("outer_steps",)
+RESUME_MAY_CHANGE = ("outer_steps", "logging")
 Observer = Callable[[int, Mapping[str, Any]], None]  # outer steps done, what was measured
 BEST_DIR = "best"  # of a run directory: holds the checkpoint that is best by the held-out evaluation
 
@@ -115,9 +120,10 @@ def meta_train(
 ) -> Result:
     """Meta-train until `experiment.outer_steps`, from the newest checkpoint in `run_dir` if there is one.
 
-    Writes `config.json`, `metrics.jsonl` (one object an outer step), `checkpoints/` and, with held-out evaluations, `best/` into
-    `run_dir`. A run that was killed and started again ends with the same theta, bit for bit, as one that was not. SIGINT and SIGTERM
-    save and return. Of several processes (`lopt.distributed`), the first writes, and all must see the directory.
+    Writes `config.json`, `environment.json` (versions and devices of every start), `metrics.jsonl` (one object an outer step),
+    `checkpoints/` and, with held-out evaluations, `best/` into `run_dir`. A run that was killed and started again ends with the same
+    theta, bit for bit, as one that was not. SIGINT and SIGTERM save and return. Of several processes (`lopt.distributed`), the first
+    writes, and all must see the directory.
 
     Args:
       experiment: what to train.
@@ -137,6 +143,7 @@ def meta_train(
         raise config.ConfigError(
             "outer_steps must not be negative; save_every, keep_checkpoints and max_skipped must be at least 1"
         )
+    check_loggers(experiment.logging)
     if distributed.is_main():
         config.claim_run_dir(run_dir, experiment, may_change=RESUME_MAY_CHANGE)
     distributed.wait_for_all("the run directory")
@@ -170,6 +177,7 @@ def meta_train(
     main = distributed.is_main()
     with (
         MetricsWriter(run_dir, resume_step=step) if main else nullcontext() as metrics,
+        _open_loggers(experiment, run_dir, step) if main else nullcontext() as log,
         Progress(experiment.outer_steps, step, enabled=progress and main) as bar,
         _stop_signals() as stop_requested,
         distributed.naming_lost_peers(),
@@ -186,10 +194,11 @@ def meta_train(
             if held_out is not None and step % experiment.held_out.every == 0:
                 state, found = _evaluate(held_out, run_dir, step, state)
                 info |= found
-            if metrics is not None:
-                metrics.write({"outer_step": step, **info, "inner_steps_per_s": speed})
-                for observe in observers:
-                    observe(step, {**info, "inner_steps_per_s": speed})
+            info["inner_steps_per_s"] = speed
+            if metrics is not None and log is not None:
+                metrics.write({"outer_step": step, **info})
+                for observe in (log, *observers):
+                    observe(step, info)
             bar.update(step, meta_loss=info["meta_loss"], inner_steps_per_s=speed, diverged=info["diverged"])
             if step % experiment.save_every == 0:
                 save()
@@ -206,6 +215,11 @@ def meta_train(
         if saved != step:
             save()
         return Result(step, distributed.on_host(state.evaluated), interrupted=step < experiment.outer_steps)
+
+
+def _open_loggers(experiment: MetaTrainConfig, run_dir: Path, step: int) -> Loggers:
+    started = record_start(run_dir, step)
+    return open_loggers(experiment.logging, run_dir, config.to_dict(experiment), started, step)
 
 
 def _write_files(run_dir: Path, setup: Setup) -> None:

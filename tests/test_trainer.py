@@ -18,9 +18,11 @@ import pytest
 from safetensors.numpy import load_file as load_safetensors
 
 from lopt import checkpoint, metrics
-from lopt.config import ConfigError, load_file
+from lopt.config import ConfigError, load_file, parse_experiment
+from lopt.environment import read_starts
 from lopt.estimators.pes import PESConfig
 from lopt.families import vary_init_scale
+from lopt.loggers import LoggerConfig
 from lopt.optimizer import LearnedMomentumConfig, LearnedSGDMConfig
 from lopt.symmetry import WeightSpec
 from lopt.task import ArraySplit, Datasets, DataStream, Task, TaskConfig
@@ -161,6 +163,17 @@ def test_model_states_variants_and_streams_resume_bit_for_bit(tmp_path):
     assert [json.dumps(r) for r in without_speed(tmp_path / "parts")] == [
         json.dumps(r) for r in without_speed(tmp_path / "whole")
     ]
+
+
+def test_other_loggers_and_the_environment_of_every_start(tmp_path):
+    """A run may take up another logger when it is resumed; it is given the steps before."""
+    meta_train(smoke(outer_steps=2), tmp_path, progress=False)
+    meta_train(smoke(outer_steps=3, logging=LoggerConfig(("tensorboard",))), tmp_path, progress=False)
+    assert list(tmp_path.rglob("*tfevents*"))
+    assert [start["outer_step"] for start in read_starts(tmp_path)] == [0, 2]
+    argv = ["--config", str(ROOT / "configs" / "smoke.py"), "--run-dir", "r", "--logger", "wandb", "--wandb-mode", "offline"]
+    parsed = parse_experiment(argv, prog="p", description="d", config_dir=ROOT / "configs")[0]
+    assert parsed.logging == LoggerConfig(("wandb",), "offline")
 
 
 def test_data_are_sent_again_only_when_they_change():
