@@ -234,7 +234,7 @@ def rich_table(rows: Sequence[Row], title: str, caption: str = "") -> "Table":
     view = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
     view.padding = (0, 1, 0, 0)
     longest_word = max(len(word) for row in rows for word in row.name.split())
-    view.add_column(header[0][0], min_width=longest_word)
+    view.add_column(header[0][0], min_width=longest_word, overflow="fold")
     for name in header[1:]:
         view.add_column("\n".join(name), justify="right", no_wrap=True)
     for line in lines:
