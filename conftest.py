@@ -19,7 +19,8 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # `make test-gpu` names the accelerator
-if "PYTEST_XDIST_WORKER" not in os.environ:  # workers, and the processes that tests start, share the directory of the first process
+# Workers, and the processes that tests start, share the directory of the first process.
+if "PYTEST_XDIST_WORKER" not in os.environ:
     # Preprocessed data of this session alone: the user's is neither written, nor trusted when the code that made it has changed.
     os.environ["LOPT_CACHE_DIR"] = tempfile.mkdtemp(prefix="lopt-tests-")
     atexit.register(shutil.rmtree, os.environ["LOPT_CACHE_DIR"], ignore_errors=True)

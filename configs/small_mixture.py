@@ -1,8 +1,8 @@
 """One role-shared UNF optimizer for MLPs of several widths and depths, a CNN and an RNN, on data that need no download.
 
 Command:  python scripts/meta_train.py --config configs/small_mixture.py --run-dir runs/small_mixture
-Cost:     COST
-Expect:   a file runs/small_mixture/best with the theta that does best on an MLP and a CNN of other shapes, which are never trained on
+Cost:     not run to the end here yet; the CNN and the RNN take most of it
+Expect:   runs/small_mixture/best holds the theta that does best on an MLP and a CNN of other shapes, which are never trained on
 
 The losses are in units of a constant prediction's, so that no task counts for more because its losses are larger. To compare with an
 optimizer that sees every weight alone, change `network` to DeepSetsConfig().

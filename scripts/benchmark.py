@@ -9,6 +9,7 @@ python scripts/benchmark.py memory --steps 2000                # whether a run g
 """
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
@@ -41,10 +42,11 @@ def data_one(source: str, steps: int) -> None:
 ESTIMATORS = ("pes", "nres", "gpes", "full_es", "truncated_es", "truncated_backprop", "full_backprop")
 
 
-def estimators(windows: Sequence[int], names: Sequence[str], out: Path | None) -> None:
-    """Variances on the digits' MLP under SGD with momentum, final meta-loss, windows of 10 steps."""
+def estimators(problem: str, windows: Sequence[int], names: Sequence[str], out: Path | None) -> None:
+    """Variances for the final meta-loss, windows of 10 steps: gradient descent on a noisy quadratic, or SGDM on the digits' MLP."""
     from lopt.benchmarks import environment
     from lopt.benchmarks.estimators import gradient_variance, plot_variances
+    from lopt.benchmarks.quadratic import GradientDescentConfig, quadratic_task
     from lopt.estimators.full_backprop import FullBackpropConfig
     from lopt.estimators.full_es import FullESConfig
     from lopt.estimators.gpes import GPESConfig
@@ -59,7 +61,9 @@ def estimators(windows: Sequence[int], names: Sequence[str], out: Path | None) -
 
     use_all_cores()
     truncation, records = 10, []
-    problem = MLPConfig(hidden=(16,), batch_size=32).make()
+    task, optimizer, settings, trainings = quadratic_task(), GradientDescentConfig(), {"particles": 400, "batched": True}, 50
+    if problem == "digits":
+        task, optimizer, settings, trainings = MLPConfig(hidden=(16,), batch_size=32).make(), LearnedSGDMConfig(), {}, 10
     configs = {
         "pes": PESConfig(),
         "nres": NRESConfig(),
@@ -72,9 +76,10 @@ def estimators(windows: Sequence[int], names: Sequence[str], out: Path | None) -
     for count in windows:
         unroll = UnrollConfig(horizon=count * truncation, truncation=truncation, loss_cap=float("inf"))
         for name in names:
-            found = gradient_variance(name, configs[name], unroll, LearnedSGDMConfig(), problem)
+            config = dataclasses.replace(configs[name], **settings)
+            found = gradient_variance(name, config, unroll, optimizer, task, trainings=trainings)
             records.append(found)
-            print(json.dumps({"benchmark": "estimators", "task": problem.name, **found, **environment()}), flush=True)
+            print(json.dumps({"benchmark": "estimators", "task": task.name, **found, **environment()}), flush=True)
     if out is not None:
         plot_variances(records, out)
 
@@ -118,9 +123,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     command.add_argument("--steps", type=int, default=2000, metavar="N", help="inner steps in a compiled loop (default: 2000)")
     command = commands.add_parser("estimators", help="variance of meta-gradient estimators, by the number of windows")
     command.add_argument(
-        "--windows", type=int, nargs="+", default=[4, 8, 16, 32], metavar="W", help="windows of 10 steps (default: 4 8 16 32)"
+        "--windows",
+        type=int,
+        nargs="+",
+        default=[1, 2, 4, 8, 16, 32, 64],
+        metavar="W",
+        help="windows of 10 steps (default: 1 2 4 ... 64)",
     )
     command.add_argument("--estimators", nargs="+", choices=ESTIMATORS, default=list(ESTIMATORS), help="default: all")
+    command.add_argument(
+        "--problem", choices=("quadratic", "digits"), default="quadratic", help="default: quadratic, which is quick"
+    )
     command.add_argument("--out", type=Path, metavar="PNG", help="draw them into this file")
     command = commands.add_parser("memory", help="resident memory over a run of the smoke config")
     command.add_argument("--steps", type=int, default=2000, metavar="N", help="outer steps, at least 10 (default: 2000)")
@@ -128,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.command == "estimators":
         if min(args.windows) < 1 or (args.out is not None and args.out.suffix != ".png"):
             parser.error("--windows must be at least 1, and --out a .png file")
-        estimators(args.windows, args.estimators, args.out)
+        estimators(args.problem, args.windows, args.estimators, args.out)
         return
     if args.command == "memory":
         if args.steps < 10:

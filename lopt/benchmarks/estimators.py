@@ -83,12 +83,14 @@ def plot_variances(records: Sequence[dict[str, Any]], path: Path) -> None:
     """Variance over the number of windows, one line an estimator, both axes logarithmic."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.5, 3.8), layout="constrained")
+    figure = Figure(figsize=(6.5, 3.8), layout="constrained")
     axes = figure.subplots()
-    for name in dict.fromkeys(record["estimator"] for record in records):
+    names = list(dict.fromkeys(record["estimator"] for record in records))
+    for name in names:
         points = sorted((record["windows"], record["variance"]) for record in records if record["estimator"] == name)
-        axes.plot(*zip(*points, strict=True), marker="o", label=name)
-    axes.set(xscale="log", yscale="log", xlabel="windows of an inner training", ylabel="variance of one particle's estimate")
-    axes.legend(frameon=False)
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name)
+    axes.set_xscale("log", base=2)
+    axes.set(yscale="log", xlabel="windows of an inner training", ylabel="variance of one particle's estimate")
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(png(figure))

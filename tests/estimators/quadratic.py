@@ -9,37 +9,9 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from lopt.optimizer import LearnedOptimizer
-from lopt.symmetry.spec import WeightSpec
-from lopt.task import ArraySplit, Datasets, Task
+from lopt.benchmarks.quadratic import RATE, SPREAD, gradient_descent, quadratic_task
 from lopt.trainer import particle_mesh
-
-SPREAD = 0.2
-RATE = 0.1
-
-
-def quadratic_task(curvature: float = 1.0, spread: float = SPREAD) -> Task:
-    split = ArraySplit({"b": jnp.asarray([spread, -spread])}, batch_size=1)
-    flipped = ArraySplit({"b": jnp.asarray([spread, -spread]) + 0.2}, batch_size=1)
-    return Task(
-        name="quadratic",
-        init=lambda key: {"w": jnp.ones(())},
-        loss=lambda params, key, batch: 0.5 * curvature * jnp.square(params["w"] - batch["b"][0]),
-        spec=WeightSpec.parse({"w": ""}),
-        datasets=Datasets(split, flipped, flipped, flipped),
-        initial_loss=1.0,
-    )
-
-
-def gradient_descent() -> LearnedOptimizer:
-    """theta is the learning rate, and a number that does nothing."""
-    return LearnedOptimizer(
-        init=lambda key: {"rate": jnp.float32(RATE), "idle": jnp.zeros(2)},
-        opt_fn=lambda theta: optax.with_extra_args_support(optax.sgd(theta["rate"])),
-        scalars=lambda theta: {"rate": theta["rate"]},
-    )
 
 
 def expected_losses(rates: jax.Array, truncation: int, moment=1.0, curvature=1.0, spread=SPREAD):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lopt.benchmarks.quadratic import RATE, quadratic_task
 from lopt.estimators.evolution import _centered_ranks
 from lopt.estimators.full_backprop import FullBackpropConfig
 from lopt.estimators.full_es import FullESConfig
@@ -14,7 +15,7 @@ from lopt.estimators.pes import PESConfig
 from lopt.estimators.truncated_backprop import TruncatedBackpropConfig
 from lopt.estimators.truncated_es import TruncatedESConfig
 from lopt.unroll import UnrollConfig
-from tests.estimators.quadratic import RATE, quadratic_task, sample_gradients, smoothed_gradient, truncated_gradient
+from tests.estimators.quadratic import sample_gradients, smoothed_gradient, truncated_gradient
 
 WINDOWS, TRUNCATION, SIGMA, PARTICLES = 4, 2, 0.1, 2000
 UNROLL = {"horizon": WINDOWS * TRUNCATION, "truncation": TRUNCATION, "loss_cap": float("inf"), "stagger": False, "last": 3}

@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lopt.benchmarks import quadratic
 from lopt.estimators.base import PARTICLES
 from lopt.estimators.nres import NRESConfig
 from lopt.estimators.pes import PESConfig
 from lopt.task import Task
 from lopt.trainer import particle_mesh
 from lopt.unroll import UnrollConfig
-from tests.estimators import quadratic
 
 
 def quadratic_task():
