@@ -9,6 +9,9 @@ RUN ?= runs/digits_mlp
 # Most of the time is spent compiling, on one core a process: two workers take half as long as one.
 PYTEST_ARGS ?= -n logical --maxprocesses 4 --dist worksteal
 PIP_ARGS ?=
+TESTS ?=
+# The fast tests compile more than they compute: without LLVM's optimisations they take about half as long. The slow ones have them.
+FAST_XLA_FLAGS ?= --xla_backend_optimization_level=0
 INTEROP_VENV ?= .venv-interop
 
 PY := $(VENV)/bin/python
@@ -30,7 +33,7 @@ demo: $(INSTALLED) ## Meta-train a UNF optimizer on the digits, race it against 
 install: $(INSTALLED) ## Create or update the environment (VENV=.venv, PYTHON=python3.11)
 
 test: $(INSTALLED) ## Run the fast tests and the examples in docstrings (PYTEST_ARGS="-k spec -x")
-	$(PY) -m pytest -m "not slow and not gpu and not interop" $(PYTEST_ARGS)
+	XLA_FLAGS="$(FAST_XLA_FLAGS) $$XLA_FLAGS" $(PY) -m pytest -m "not slow and not gpu and not interop" $(PYTEST_ARGS) $(TESTS)
 
 test-slow: $(INSTALLED) ## Run the slow tests
 	$(PY) -m pytest -m "slow and not gpu and not interop" $(PYTEST_ARGS)

@@ -56,7 +56,7 @@ def test_the_spec_the_splits_and_the_initial_loss_are_found():
     np.testing.assert_array_equal(task.datasets.test.arrays["x"], split_arrays(DATA, 8, seed=3).test.arrays["x"])
     assert task.datasets.train.batch(KEY)["x"].shape == (8, 3)
     losses = [loss(init(jax.random.key(seed)), KEY, DATA) for seed in range(40)]
-    assert np.mean(losses) / 2 < task.initial_loss < np.mean(losses) * 2
+    assert np.mean(losses) / 3 < task.initial_loss < np.mean(losses) * 3  # 8 initialisations, a batch of 8 each
     assert task.metrics(init(KEY), KEY, DATA) == {}
 
 

@@ -75,8 +75,11 @@ def test_gradients_and_losses_are_weighted_and_counts_added():
 
 @pytest.mark.parametrize(
     ("tasks", "network"),
-    [((SMALL, DEEP), DeepSetsConfig((4,))), ((SMALL, DEEP), UNFConfig((4,), share="role")), ((SMALL, WIDE), UNFConfig((4,)))],
-    ids=["deep_sets", "shared by role", "plain UNF of one spec"],
+    [
+        pytest.param((SMALL, DEEP), DeepSetsConfig((4,)), id="deep_sets"),
+        pytest.param((SMALL, DEEP), UNFConfig((4,), share="role"), id="shared by role", marks=pytest.mark.slow),
+        pytest.param((SMALL, WIDE), UNFConfig((4,)), id="plain UNF of one spec", marks=pytest.mark.slow),
+    ],
 )
 def test_a_mixture_trains_resumes_and_reports_every_task(tmp_path, tasks, network):
     full = experiment(tasks, network)
@@ -114,6 +117,7 @@ def test_the_theta_of_a_mixture_is_the_union():
 HELD = HeldOutConfig(every=2, steps=10, seeds=2, tasks=(WIDE,))
 
 
+@pytest.mark.slow
 def test_held_out_evaluation_is_logged_and_the_best_is_kept(tmp_path):
     held = dataclasses.replace(HELD, every=1)
     outer = OuterConfig(learning_rate=0.3, average=0.5)
@@ -169,6 +173,7 @@ def test_settings_that_make_no_sense_are_refused(tmp_path):
         meta_train(experiment((SMALL, DEEP), DeepSetsConfig((4,)), max_skipped=0), tmp_path, progress=False)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_what_belongs_to_its_tasks(tmp_path):
     from tasks.datasets import load_tokenizer
     from tasks.rnn import RNNConfig

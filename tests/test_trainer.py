@@ -213,6 +213,7 @@ def wait_for_checkpoint(process, run_dir, after):
     )
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_ends_bit_identical(tmp_path):
     """SIGKILL at a random moment after some checkpoint, restart, compare with a run that nothing happened to.
 

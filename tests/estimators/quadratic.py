@@ -66,7 +66,7 @@ def truncated_gradient(kind, windows, truncation, sigma, last=3):
     return float(sum(jax.grad(share)(jnp.float32(RATE), window) for window in range(windows)))
 
 
-def sample_gradients(config, trainings=30, part="rate", task=None):
+def sample_gradients(config, trainings=100, part="rate", task=None):
     """Gradients averaged over the windows of an inner training, so that every window counts equally: [trainings]."""
     task, optimizer = task or quadratic_task(), gradient_descent()
     estimator = config.make(task, optimizer, particle_mesh(config.particles))
