@@ -12,7 +12,7 @@ import optax
 
 from lopt.estimators.base import Estimator
 from lopt.optimizer import LearnedOptimizer
-from lopt.symmetry.spec import PyTree, named_leaves
+from lopt.symmetry.spec import PyTree, is_under, named_leaves, unknown_prefixes
 from lopt.task import Datasets
 
 
@@ -95,10 +95,9 @@ def _factory(name: str, options: dict[str, float]) -> Callable[..., optax.Gradie
 
 def check_freeze(config: OuterConfig, theta: PyTree) -> None:
     """Raise `ValueError` if a frozen path begins no part of theta."""
-    paths = [path for path, _ in named_leaves(theta)]
-    unknown = [prefix for prefix, _ in config.freeze if not any(_begins(path, prefix) for path in paths)]
+    unknown = unknown_prefixes((prefix for prefix, _ in config.freeze), theta)
     if unknown:
-        raise ValueError(f"outer.freeze names {unknown}, but theta has the parts {paths}")
+        raise ValueError(f"outer.freeze names {unknown}, but theta has the parts {[path for path, _ in named_leaves(theta)]}")
 
 
 def thaw(config: OuterConfig, step: jax.Array, tree: PyTree) -> PyTree:
@@ -107,13 +106,9 @@ def thaw(config: OuterConfig, step: jax.Array, tree: PyTree) -> PyTree:
         return tree
     leaves = []
     for path, leaf in named_leaves(tree):
-        until = max((steps for prefix, steps in config.freeze if _begins(path, prefix)), default=0)
+        until = max((steps for prefix, steps in config.freeze if is_under(path, prefix)), default=0)
         leaves.append(jnp.where(step >= until, leaf, jnp.zeros_like(leaf)) if until else leaf)
     return jax.tree.unflatten(jax.tree.structure(tree), leaves)
-
-
-def _begins(path: str, prefix: str) -> bool:
-    return path == prefix or path.startswith(f"{prefix}/")
 
 
 class MetaTrainState(NamedTuple):

@@ -10,14 +10,17 @@ then that of an expected rank, its length means nothing.
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from lopt.estimators.base import EstimatorConfig
-from lopt.estimators.particles import map_batched
-from lopt.symmetry.spec import PyTree, named_leaves
+from lopt.estimators.particles import map_batched, summarize
+from lopt.symmetry.spec import PyTree, is_under, named_leaves, unknown_prefixes
+from lopt.task import Datasets
 from lopt.unroll import Clock, Training, Unroll, UnrollConfig, Window, WindowLosses
 
 
@@ -63,20 +66,15 @@ def sigma_of(config: EvolutionConfig, theta: PyTree) -> jax.Array | float:
     """
     if not config.sigmas:
         return config.sigma
-    paths = [path for path, _ in named_leaves(theta)]
-    unknown = [prefix for prefix, _ in config.sigmas if not any(_begins(path, prefix) for path in paths)]
+    unknown = unknown_prefixes((prefix for prefix, _ in config.sigmas), theta)
     if unknown:
-        raise ValueError(f"sigmas are given for {unknown}, but theta has the parts {paths}")
+        raise ValueError(f"sigmas are given for {unknown}, but theta has the parts {[path for path, _ in named_leaves(theta)]}")
 
     def sigma(path: str) -> float:
-        fitting = [(len(prefix), value) for prefix, value in config.sigmas if _begins(path, prefix)]
+        fitting = [(len(prefix), value) for prefix, value in config.sigmas if is_under(path, prefix)]
         return max(fitting)[1] if fitting else config.sigma
 
     return jnp.concatenate([jnp.full(jnp.size(leaf), sigma(path), jnp.float32) for path, leaf in named_leaves(theta)])
-
-
-def _begins(path: str, prefix: str) -> bool:
-    return path == prefix or path.startswith(f"{prefix}/")
 
 
 def draw(config: EvolutionConfig, key: jax.Array, theta: PyTree) -> jax.Array:
@@ -153,6 +151,22 @@ def es_gradient(
     else:
         gradients = directions * (delta / (scale * sigma**2))[:, None]
     return unravel(jnp.mean(gradients, axis=0)), {"delta_norm": jnp.sqrt(jnp.mean(jnp.square(delta)))}
+
+
+def es_step(config: EvolutionConfig, step_all: Callable[..., Any]) -> Callable[..., Any]:
+    """The `step` of an `Estimator` from that of all its particles.
+
+    Args:
+      config: of the estimator.
+      step_all: `step_all(key, theta, datasets, state) -> (state, directions [P, D], meta_losses [P, M], statistics)`.
+    """
+
+    def step(key: jax.Array, theta: PyTree, datasets: Datasets, state: PyTree) -> tuple[PyTree, PyTree, dict[str, jax.Array]]:
+        state, directions, losses, stats = step_all(key, theta, datasets, state)
+        gradient, info = es_gradient(config, theta, directions, losses)
+        return gradient, state, summarize(stats) | info
+
+    return step
 
 
 def _centered_ranks(losses: jax.Array) -> jax.Array:

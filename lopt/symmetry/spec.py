@@ -14,7 +14,7 @@ Functionals", NeurIPS 2024, section 3). A `WeightSpec` names the permutation of 
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ import numpy as np
 from lopt.symmetry.action import GroupElement, check_element, move_leaf
 from lopt.symmetry.notation import Axis, Factor, SpecError, bind_owners, format_axis, parse_leaf
 
-__all__ = ["Axis", "Factor", "GroupElement", "PyTree", "SpecError", "WeightSpec", "named_leaves"]
+__all__ = ["Axis", "Factor", "GroupElement", "PyTree", "SpecError", "WeightSpec", "is_under", "named_leaves", "unknown_prefixes"]
 
 PyTree = Any
 
@@ -33,6 +33,17 @@ def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
     """The leaves of a pytree with their paths as `outer/inner` strings, in flatten order."""
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
     return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in flat]
+
+
+def is_under(path: str, prefix: str) -> bool:
+    """Whether a path begins with another: `network/last/bias` is under `network/last`, and under itself."""
+    return path == prefix or path.startswith(f"{prefix}/")
+
+
+def unknown_prefixes(prefixes: Iterable[str], tree: PyTree) -> list[str]:
+    """Those that no leaf of the pytree is under."""
+    paths = [path for path, _ in named_leaves(tree)]
+    return [prefix for prefix in prefixes if not any(is_under(path, prefix) for path in paths)]
 
 
 @dataclasses.dataclass(frozen=True)
