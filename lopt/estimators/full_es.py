@@ -14,14 +14,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from lopt.estimators.base import Estimator
-from lopt.estimators.evolution import EvolutionConfig, draw, es_gradient, member_windows, run_members, same_start
+from lopt.estimators.evolution import EvolutionConfig, draw, es_step, member_windows, run_members, same_start
 from lopt.estimators.particles import (
     check_mesh,
     first_of,
     is_batched,
     statistics,
     step_particles,
-    summarize,
 )
 from lopt.optimizer import LearnedOptimizer
 from lopt.symmetry.spec import PyTree
@@ -72,11 +71,5 @@ def full_es(config: FullESConfig, problem: Problem, optimizer: LearnedOptimizer,
         stats = statistics(total._replace(mean=last.mean), jnp.bool(True), diverged)
         return age + 1, epsilon, total.meta_loss / windows.astype(jnp.float32), stats
 
-    step_all = step_particles(config.particles, mesh, batched, step_particle)
-
-    def step(key: jax.Array, theta: PyTree, datasets: Datasets, state: jax.Array):
-        state, directions, losses, stats = step_all(key, theta, datasets, state)
-        gradient, info = es_gradient(config, theta, directions, losses)
-        return gradient, state, summarize(stats) | info
-
+    step = es_step(config, step_particles(config.particles, mesh, batched, step_particle))
     return Estimator(init, step, len(config.signs) * config.particles * config.unroll.horizon)

@@ -19,7 +19,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
 from lopt.estimators.base import Estimator
-from lopt.estimators.evolution import EvolutionConfig, draw, es_gradient, member_windows, run_members, same_start
+from lopt.estimators.evolution import EvolutionConfig, draw, es_step, member_windows, run_members, same_start
 from lopt.estimators.particles import (
     check_mesh,
     first_of,
@@ -27,7 +27,6 @@ from lopt.estimators.particles import (
     is_batched,
     statistics,
     step_particles,
-    summarize,
 )
 from lopt.optimizer import LearnedOptimizer
 from lopt.symmetry.spec import PyTree
@@ -119,12 +118,6 @@ def gpes(config: EvolutionConfig, reuse: int | None, problem: Problem, optimizer
         after = Particle(members, epsilon, jnp.where(restart, 0.0, accumulator), clock)
         return after, accumulator, losses.meta_loss, statistics(losses, restart, diverged)
 
-    step_all = step_particles(config.particles, mesh, batched, step_particle)
-
-    def step(key: jax.Array, theta: PyTree, datasets: Datasets, state: Particle):
-        state, directions, losses, stats = step_all(key, theta, datasets, state)
-        gradient, info = es_gradient(config, theta, directions, losses)
-        return gradient, state, summarize(stats) | info
-
+    step = es_step(config, step_particles(config.particles, mesh, batched, step_particle))
     inner_steps = len(config.signs) * config.particles * config.unroll.truncation
     return Estimator(init, step, inner_steps, config.unroll.windows)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 from lopt.estimators.base import PARTICLES
 from lopt.symmetry.spec import PyTree
 from lopt.task import Datasets
-from lopt.unroll import WindowLosses
+from lopt.unroll import Clock, Training, Unroll, UnrollConfig, WindowLosses, advance, first_clock
 
 StepParticle = Callable[[jax.Array, PyTree, Datasets, PyTree], Any]  # key, theta, datasets, particle
 
@@ -35,6 +35,36 @@ def is_batched(batched: bool | None, mesh: Mesh) -> bool:
 def init_particles(count: int, key: jax.Array, init: Callable[[jax.Array, jax.Array], PyTree]) -> PyTree:
     """`init(key, index)` for each particle, stacked; particle i's key is a function of its index alone."""
     return jax.vmap(lambda index: init(jax.random.fold_in(key, index), index))(jnp.arange(count))
+
+
+class Single(NamedTuple):
+    """A particle that is one inner training, under theta itself.
+
+    Attributes:
+      training: where it stands.
+      clock: its own.
+    """
+
+    training: Training
+    clock: Clock
+
+
+def init_singles(count: int, config: UnrollConfig, unroll: Unroll, key: jax.Array, theta: PyTree) -> Single:
+    """Fresh inner trainings, stacked."""
+
+    def init(key: jax.Array, index: jax.Array) -> Single:
+        return Single(unroll.start(key, theta), first_clock(config, jax.random.fold_in(key, 0), index, count))
+
+    return init_particles(count, key, init)
+
+
+def go_on(
+    config: UnrollConfig, unroll: Unroll, key: jax.Array, theta: PyTree, particle: Single, diverged: jax.Array
+) -> tuple[Single, jax.Array]:
+    """The particle after a window, and whether it starts anew: at its horizon, or because it diverged."""
+    clock, restart = advance(config, jax.random.fold_in(key, 0), particle.clock, diverged)
+    training = jax.lax.cond(restart, lambda _: unroll.start(key, theta), lambda training: training, particle.training)
+    return Single(training, clock), restart
 
 
 def step_particles(

@@ -7,7 +7,6 @@ training explodes (Metz et al., "Understanding and correcting pathologies in the
 """
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,23 +14,11 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
 from lopt.estimators.base import Estimator, EstimatorConfig
-from lopt.estimators.particles import check_mesh, init_particles, is_batched, statistics, step_particles, summarize
+from lopt.estimators.particles import Single, check_mesh, go_on, init_singles, is_batched, statistics, step_particles, summarize
 from lopt.optimizer import LearnedOptimizer
 from lopt.symmetry.spec import PyTree
 from lopt.task import Datasets, Problem
-from lopt.unroll import Clock, Training, UnrollConfig, advance, first_clock, make_unroll
-
-
-class Particle(NamedTuple):
-    """One inner training.
-
-    Attributes:
-      training: where it stands.
-      clock: its own.
-    """
-
-    training: Training
-    clock: Clock
+from lopt.unroll import UnrollConfig, make_unroll
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,14 +43,10 @@ def truncated_backprop(config: TruncatedBackpropConfig, problem: Problem, optimi
     check_mesh(config.particles, mesh)
     unroll, batched = make_unroll(config.unroll, problem, optimizer), is_batched(config.batched, mesh)
 
-    def init(key: jax.Array, theta: PyTree) -> Particle:
-        def init_particle(key: jax.Array, index: jax.Array) -> Particle:
-            clock = first_clock(config.unroll, jax.random.fold_in(key, 0), index, config.particles)
-            return Particle(unroll.start(key, theta), clock)
+    def init(key: jax.Array, theta: PyTree) -> Single:
+        return init_singles(config.particles, config.unroll, unroll, key, theta)
 
-        return init_particles(config.particles, key, init_particle)
-
-    def step_particle(key: jax.Array, theta: PyTree, datasets: Datasets, particle: Particle):
+    def step_particle(key: jax.Array, theta: PyTree, datasets: Datasets, particle: Single):
         window_key, start_key = jax.random.split(key)
         training, clock = particle
         window = unroll.window(window_key, datasets, training.inner.variant)
@@ -75,15 +58,14 @@ def truncated_backprop(config: TruncatedBackpropConfig, problem: Problem, optimi
         gradient, (training, losses) = jax.grad(meta_loss, has_aux=True)(theta)
         gradient = ravel_pytree(gradient)[0]
         diverged = (losses.nonfinite > 0) | ~jnp.all(jnp.isfinite(gradient))
-        clock, restart = advance(config.unroll, jax.random.fold_in(start_key, 0), clock, diverged)
-        training = jax.lax.cond(restart, lambda _: unroll.start(start_key, theta), lambda training: training, training)
+        after, restart = go_on(config.unroll, unroll, start_key, theta, Single(training, clock), diverged)
         # A diverged window carries no gradient; it is counted, and its inner training starts anew.
         gradient = jnp.where(diverged, 0.0, gradient)
-        return Particle(training, clock), gradient, statistics(losses, restart, diverged)
+        return after, gradient, statistics(losses, restart, diverged)
 
     step_all = step_particles(config.particles, mesh, batched, step_particle)
 
-    def step(key: jax.Array, theta: PyTree, datasets: Datasets, state: Particle):
+    def step(key: jax.Array, theta: PyTree, datasets: Datasets, state: Single):
         state, gradients, stats = step_all(key, theta, datasets, state)
         return ravel_pytree(theta)[1](jnp.mean(gradients, axis=0)), state, summarize(stats)
 

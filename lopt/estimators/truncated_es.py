@@ -10,39 +10,27 @@ give nothing. Of low variance, and blind to what pays off only later.
 """
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from lopt.estimators.base import Estimator
-from lopt.estimators.evolution import EvolutionConfig, draw, es_gradient, member_windows, run_members, same_start
+from lopt.estimators.evolution import EvolutionConfig, draw, es_step, member_windows, run_members, same_start
 from lopt.estimators.particles import (
+    Single,
     check_mesh,
     first_of,
-    init_particles,
+    go_on,
+    init_singles,
     is_batched,
     statistics,
     step_particles,
-    summarize,
 )
 from lopt.optimizer import LearnedOptimizer
 from lopt.symmetry.spec import PyTree
 from lopt.task import Datasets, Problem
-from lopt.unroll import Clock, Training, advance, first_clock, make_unroll
-
-
-class Particle(NamedTuple):
-    """One inner training, under theta.
-
-    Attributes:
-      training: where it stands.
-      clock: its own.
-    """
-
-    training: Training
-    clock: Clock
+from lopt.unroll import make_unroll
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,14 +46,10 @@ def truncated_es(config: TruncatedESConfig, problem: Problem, optimizer: Learned
     check_mesh(config.particles, mesh)
     unroll, batched = make_unroll(config.unroll, problem, optimizer), is_batched(config.batched, mesh)
 
-    def init(key: jax.Array, theta: PyTree) -> Particle:
-        def init_particle(key: jax.Array, index: jax.Array) -> Particle:
-            clock = first_clock(config.unroll, jax.random.fold_in(key, 0), index, config.particles)
-            return Particle(unroll.start(key, theta), clock)
+    def init(key: jax.Array, theta: PyTree) -> Single:
+        return init_singles(config.particles, config.unroll, unroll, key, theta)
 
-        return init_particles(config.particles, key, init_particle)
-
-    def step_particle(key: jax.Array, theta: PyTree, datasets: Datasets, particle: Particle):
+    def step_particle(key: jax.Array, theta: PyTree, datasets: Datasets, particle: Single):
         noise_key, window_key, start_key = jax.random.split(key, 3)
         training, clock = particle
         epsilon = draw(config, noise_key, theta)
@@ -75,16 +59,9 @@ def truncated_es(config: TruncatedESConfig, problem: Problem, optimizer: Learned
         training, carried = unroll.run(theta, training, window, clock)
 
         diverged = jnp.any(losses.nonfinite > 0) | (carried.nonfinite > 0)
-        clock, restart = advance(config.unroll, jax.random.fold_in(start_key, 0), clock, diverged)
-        training = jax.lax.cond(restart, lambda _: unroll.start(start_key, theta), lambda training: training, training)
-        return Particle(training, clock), epsilon, losses.meta_loss, statistics(losses, restart, diverged)
+        after, restart = go_on(config.unroll, unroll, start_key, theta, Single(training, clock), diverged)
+        return after, epsilon, losses.meta_loss, statistics(losses, restart, diverged)
 
-    step_all = step_particles(config.particles, mesh, batched, step_particle)
-
-    def step(key: jax.Array, theta: PyTree, datasets: Datasets, state: Particle):
-        state, directions, losses, stats = step_all(key, theta, datasets, state)
-        gradient, info = es_gradient(config, theta, directions, losses)
-        return gradient, state, summarize(stats) | info
-
+    step = es_step(config, step_particles(config.particles, mesh, batched, step_particle))
     inner_steps = (len(config.signs) + 1) * config.particles * config.unroll.truncation
     return Estimator(init, step, inner_steps, config.unroll.windows)
