@@ -1,7 +1,7 @@
 """One role-shared UNF optimizer for MLPs of several widths and depths, a CNN and an RNN, on data that need no download.
 
 Command:  python scripts/meta_train.py --config configs/small_mixture.py --run-dir runs/small_mixture
-Cost:     not run to the end here yet; the CNN and the RNN take most of it
+Cost:     not run here yet: compiling five tasks in one outer step took more than 3 minutes beside another job and was given up
 Expect:   runs/small_mixture/best holds the theta that does best on an MLP and a CNN of other shapes, which are never trained on
 
 The losses are in units of a constant prediction's, so that no task counts for more because its losses are larger. To compare with an
