@@ -1,4 +1,4 @@
-"""What code and what machine a run was started on, in `environment.json` beside its config: one entry for each start.
+"""What code and what machine a result is of: of a run in `environment.json` beside its config, one entry for each start.
 
 A run that is resumed with another version of jax, on other devices or from changed code shows it there. The name of the machine
 is left out.
@@ -50,14 +50,14 @@ def code_version(file: str | Path = _CODE) -> dict[str, Any] | None:
       file: of the code; this package by default.
 
     Returns:
-      `commit`, and `dirty`: whether a tracked file of the repository differs from it; None where the file is not tracked, as in an
-      environment that lies within somebody's repository.
+      `commit`, and `dirty`: whether a tracked Python file of the repository differs from it (figures and prose may); None where the
+      file is not tracked, as in an environment that lies within somebody's repository.
     """
     file = Path(file).resolve()
     if _git(file.parent, "ls-files", "--error-unmatch", "--", file.name) is None:
         return None
     commit = _git(file.parent, "rev-parse", "--verify", "HEAD")
-    changes = _git(file.parent, "status", "--porcelain", "--untracked-files=no")
+    changes = _git(file.parent, "status", "--porcelain", "--untracked-files=no", "--", ":(top)*.py")
     return None if commit is None or changes is None else {"commit": commit, "dirty": bool(changes)}
 
 
@@ -82,6 +82,29 @@ def environment() -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "processes": jax.process_count(),
+    }
+
+
+def stamp() -> dict[str, Any]:
+    """`environment` on one line, for figures that are kept: what they depend on most, and when they were measured.
+
+    Returns:
+      `commit` (12 digits, followed by `-dirty` if tracked code differs from it; None where the code is not tracked), `device`,
+      `devices`, `jax`, `python`, `date` (UTC).
+
+    Example:
+      >>> list(stamp())
+      ['commit', 'device', 'devices', 'jax', 'python', 'date']
+    """
+    found = environment()
+    git = found["git"]
+    return {
+        "commit": None if git is None else git["commit"][:12] + "-dirty" * git["dirty"],
+        "device": found["device"],
+        "devices": found["devices"],
+        "jax": found["packages"]["jax"],
+        "python": found["python"],
+        "date": datetime.now(UTC).date().isoformat(),
     }
 
 

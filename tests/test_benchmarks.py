@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from lopt.benchmarks import compile_cost
+from lopt.benchmarks import records
+from lopt.benchmarks.compiling import compile_cost
+from lopt.config import ConfigError
 from lopt.networks import UNFConfig
 from lopt.symmetry.spec import WeightSpec
 from scripts import benchmark
@@ -16,6 +18,29 @@ def test_compile_counts_what_it_compiles():
     assert (cost["tensors"], cost["weights"], cost["terms"]) == (2, 15, 10)
     assert cost["parameters"] == 19 * 5 + 5 + 10 * 5 + 2
     assert all(cost[name] >= 0 for name in ("plan_s", "trace_s", "compile_s", "run_ms", "peak_mb"))
+
+
+def test_records_are_lines_and_a_broken_one_is_named(tmp_path):
+    path = tmp_path / "made" / "scaling.jsonl"
+    records.append(path, {"weights": 10})
+    records.append(path, {"weights": 20})
+    assert records.read(path) == [{"weights": 10}, {"weights": 20}]
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        records.append(path, {"weights": float("nan")})
+    assert len(path.read_text().splitlines()) == 2
+    path.write_text('{"weights": 10}\n[1]\n')
+    with pytest.raises(ConfigError, match=r"scaling\.jsonl, line 2 is not a JSON object"):
+        records.read(path)
+    path.write_text("{")
+    with pytest.raises(ConfigError, match=r"scaling\.jsonl, line 1 is not JSON"):
+        records.read(path)
+
+
+def test_what_is_printed_is_recorded(capsys, tmp_path):
+    benchmark.main(["estimators", "--windows", "1", "--estimators", "pes", "--record", str(tmp_path)])
+    printed = json.loads(capsys.readouterr().out)
+    assert records.read(tmp_path / "estimators.jsonl") == [printed]
+    assert {"commit", "date", "devices", "device", "jax", "python"} <= set(printed)
 
 
 def test_compile_prints_a_json_line(capsys):

@@ -6,7 +6,7 @@ import pytest
 
 import lopt
 from lopt.config import ConfigError
-from lopt.environment import code_version, environment, read_starts, record_start
+from lopt.environment import code_version, environment, read_starts, record_start, stamp
 
 
 def git(directory, *arguments):
@@ -18,8 +18,11 @@ def git(directory, *arguments):
 def repository(tmp_path):
     """A repository with one commit of code.py."""
     git(tmp_path, "init", "--quiet")
+    (tmp_path / "package").mkdir()
     (tmp_path / "code.py").write_text("answer = 41\n")
-    git(tmp_path, "add", "code.py")
+    (tmp_path / "package" / "more.py").write_text("question = None\n")
+    (tmp_path / "figures.jsonl").write_text("{}\n")
+    git(tmp_path, "add", ".")
     git(tmp_path, "commit", "--quiet", "-m", "Code")
     return tmp_path
 
@@ -29,7 +32,11 @@ def test_commit_and_changes_of_the_code(repository):
     assert code_version(repository / "code.py") == clean
     (repository / "runs").mkdir()
     (repository / "runs" / "metrics.jsonl").write_text("{}\n")
-    assert code_version(repository / "code.py") == clean  # what a run writes does not change the code
+    (repository / "figures.jsonl").write_text("{}\n{}\n")
+    assert code_version(repository / "code.py") == clean  # neither what a run writes nor a figure that is added changes the code
+    (repository / "package" / "more.py").write_text("question = 6 * 7\n")
+    assert code_version(repository / "code.py") == {**clean, "dirty": True}
+    (repository / "package" / "more.py").write_text("question = None\n")
     (repository / "code.py").write_text("answer = 42\n")
     assert code_version(repository / "code.py") == {**clean, "dirty": True}
     git(repository, "add", "code.py")
@@ -56,6 +63,20 @@ def test_what_results_depend_on():
     assert found["devices"] == jax.device_count()
     assert found["git"] == code_version(lopt.__file__)
     assert json.loads(json.dumps(found)) == found
+
+
+def test_a_stamp_says_the_same_on_one_line(monkeypatch):
+    found = stamp()
+    full = environment()
+    assert {name: found[name] for name in ("device", "devices", "python")} == {
+        name: full[name] for name in ("device", "devices", "python")
+    }
+    assert found["jax"] == jax.__version__
+    assert all(value is None or isinstance(value, (str, int)) for value in found.values())
+    monkeypatch.setattr("lopt.environment.code_version", lambda: {"commit": "0123456789abcdef", "dirty": True})
+    assert stamp()["commit"] == "0123456789ab-dirty"
+    monkeypatch.setattr("lopt.environment.code_version", lambda: None)
+    assert stamp()["commit"] is None
 
 
 def test_every_start_of_a_run_has_its_entry(tmp_path, monkeypatch):

@@ -1,6 +1,4 @@
-"""What things cost, measured: each benchmark returns one flat record, ready to be a JSON line."""
+"""What things cost, measured: each benchmark returns flat records, ready to be JSON lines.
 
-from lopt.benchmarks.compiling import compile_cost
-from lopt.benchmarks.machine import environment, peak_megabytes
-
-__all__ = ["compile_cost", "environment", "peak_megabytes"]
+Nothing is imported here, so that who asks for one benchmark does not wait for what the others need.
+"""

@@ -1,7 +1,7 @@
 """How noisy meta-gradient estimators are, by the number of windows that an inner training is cut into."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,64 @@ import jax
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from lopt.benchmarks.quadratic import GradientDescentConfig, quadratic_task
 from lopt.estimators.base import EstimatorConfig
+from lopt.estimators.full_backprop import FullBackpropConfig
+from lopt.estimators.full_es import FullESConfig
+from lopt.estimators.gpes import GPESConfig
+from lopt.estimators.nres import NRESConfig
+from lopt.estimators.pes import PESConfig
+from lopt.estimators.truncated_backprop import TruncatedBackpropConfig
+from lopt.estimators.truncated_es import TruncatedESConfig
 from lopt.mixture import optimizer_of
 from lopt.optimizer import OptimizerConfig
 from lopt.plots import png
 from lopt.task import Problem
 from lopt.trainer import particle_mesh
 from lopt.unroll import UnrollConfig
+
+TRUNCATION = 10
+CONFIGS: dict[str, EstimatorConfig] = {
+    "pes": PESConfig(),
+    "nres": NRESConfig(),
+    "gpes": GPESConfig(reuse=4 * TRUNCATION, unroll=UnrollConfig(horizon=TRUNCATION, truncation=TRUNCATION)),
+    "full_es": FullESConfig(),
+    "truncated_es": TruncatedESConfig(),
+    "truncated_backprop": TruncatedBackpropConfig(),
+    "full_backprop": FullBackpropConfig(),
+}
+
+
+def gradient_variances(
+    names: Sequence[str],
+    windows: Sequence[int],
+    optimizer_config: OptimizerConfig,
+    problem: Problem,
+    trainings: int,
+    **fields: Any,
+) -> Iterator[dict[str, Any]]:
+    """`gradient_variance` of estimators for the final meta-loss, by the number of windows of 10 steps.
+
+    Args:
+      names: of the estimators, keys of `CONFIGS`.
+      windows: of an inner training.
+      optimizer_config: whose theta the gradient is of.
+      problem: a task, or a family.
+      trainings: inner trainings of every particle.
+      fields: of the estimators' configs, that replace theirs.
+    """
+    for count in windows:
+        unroll = UnrollConfig(horizon=count * TRUNCATION, truncation=TRUNCATION, loss_cap=float("inf"))
+        for name in names:
+            config = dataclasses.replace(CONFIGS[name], **fields)
+            found = gradient_variance(name, config, unroll, optimizer_config, problem, trainings=trainings)
+            yield {"task": problem.name, **found}
+
+
+def on_quadratic(names: Sequence[str], windows: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Variances for gradient descent on a noisy quadratic, which are cheap: 400 particles as one batch."""
+    fields = {"particles": 400, "batched": True}
+    return gradient_variances(names, windows, GradientDescentConfig(), quadratic_task(), trainings=50, **fields)
 
 
 def gradient_variance(

@@ -1,22 +1,14 @@
-"""What a figure depends on."""
+"""The memory of this process."""
 
 import resource
 import sys
 from pathlib import Path
-from typing import Any
-
-import jax
 
 
 def peak_megabytes() -> float:
     """The largest resident memory of this process so far, in MB of 10^6 bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
-
-
-def environment() -> dict[str, Any]:
-    """What a figure depends on: device, versions."""
-    return {"device": jax.devices()[0].device_kind, "jax": jax.__version__, "python": sys.version.split()[0]}
 
 
 def resident_megabytes() -> float | None:
