@@ -14,6 +14,7 @@ from rich.console import Console
 
 from lopt import checkpoint, metrics
 from lopt.baselines import TuningError
+from lopt.compilation_cache import use_compilation_cache
 from lopt.config import CONFIG_FILE, ConfigError, load_run
 from lopt.estimators.base import PARTICLES
 from lopt.evaluate import Competitor, Evaluation, EvaluationConfig, evaluate
@@ -37,6 +38,7 @@ Writes into RUN or DIR, replacing an earlier evaluation's:
 """
 EPILOG = """\
 With --task, every field of the task is an option too: --task NAME --help lists them.
+Compiled programs are kept below ~/.cache/lopt; LOPT_COMPILATION_CACHE=DIR moves them, LOPT_COMPILATION_CACHE=off keeps none.
 
 examples:
   python scripts/evaluate.py --run-dir runs/digits --steps 300 --seeds 10
@@ -195,6 +197,7 @@ def of_run(args: argparse.Namespace, console: Console) -> Iterator[tuple[Evaluat
 
 def main(argv: Sequence[str] | None = None) -> None:
     args, config = parse(argv)
+    use_compilation_cache()
     use_all_cores()
     console = Console()
     try:

@@ -17,6 +17,8 @@ Writes into RUN: config.json, metrics.jsonl (one object an outer step) and check
 from its newest checkpoint, to the same theta as an unbroken run, bit for bit; Ctrl-C saves first.
 Then: python scripts/evaluate.py --run-dir RUN
 
+Compiled programs are kept below ~/.cache/lopt; LOPT_COMPILATION_CACHE=DIR moves them, LOPT_COMPILATION_CACHE=off keeps none.
+
 Several processes, on one machine or many, work on one run: each is started with the same arguments and a --process-id of its own, with
 --coordinator (host and port of process 0) and --num-processes. RUN must be a directory that all of them see."""
 
@@ -34,11 +36,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     # Imported here, so that --help and a wrong argument answer at once.
     from lopt.checkpoint import CheckpointError
+    from lopt.compilation_cache import use_compilation_cache
     from lopt.distributed import PeerError, is_main, join_processes
     from lopt.metrics import MetricsError
     from lopt.trainer import DivergedError, meta_train, use_all_cores
     from tasks.datasets import DatasetError
 
+    use_compilation_cache()
     try:
         if processes.is_one_of_many:
             join_processes(processes)
