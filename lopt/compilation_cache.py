@@ -50,8 +50,9 @@ def use_compilation_cache() -> Path | None:
     Returns:
       The directory; None where this function has set none.
     """
-    directory = compilation_cache_dir()
-    if directory is None or jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+    directory, config = compilation_cache_dir(), jax.config
+    told = config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]  defined at run time
+    if directory is None or told or not config.jax_enable_compilation_cache:  # pyright: ignore[reportAttributeAccessIssue]
         return None
     try:
         directory.mkdir(parents=True, exist_ok=True)

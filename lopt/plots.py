@@ -47,7 +47,7 @@ _STYLE: dict[Any, Any] = {
 
 
 @contextlib.contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
     """Our settings on matplotlib's defaults, whatever the user's are, which come back afterwards."""
     import matplotlib
 
@@ -59,7 +59,7 @@ def _style() -> Iterator[None]:
 
 def png(figure: "Figure", dpi: int = 160) -> bytes:
     """A figure as the bytes of a PNG file."""
-    with _style(), io.BytesIO() as buffer:
+    with style(), io.BytesIO() as buffer:
         figure.savefig(buffer, format="png", dpi=dpi)
         return buffer.getvalue()
 
@@ -83,7 +83,7 @@ def curves_figure(curves: Sequence[Curve], *, task: str, window: int) -> "Figure
     smoothing = max(1, T // 50)
     reference = next(curve for curve in curves if curve.reference)
     target = target_loss(reference, window)
-    with _style():
+    with style():
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")
         ax = figure.add_subplot()
         ranges = [_draw_curve(ax, index, curve, target, window, smoothing) for index, curve in enumerate(curves)]
@@ -188,7 +188,7 @@ def meta_training_figure(records: Sequence[Mapping[str, Any]], *, title: str) ->
     def column(name: str) -> np.ndarray:
         return np.array([_number(record.get(name)) for record in records])
 
-    with _style():
+    with style():
         scalars = {name: values for name in SCALARS if np.isfinite(values := column(name)).any()}
         figure = Figure(figsize=(9.6, 3.0), layout="constrained")
         grid = figure.add_gridspec(1, 3 if scalars else 2)

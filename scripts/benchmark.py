@@ -6,6 +6,10 @@ python scripts/benchmark.py data                               # loading, batche
 python scripts/benchmark.py data --sources lm1b ./corpus.txt   # streamed, if it is large
 python scripts/benchmark.py estimators --out estimators.png    # variance of meta-gradients, by the number of windows
 python scripts/benchmark.py memory --steps 2000                # whether a run grows
+python scripts/benchmark.py scaling --network unf              # the outer step by weights, particles, tensors, truncation, devices
+python scripts/benchmark.py in-use                             # a learned optimizer's step beside optax.adam's
+python scripts/benchmark.py startup                            # imports, --help, the first outer step
+python scripts/benchmark.py plot                               # pictures and tables of all that was recorded
 
 --quick makes any of them run for seconds, to see that it works; --record appends the lines to docs/benchmarks/NAME.jsonl.
 """
@@ -18,10 +22,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lopt.benchmarks.records import append
+from lopt.benchmarks.growth import AXIS_VALUES, growth_along_axis
+from lopt.benchmarks.options import Sized, at_least, fill_in, png_file
+from lopt.benchmarks.records import append, read
+from lopt.config import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "docs" / "benchmarks"
+IMAGES = ROOT / "docs" / "images" / "benchmarks"
+PAGE = ROOT / "docs" / "benchmarks.md"
 
 Records = Iterator[dict[str, Any]]  # each complete: what was measured, and where
 
@@ -54,11 +63,15 @@ def data(args: argparse.Namespace) -> Records:
 
 
 def estimators(args: argparse.Namespace) -> Records:
-    from lopt.benchmarks.estimators import gradient_variances, on_quadratic, plot_variances
+    from lopt.benchmarks.estimators import gradient_variances, on_quadratic
+    from lopt.benchmarks.figures import estimators_figure
+    from lopt.compilation_cache import use_compilation_cache
     from lopt.optimizer import LearnedSGDMConfig
+    from lopt.plots import png
     from lopt.trainer import use_all_cores
     from tasks.mlp import MLPConfig
 
+    use_compilation_cache()
     use_all_cores()
     if args.problem == "quadratic":
         found = on_quadratic(args.estimators, args.windows)
@@ -70,14 +83,69 @@ def estimators(args: argparse.Namespace) -> Records:
         records.append(record)
         yield complete("estimators", **record)
     if args.out is not None:
-        plot_variances(records, args.out)
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(args.out, png(estimators_figure(records)))
 
 
 def memory(args: argparse.Namespace) -> Records:
     from lopt.benchmarks.memory import memory_growth
+    from lopt.compilation_cache import use_compilation_cache
     from lopt.config import load_file
 
+    use_compilation_cache()
     yield complete("memory", config="smoke", **memory_growth(load_file(ROOT / "configs" / "smoke.py"), args.steps))
+
+
+def scaling(args: argparse.Namespace) -> Records:
+    if args.value is not None:
+        from lopt.benchmarks.scaling import scaling as measure
+
+        yield complete("scaling", **measure(args.axes[0], args.value, args.network, args.steps))
+        return
+    for axis in args.axes:
+        default, quick, large = AXIS_VALUES[axis]
+        options, found = ("--axes", axis, "--network", args.network, "--steps", args.steps), []
+        for value in quick if args.quick else [*default, *(large if args.large else [])]:
+            for record in alone("scaling", *options, "--value", value):
+                found.append(record)
+                yield record
+        yield growth_along_axis(found)
+
+
+def in_use(args: argparse.Namespace) -> Records:
+    if len(args.weights) > 1:
+        for weights in args.weights:
+            options = ("--weights", weights, "--networks", *args.networks, "--repeats", args.repeats)
+            yield from alone("in-use", *options)
+        return
+    from lopt.benchmarks.in_use import in_use as measure
+
+    for record in measure(args.weights[0], args.networks, args.repeats):
+        yield complete("in-use", **record)
+
+
+def startup(args: argparse.Namespace) -> Records:
+    from lopt.benchmarks.startup import startup as measure
+
+    scripts = [ROOT / "scripts" / f"{name}.py" for name in args.scripts]
+    experiment = ("--config", str(ROOT / "configs" / "smoke.py"))
+    yield complete("startup", **measure(ROOT / "scripts" / "meta_train.py", experiment, scripts, args.repeats))
+
+
+def plot(args: argparse.Namespace) -> Records:
+    from lopt.benchmarks.figures import FIGURES
+    from lopt.benchmarks.tables import TABLES, fill
+    from lopt.plots import png
+
+    for file in sorted(args.records.glob("*.jsonl")):
+        records, drawn = read(file), args.images / f"{file.stem}.png"
+        if file.stem in FIGURES:
+            drawn.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(drawn, png(FIGURES[file.stem](records)))
+            yield {"benchmark": "plot", "file": str(drawn), "records": len(records)}
+        if file.stem in TABLES and args.page.exists():
+            page = fill(args.page.read_text(), file.stem, TABLES[file.stem](records))
+            write_atomically(args.page, page.encode())
 
 
 def complete(name: str, **measured: Any) -> dict[str, Any]:
@@ -93,32 +161,6 @@ def alone(*arguments: Any) -> Records:
     if done.returncode:
         sys.exit(done.returncode)
     yield from map(json.loads, done.stdout.splitlines())
-
-
-class Sized:
-    """The default of an option: one for the benchmark itself, one for --quick."""
-
-    def __init__(self, default: Any, quick: Any):
-        self.default, self.quick = default, quick
-
-    def __str__(self) -> str:
-        full, quick = (" ".join(map(str, x)) if isinstance(x, list) else str(x) for x in (self.default, self.quick))
-        return f"{full}; quick: {quick}"
-
-
-def at_least(minimum: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"must be at least {minimum}, got {text}")
-        return int(text)
-
-    return parse
-
-
-def png_file(text: str) -> Path:
-    if not text.endswith(".png"):
-        raise argparse.ArgumentTypeError(f"must be a .png file, got {text}")
-    return Path(text)
 
 
 def add_compile(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -156,7 +198,48 @@ def add_memory(add: Callable[..., argparse.ArgumentParser]) -> None:
     command.add_argument("--steps", type=at_least(10), default=Sized(2000, 20), metavar="N", help=text)
 
 
-BENCHMARKS = (add_compile, add_data, add_estimators, add_memory)
+NETWORKS = ["unf", "unf_role", "deep_sets"]
+
+
+def add_scaling(add: Callable[..., argparse.ArgumentParser]) -> None:
+    command = add("scaling", scaling, "time and memory of an outer step along one axis at a time, and the slopes of their growth")
+    axes, text = Sized(list(AXIS_VALUES), ["particles"]), "what grows (default: %(default)s)"
+    command.add_argument("--axes", nargs="+", choices=list(AXIS_VALUES), default=axes, help=text)
+    command.add_argument("--network", choices=NETWORKS, default="unf", help="f (default: %(default)s)")
+    text = "outer steps timed at each point, at least; more within 2 seconds (default: %(default)s)"
+    command.add_argument("--steps", type=at_least(1), default=Sized(3, 1), metavar="N", help=text)
+    command.add_argument("--large", action="store_true", help="also 10 million weights and 400 tensors")
+    command.add_argument("--value", type=at_least(1), metavar="V", help="this point of the first axis alone, in this process")
+
+
+def add_in_use(add: Callable[..., argparse.ArgumentParser]) -> None:
+    command = add("in-use", in_use, "time and memory of a learned optimizer's step beside optax.adam's, gradients given")
+    numbers: dict[str, Any] = {"type": at_least(1000), "nargs": "+", "metavar": "N"}
+    text = "of the models, about; 10000000 takes 5 GB (default: %(default)s)"
+    command.add_argument("--weights", **numbers, default=Sized([10_000, 100_000, 1_000_000], [1_000]), help=text)
+    text = "f of the learned optimizers (default: %(default)s)"
+    command.add_argument("--networks", nargs="+", choices=NETWORKS, default=Sized(NETWORKS, ["unf"]), help=text)
+    text = "calls of each, in turns (default: %(default)s)"
+    command.add_argument("--repeats", type=at_least(1), default=Sized(11, 2), metavar="N", help=text)
+
+
+def add_startup(add: Callable[..., argparse.ArgumentParser]) -> None:
+    command = add("startup", startup, "seconds until something happens: imports, --help, the first outer step from kept programs")
+    names = sorted(file.stem for file in (ROOT / "scripts").glob("*.py"))
+    text = "whose --help is asked for (default: %(default)s)"
+    command.add_argument("--scripts", nargs="+", choices=names, default=Sized(names, ["benchmark"]), help=text)
+    text = "processes of each kind (default: %(default)s)"
+    command.add_argument("--repeats", type=at_least(1), default=Sized(5, 1), metavar="N", help=text)
+
+
+def add_plot(add: Callable[..., argparse.ArgumentParser]) -> None:
+    command = add("plot", plot, "draw what was recorded, and fill in the tables of docs/benchmarks.md")
+    command.add_argument("--records", type=Path, default=RECORDS, metavar="DIR", help="of NAME.jsonl (default: docs/benchmarks)")
+    command.add_argument("--images", type=Path, default=IMAGES, metavar="DIR", help="default: docs/images/benchmarks")
+    command.add_argument("--page", type=Path, default=PAGE, metavar="FILE", help="default: docs/benchmarks.md")
+
+
+BENCHMARKS = (add_compile, add_data, add_estimators, add_memory, add_scaling, add_in_use, add_startup, add_plot)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -166,7 +249,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
     def add(name: str, run: Callable[[argparse.Namespace], Records], text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(run=run)
+        command.set_defaults(run=run, quick=False, record=None)
+        if run is plot:
+            return command
         command.add_argument("--quick", action="store_true", help="run for seconds, to see that it works")
         text = "append the lines to DIR/NAME.jsonl as they are measured (default: docs/benchmarks)"
         command.add_argument("--record", type=Path, nargs="?", const=RECORDS, metavar="DIR", help=text)
@@ -174,11 +259,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
     for add_benchmark in BENCHMARKS:
         add_benchmark(add)
-    args = parser.parse_args(argv)
-    for name, value in vars(args).items():
-        if isinstance(value, Sized):
-            setattr(args, name, value.quick if args.quick else value.default)
-    return args
+    return fill_in(parser.parse_args(argv))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

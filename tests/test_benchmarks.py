@@ -1,12 +1,19 @@
 """Benchmarks are kept alive: each runs for seconds, its record is complete, and no time is asserted."""
 
 import json
+import shutil
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from lopt.benchmarks import records
 from lopt.benchmarks.compiling import compile_cost
+from lopt.benchmarks.growth import growth
+from lopt.benchmarks.scaling import scaling
+from lopt.benchmarks.synthetic import SyntheticMLPConfig, hidden_width, perceptron
 from lopt.config import ConfigError
+from lopt.environment import stamp
 from lopt.networks import UNFConfig
 from lopt.symmetry.spec import WeightSpec
 from scripts import benchmark
@@ -34,6 +41,136 @@ def test_records_are_lines_and_a_broken_one_is_named(tmp_path):
     path.write_text("{")
     with pytest.raises(ConfigError, match=r"scaling\.jsonl, line 1 is not JSON"):
         records.read(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "costs", "slope", "linear"),
+    [
+        ([1, 10, 100], [3, 30, 300], 1.0, [1, 100]),
+        ([1, 2, 4, 8], [1, 1, 2, 4], 0.7, [2, 8]),  # at first a fixed cost
+        ([1, 2, 4, 8, 16], [1, 2, 4, 16, 64], 1.5, [1, 4]),  # in the end quadratic
+        ([1, 10], [5, 5], 0.0, None),
+    ],
+)
+def test_growth_is_fitted_and_its_linear_part_found(values, costs, slope, linear):
+    found = growth(values, costs)
+    assert found["slope"] == pytest.approx(slope, abs=0.01)
+    assert found["linear"] == linear
+    assert len(found["local_slopes"]) == len(values) - 1
+
+
+@pytest.mark.parametrize(("values", "costs"), [([1], [1]), ([1, 2], [1]), ([2, 1], [1, 2]), ([1, 2], [0, 1]), ([1, 1], [1, 2])])
+def test_growth_of_what_cannot_be_fitted(values, costs):
+    with pytest.raises(ValueError, match="two or more increasing positive values"):
+        growth(values, costs)
+
+
+@pytest.mark.parametrize(("weights", "layers"), [(967, 3), (2_410, 2), (14_400, 60), (1_000_000, 4)])
+def test_a_perceptron_has_the_weights_that_are_asked_for(weights, layers):
+    init, spec = perceptron((hidden_width(weights, layers),) * (layers - 1))
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    spec.sizes(shapes)  # raises where spec and shapes do not fit
+    found = jax.tree.leaves(shapes)
+    assert len(found) == 2 * layers
+    assert sum(leaf.size for leaf in found) == pytest.approx(weights, rel=0.05)
+
+
+def test_a_synthetic_task_is_one():
+    task = SyntheticMLPConfig(hidden=(5, 5), batch_size=3).make()
+    params, key = task.init(jax.random.key(0)), jax.random.key(1)
+    params = jax.tree.map(lambda w: w + 0.1, params)
+    batch = task.datasets.at(0).train.batch(key)
+    permuted = task.spec.permute(params, task.spec.sample(key, params))
+    assert jnp.abs(task.loss(permuted, key, batch) - task.loss(params, key, batch)) < 1e-5
+
+
+def test_scaling_measures_what_it_says(monkeypatch):
+    monkeypatch.setattr("lopt.benchmarks.scaling.use_all_cores", lambda devices: None)  # JAX is in use already
+    record = scaling("tensors", 6, "deep_sets", min_steps=1)
+    assert (record["axis"], record["value"], record["tensors"], record["particles"], record["truncation"]) == (
+        "tensors",
+        6,
+        6,
+        2,
+        2,
+    )
+    assert record["parameters"] == 2_788
+    assert record["weights"] == pytest.approx(14_400, rel=0.05)
+    assert record["inner_steps_per_s"] == pytest.approx(2 * 2 * 2 / record["outer_step_s"], rel=0.05)
+    assert record["program_mb"] > 4e-6 * 4 * 28 * record["weights"], "no less than the states of four inner trainings"
+    with pytest.raises(ValueError, match="even number of tensors, at least 4, got 5"):
+        scaling("tensors", 5, "unf")
+
+
+def test_in_use_is_measured_beside_adam(capsys):
+    benchmark.main(["in-use", "--quick"])
+    adam, unf = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (adam["optimizer"], unf["optimizer"], adam["ratio"]) == ("adam", "unf", 1.0)
+    assert adam["weights"] == unf["weights"] == pytest.approx(1_000, rel=0.05)
+    # Adam: two moments and a count; the learned one: seven momenta and a count.
+    assert adam["state_bytes"] == pytest.approx(8, abs=0.1)
+    assert unf["state_bytes"] == pytest.approx(28, abs=0.1)
+    assert unf["peak_bytes"] > unf["temp_bytes"] + unf["state_bytes"]
+    assert all(record[name] > 0 for record in (adam, unf) for name in ("step_us", "ns_per_weight", "compile_s", "peak_mb"))
+
+
+@pytest.mark.slow
+def test_scaling_runs_each_point_alone_and_says_how_it_grows(capsys, tmp_path):
+    benchmark.main(["scaling", "--quick", "--network", "deep_sets", "--record", str(tmp_path)])
+    two, four, growth = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (two["value"], four["value"], growth["values"]) == (2, 4, [2, 4])
+    assert two["mesh"] == min(2, two["devices"])
+    for name in ("outer_step_s_growth", "program_mb_growth"):
+        assert set(growth[name]) == {"slope", "local_slopes", "linear"}
+    assert set(stamp()) <= set(growth)
+    assert len(records.read(tmp_path / "scaling.jsonl")) == 3
+
+
+@pytest.mark.slow
+def test_startup_measures_every_wait(capsys):
+    benchmark.main(["startup", "--quick"])
+    record = json.loads(capsys.readouterr().out)
+    assert all(record[f"first_step_{name}_s"] > 0 for name in ("off", "cold", "warm"))
+    assert {"import_jax_s", "import_lopt_s", "import_trainer_s", "help_benchmark_s"} <= set(record)
+
+
+def test_all_that_was_recorded_is_drawn_and_tabulated(tmp_path):
+    kept, images, page = tmp_path / "records", tmp_path / "images", tmp_path / "page.md"
+    shutil.copytree(benchmark.RECORDS, kept)
+    place = {"benchmark": "x", "device": "cpu", "devices": 2}
+    for value in (1_000, 10_000):
+        for network in ("unf", "deep_sets"):
+            costs = {
+                "outer_step_s": value / 1e6,
+                "inner_step_us": value / 10,
+                "program_mb": 2.5,
+                "inner_steps_per_s": 8e6 / value,
+            }
+            records.append(
+                kept / "scaling.jsonl", {**place, "axis": "weights", "network": network, "value": value, "peak_mb": 7.0, **costs}
+            )
+        for optimizer, ratio in (("adam", 1.0), ("unf", 36.0)):
+            costs = {"step_us": value * ratio, "ns_per_weight": ratio, "ratio": ratio}
+            memory = {"state_bytes": 8.0, "temp_bytes": 300.0, "peak_bytes": 400.0}
+            records.append(kept / "in-use.jsonl", {**place, "optimizer": optimizer, "weights": value, **costs, **memory})
+    for task in ("mlp", "cnn"):
+        bar = {"task": task, "network": "UNF", "inner_steps_per_s": 6_000, "utilisation": 0.5}
+        records.append(kept / "throughput.jsonl", {**place, **bar})
+    text = "Growth\n\n<!-- table scaling -->\n<!-- end -->\n\n<!-- table in-use -->\nold\n<!-- end -->\n"
+    page.write_text(text)
+    arguments = ["plot", "--records", str(kept), "--images", str(images), "--page", str(page)]
+    benchmark.main(arguments)
+    drawn = {file.name: file.read_bytes() for file in images.iterdir()}
+    assert set(drawn) >= {"scaling.png", "in-use.png", "throughput.png", "estimators.png", "compile.png"}
+    assert all(content.startswith(b"\x89PNG") for content in drawn.values())
+    filled = page.read_text()
+    assert filled.startswith("Growth\n\n<!-- table scaling -->\n| axis |")
+    assert "old" not in filled
+    newer = records.read(kept / "in-use.jsonl")[-1] | {"ratio": 12.0}
+    records.append(kept / "in-use.jsonl", newer)
+    benchmark.main(arguments)
+    changed = set(page.read_text().splitlines()) ^ set(filled.splitlines())
+    assert sorted(" 12 " in line for line in changed) == [False, True], "the newer record takes the place of the older"
 
 
 def test_what_is_printed_is_recorded(capsys, tmp_path):

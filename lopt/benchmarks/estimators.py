@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,7 +19,6 @@ from lopt.estimators.truncated_backprop import TruncatedBackpropConfig
 from lopt.estimators.truncated_es import TruncatedESConfig
 from lopt.mixture import optimizer_of
 from lopt.optimizer import OptimizerConfig
-from lopt.plots import png
 from lopt.task import Problem
 from lopt.trainer import particle_mesh
 from lopt.unroll import UnrollConfig
@@ -128,20 +126,3 @@ def gradient_variance(
         "variance": float(config.particles * samples.var(axis=0, ddof=1).sum()),
         "mean_norm2": float(np.square(samples.mean(axis=0)).sum()),
     }
-
-
-def plot_variances(records: Sequence[dict[str, Any]], path: Path) -> None:
-    """Variance over the number of windows, one line an estimator, both axes logarithmic."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.5, 3.8), layout="constrained")
-    axes = figure.subplots()
-    names = list(dict.fromkeys(record["estimator"] for record in records))
-    for name in names:
-        points = sorted((record["windows"], record["variance"]) for record in records if record["estimator"] == name)
-        axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name)
-    axes.set_xscale("log", base=2)
-    axes.set(yscale="log", xlabel="windows of an inner training", ylabel="variance of one particle's estimate")
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png(figure))

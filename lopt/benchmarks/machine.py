@@ -1,8 +1,9 @@
-"""The memory of this process."""
+"""Memory: of this process, and of a compiled program."""
 
 import resource
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def peak_megabytes() -> float:
@@ -17,3 +18,19 @@ def resident_megabytes() -> float | None:
     if not status.exists():
         return None
     return int(status.read_text().split()[1]) * resource.getpagesize() / 1e6
+
+
+def planned_memory(compiled: Any) -> tuple[int, int]:
+    """What XLA plans for one call of a compiled program on a device, in bytes: temporary buffers alone, and everything with them.
+
+    Args:
+      compiled: a `jax.stages.Compiled`.
+
+    Raises:
+      RuntimeError: if this backend does not tell.
+    """
+    planned = compiled.memory_analysis()
+    if planned is None:
+        raise RuntimeError("this backend of JAX does not say how much memory a program takes")
+    kept = planned.argument_size_in_bytes + planned.output_size_in_bytes - planned.alias_size_in_bytes
+    return planned.temp_size_in_bytes, kept + planned.temp_size_in_bytes

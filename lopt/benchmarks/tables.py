@@ -1,0 +1,89 @@
+"""Markdown tables of what benchmarks have recorded, and the places in a page where they belong."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lopt.benchmarks.figures import AXES, TITLES, Record, newest
+from lopt.benchmarks.growth import growth
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table; all columns but the first are aligned to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def scaling_table(records: Sequence[Record]) -> str:
+    """A row for each axis and network: fitted slopes, where growth is linear, and the ends of the range."""
+    points = newest([record for record in records if "value" in record], "axis", "value", "network")
+    rows = []
+    for network in dict.fromkeys(record["network"] for record in points):
+        for axis in AXES:
+            found = sorted((r for r in points if (r["axis"], r["network"]) == (axis, network)), key=lambda r: r["value"])
+            if len(found) < 2:
+                continue
+            values = [record["value"] for record in found]
+            times = growth(values, [record["outer_step_s"] for record in found])
+            memory = growth(values, [record["program_mb"] for record in found])
+            linear = "-" if times["linear"] is None else " to ".join(f"{value:,}" for value in times["linear"])
+            ends = [f"{record['inner_steps_per_s']:,.0f}" for record in (found[0], found[-1])]
+            peaks = [f"{record['peak_mb']:,.0f}" for record in (found[0], found[-1])]
+            row = [f"{TITLES.get(network, network)}: {axis}", f"{values[0]:,} to {values[-1]:,}", times["slope"], linear]
+            rows.append([*row, memory["slope"], " to ".join(ends), " to ".join(peaks)])
+    header = ("axis", "range", "slope of time", "linear", "slope of planned memory", "inner steps/s", "peak MB of the process")
+    return table(header, rows)
+
+
+def in_use_table(records: Sequence[Record]) -> str:
+    """A row for each size and optimizer."""
+    rows = []
+    for r in newest(records, "optimizer", "weights", "device"):
+        step = [f"{r['step_us'] / 1e3:,.3g} ms", r["ns_per_weight"], f"{r['ratio']:.3g}"]
+        memory = [r["state_bytes"], r["temp_bytes"], r["peak_bytes"]]
+        rows.append([f"{r['weights']:,}", TITLES.get(r["optimizer"], r["optimizer"]), *step, *memory])
+    header = (
+        "weights",
+        "optimizer",
+        "step",
+        "ns a weight",
+        "times Adam's",
+        "state, bytes a weight",
+        "temporary",
+        "peak of the step",
+    )
+    return table(header, rows)
+
+
+def startup_table(records: Sequence[Record]) -> str:
+    """A row for each wait, of the newest record."""
+    names = {"import_jax_s": "`import jax`", "import_lopt_s": "`import lopt`, beyond that"}
+    names |= {"import_trainer_s": "`import lopt.trainer`, beyond that"}
+    for mode, what in (("off", "nothing kept"), ("cold", "programs are written"), ("warm", "programs are read")):
+        names[f"first_step_{mode}_s"] = f"one outer step of the smoke config, {what}"
+    record = records[-1]
+    rows = []
+    for name, value in record.items():
+        if name.startswith("help_"):
+            rows.append([f"`{name.removeprefix('help_').removesuffix('_s')}.py --help`", f"{value} s"])
+        elif name in names:
+            rows.append([names[name], f"{value} s"])
+    return table(("wait", "median"), rows)
+
+
+TABLES: dict[str, Callable[[Sequence[Record]], str]] = {
+    "scaling": scaling_table,
+    "in-use": in_use_table,
+    "startup": startup_table,
+}
+
+
+def fill(page: str, name: str, content: str) -> str:
+    r"""The page with this content between the lines `<!-- table NAME -->` and `<!-- end -->`; the same where there is no such place.
+
+    Example:
+      >>> fill("<!-- table a -->\nold\n<!-- end -->", "a", "new")
+      '<!-- table a -->\nnew\n<!-- end -->'
+    """
+    place = re.compile(rf"(<!-- table {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
+    return place.sub(lambda found: f"{found[1]}{content}\n{found[2]}", page)
