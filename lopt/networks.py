@@ -140,22 +140,27 @@ def update_network(hidden: tuple[int, ...], last: Layer) -> UpdateNetwork:
         return {"pointwise": init_dense(keys, widths), "last": last.init(keys[-1])}
 
     def apply(theta: PyTree, features: WeightFeatures) -> dict[str, jax.Array]:
-        # One matmul over all weights rather than one per tensor; tensors of one shape are neighbours, as layers stack them.
+        # One matmul over all weights rather than one per tensor; tensors of one shape are neighbours, as layers stack them. Channels
+        # come first: the rows of the products are then as long as there are weights, not as there are channels.
         paths = sorted(features.weights, key=lambda path: features.weights[path].shape)
-        flat = {
-            path: jnp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1])) for path, x in ((p, features.weights[p]) for p in paths)
-        }
-        x = jnp.concatenate(list(flat.values()))
+        flat = {path: _channels_first(features.weights[path]) for path in paths}
+        x = jnp.concatenate(list(flat.values()), axis=1)
         for i in range(len(hidden)):
             kernel, bias = theta["pointwise"][f"dense{i}"]["kernel"], theta["pointwise"][f"dense{i}"]["bias"]
             if i == 0:  # The time features are the same for every weight: they act as a bias.
                 kernel, time_kernel = kernel[:NUM_WEIGHT_CHANNELS], kernel[NUM_WEIGHT_CHANNELS:]
                 bias = bias + features.time @ time_kernel
-            x = jax.nn.relu(x @ kernel + bias[None])
-        splits = jnp.split(x, list(itertools.accumulate(y.shape[0] for y in flat.values()))[:-1])
+            x = jax.nn.relu(kernel.T @ x + bias[:, None])
+        splits = jnp.split(x, list(itertools.accumulate(y.shape[1] for y in flat.values()))[:-1], axis=1)
         hidden_features = {
-            path: jnp.reshape(y, (*features.weights[path].shape[:-1], hidden[-1])) for path, y in zip(flat, splits, strict=True)
+            path: jnp.moveaxis(jnp.reshape(y, (hidden[-1], *features.weights[path].shape[:-1])), 0, -1)
+            for path, y in zip(flat, splits, strict=True)
         }
         return {path: y[..., 0] for path, y in last.apply(theta["last"], hidden_features).items()}
 
     return UpdateNetwork(init, apply)
+
+
+def _channels_first(x: jax.Array) -> jax.Array:
+    """[..., C] to [C, product of the others]."""
+    return jnp.reshape(jnp.moveaxis(x, -1, 0), (x.shape[-1], math.prod(x.shape[:-1])))

@@ -42,6 +42,7 @@ __all__ = [
     "MetaTrainState",
     "OuterConfig",
     "Result",
+    "initial_state",
     "initial_theta",
     "make_outer_step",
     "meta_train",
@@ -151,7 +152,7 @@ def meta_train(
     setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, mesh)
     if distributed.is_main():
         _write_files(run_dir, setup)
-    state = _initial_state(experiment, setup, mesh)
+    state = initial_state(experiment, setup, mesh)
     check_freeze(experiment.outer, state.theta)
     held_out = None
     if experiment.held_out.every:
@@ -257,7 +258,8 @@ def on_devices(source: Datasets | DataStream, sharding: Sharding) -> Callable[[i
     return at
 
 
-def _initial_state(experiment: MetaTrainConfig, setup: Setup, mesh: Mesh) -> MetaTrainState:
+def initial_state(experiment: MetaTrainConfig, setup: Setup, mesh: Mesh) -> MetaTrainState:
+    """What the first outer step starts from: theta and its optimizer on every device, the particles spread over the mesh."""
     replicated, sharded = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec(PARTICLES)))
 
     def make() -> MetaTrainState:
