@@ -1,6 +1,7 @@
 """What a learned optimizer costs its user: time and memory of a step, beside those of optax.adam."""
 
 import functools
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -26,19 +27,21 @@ NETWORKS: dict[str, NetworkConfig] = {
 _LAYERS = 4
 _LOOPED_NUMBERS = 2_000_000  # gradients that are held for the steps of one call, at most
 _LOOPED_STEPS = 20
+_TURN = 0.05  # seconds
 
 
 def in_use(weights: int, names: Sequence[str], repeats: int = 20) -> Iterator[dict[str, Any]]:
     """Steps of optimizers alone, gradients given: `update` and `apply_updates` in one compiled program, state and params donated.
 
     The model is a perceptron of four layers. All optimizers are timed in turns, so that a machine that is busy for a while is so for
-    all. Where the model is small, one call is a loop of up to 20 steps with a gradient of its own each: a call costs tens of
+    all; a turn of a fast one is several calls, so that what the one before has left in the caches does not count. Where the model is
+    small, one call is a loop of up to 20 steps with a gradient of its own each: a call costs tens of
     microseconds, which in a training loop are shared with the model's own step.
 
     Args:
       weights: of the model, about.
       names: of update networks, keys of `NETWORKS`.
-      repeats: calls of each, of which the median is taken.
+      repeats: turns of each, of which the median is taken.
 
     Yields:
       One record an optimizer, Adam's first: `optimizer`, `weights`, `tensors`, `step_us` (median) and `step_us_range` (middle
@@ -56,7 +59,7 @@ def in_use(weights: int, names: Sequence[str], repeats: int = 20) -> Iterator[di
     seconds: Mapping[str, list[float]] = {name: [] for name in programs}
     for _ in range(repeats):
         for name, program in programs.items():
-            seconds[name].append(program.time() / steps)
+            seconds[name].append(program.turn() / steps)
     base = np.asarray(seconds[ADAM])
     for name, program in programs.items():
         found = np.asarray(seconds[name])
@@ -113,9 +116,15 @@ class _Program:
         self.compile_s = time.perf_counter() - start
         self.state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(self._carry[1]))
         self.temp_bytes, self.peak_bytes = planned_memory(self._run)
-        self.time()  # the first call finds the memory that later ones have
+        self.peak_bytes -= sum(leaf[1:].nbytes for leaf in jax.tree.leaves(gradients))  # a user has one gradient
+        self._call()  # finds the memory that later calls have
+        self._calls = max(1, math.ceil(_TURN / self._call()))
 
-    def time(self) -> float:
+    def _call(self) -> float:
         start = time.perf_counter()
         self._carry = jax.block_until_ready(self._run(self._carry, self._gradients))
         return time.perf_counter() - start
+
+    def turn(self) -> float:
+        """Seconds of a call, the mean over those of a turn."""
+        return sum(self._call() for _ in range(self._calls)) / self._calls
