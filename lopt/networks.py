@@ -6,7 +6,6 @@ over all weights, then 32 -> 1: pointwise again (DeepSets) or one equivariant la
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from lopt.features import NUM_CHANNELS, NUM_WEIGHT_CHANNELS, WeightFeatures
-from lopt.layers.base import Layer, chain
+from lopt.layers.base import Layer, chain, channels_first, channels_last
 from lopt.layers.deep_sets import deep_sets_layer, pooled_deep_sets_layer
 from lopt.layers.dense import init_dense
 from lopt.layers.folded import folded_unf_layer
@@ -143,7 +142,7 @@ def update_network(hidden: tuple[int, ...], last: Layer) -> UpdateNetwork:
         # One matmul over all weights rather than one per tensor; tensors of one shape are neighbours, as layers stack them. Channels
         # come first: the rows of the products are then as long as there are weights, not as there are channels.
         paths = sorted(features.weights, key=lambda path: features.weights[path].shape)
-        flat = {path: _channels_first(features.weights[path]) for path in paths}
+        flat = {path: channels_first(features.weights[path]) for path in paths}
         x = jnp.concatenate(list(flat.values()), axis=1)
         for i in range(len(hidden)):
             kernel, bias = theta["pointwise"][f"dense{i}"]["kernel"], theta["pointwise"][f"dense{i}"]["bias"]
@@ -153,14 +152,8 @@ def update_network(hidden: tuple[int, ...], last: Layer) -> UpdateNetwork:
             x = jax.nn.relu(kernel.T @ x + bias[:, None])
         splits = jnp.split(x, list(itertools.accumulate(y.shape[1] for y in flat.values()))[:-1], axis=1)
         hidden_features = {
-            path: jnp.moveaxis(jnp.reshape(y, (hidden[-1], *features.weights[path].shape[:-1])), 0, -1)
-            for path, y in zip(flat, splits, strict=True)
+            path: channels_last(y, features.weights[path].shape[:-1]) for path, y in zip(flat, splits, strict=True)
         }
         return {path: y[..., 0] for path, y in last.apply(theta["last"], hidden_features).items()}
 
     return UpdateNetwork(init, apply)
-
-
-def _channels_first(x: jax.Array) -> jax.Array:
-    """[..., C] to [C, product of the others]."""
-    return jnp.reshape(jnp.moveaxis(x, -1, 0), (x.shape[-1], math.prod(x.shape[:-1])))

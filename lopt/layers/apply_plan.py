@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lopt.layers.arrange import Batch, Channels, Kind, Untied, batches, classes
-from lopt.layers.base import Features, PyTree
+from lopt.layers.base import Features, PyTree, channels_first
 from lopt.layers.pooling import take_blocks, write_blocks
 from lopt.symmetry.basis import Blocks, Plan
 
@@ -180,7 +180,7 @@ def _take(x: jax.Array, index: np.ndarray, axis: int = 0) -> jax.Array:
 
 def _stack_features(arrays: Sequence[jax.Array]) -> jax.Array:
     """Features [axes, C] to [members, C, axes]; neighbouring columns of one array, as after a layer over all weights, are one slice."""
-    columns = [jnp.reshape(jnp.moveaxis(x, -1, 0), (x.shape[-1], math.prod(x.shape[:-1]))) for x in arrays]
+    columns = [channels_first(x) for x in arrays]
     channels, size = columns[0].shape
     if len(arrays) == 1:
         stacked = columns[0][None]

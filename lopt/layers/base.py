@@ -1,6 +1,7 @@
 """What every layer on weight spaces is: a pair of pure functions, and the shapes its features have."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +40,16 @@ def expand_factors(spec: WeightSpec, features: Features, sizes: Mapping[str, int
         path: jnp.reshape(features[path], (*(sizes[factor.name] for factor in spec.factors(path)), features[path].shape[-1]))
         for path in spec.paths
     }
+
+
+def channels_first(x: jax.Array) -> jax.Array:
+    """[..., C] to [C, product of the others]: products with few channels and many weights are then of long rows, which is faster."""
+    return jnp.reshape(jnp.moveaxis(x, -1, 0), (x.shape[-1], math.prod(x.shape[:-1])))
+
+
+def channels_last(x: jax.Array, shape: Sequence[int]) -> jax.Array:
+    """[C, product of shape] to [*shape, C]."""
+    return jnp.moveaxis(jnp.reshape(x, (x.shape[0], *shape)), 0, -1)
 
 
 def chain(*layers: Layer) -> Layer:

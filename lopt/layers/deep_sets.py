@@ -7,7 +7,7 @@ Sets" (NeurIPS 2017), equation 4. The paper's released code leaves the pooling t
 import jax
 import jax.numpy as jnp
 
-from lopt.layers.base import Features, Layer, PyTree
+from lopt.layers.base import Features, Layer, PyTree, channels_first, channels_last
 from lopt.symmetry.spec import WeightSpec
 
 
@@ -29,7 +29,8 @@ def deep_sets_layer(spec: WeightSpec, c_in: int, c_out: int) -> Layer:
 
     def apply(theta: PyTree, features: Features) -> dict[str, jax.Array]:
         kernel, bias = theta["kernel"], theta["bias"]
-        return {path: x @ kernel + jnp.broadcast_to(bias, (*x.shape[:-1], c_out)) for path, x in features.items()}
+        y = {path: kernel.T @ channels_first(x) + bias[:, None] for path, x in features.items()}
+        return {path: channels_last(y[path], x.shape[:-1]) for path, x in features.items()}
 
     return Layer(init, apply)
 
