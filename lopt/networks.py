@@ -6,7 +6,8 @@ over all weights, then 32 -> 1: pointwise again (DeepSets) or one equivariant la
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from lopt.layers.deep_sets import deep_sets_layer, pooled_deep_sets_layer
 from lopt.layers.dense import init_dense
 from lopt.layers.folded import folded_unf_layer
 from lopt.layers.nfn import nfn_layer
+from lopt.layers.pointwise import Dense, pointwise, pointwise_pallas
 from lopt.layers.positions import position_unf_layer
 from lopt.layers.shared_unf import shared_unf_layer
 from lopt.layers.unf import unf_layer
@@ -25,6 +27,8 @@ from lopt.layers.untied import untied_unf_layer
 from lopt.symmetry.spec import PyTree, WeightSpec
 
 Sizes = Mapping[str, int] | None  # name -> number of indices
+Pointwise = Callable[[Sequence[Dense], jax.Array], jax.Array]  # dense layers, [c_0, N] -> [c_L, N]
+POINTWISE: Mapping[str, Pointwise] = MappingProxyType({"xla": pointwise, "pallas": pointwise_pallas})
 
 
 class UpdateNetwork(NamedTuple):
@@ -45,6 +49,9 @@ class NetworkConfig:
 
     hidden: tuple[int, ...] = (32, 32, 32)
     """Widths of the pointwise layers that all weights share (the paper: 32 32 32)."""
+    kernel: Literal["xla", "pallas"] = "xla"
+    """What computes them: XLA's products, or one kernel for NVIDIA GPUs that keeps a block of weights on the chip; elsewhere that is
+    interpreted, which is slow."""
 
     def last_layer(self, spec: WeightSpec, sizes: Sizes) -> Layer:
         """The layer from the last hidden width to one channel."""
@@ -62,7 +69,7 @@ class NetworkConfig:
         """
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"hidden must name at least one positive width, got {self.hidden}")
-        return update_network(self.hidden, self.last_layer(spec, sizes))
+        return update_network(self.hidden, self.last_layer(spec, sizes), POINTWISE[self.kernel])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +134,7 @@ class UNFConfig(NetworkConfig):
         return layers[0] if len(layers) == 1 else chain(*layers)
 
 
-def update_network(hidden: tuple[int, ...], last: Layer) -> UpdateNetwork:
+def update_network(hidden: tuple[int, ...], last: Layer, apply_pointwise: Pointwise = pointwise) -> UpdateNetwork:
     """Pointwise layers with ReLU over all weights, then `last`, which maps hidden[-1] channels to 1.
 
     theta is `{"pointwise": {"dense0": {"kernel": [19, hidden[0]], "bias"}, ...}, "last": theta of last}`.
@@ -143,17 +150,18 @@ def update_network(hidden: tuple[int, ...], last: Layer) -> UpdateNetwork:
         # come first: the rows of the products are then as long as there are weights, not as there are channels.
         paths = sorted(features.weights, key=lambda path: features.weights[path].shape)
         flat = {path: channels_first(features.weights[path]) for path in paths}
-        x = jnp.concatenate(list(flat.values()), axis=1)
-        for i in range(len(hidden)):
-            kernel, bias = theta["pointwise"][f"dense{i}"]["kernel"], theta["pointwise"][f"dense{i}"]["bias"]
-            if i == 0:  # The time features are the same for every weight: they act as a bias.
-                kernel, time_kernel = kernel[:NUM_WEIGHT_CHANNELS], kernel[NUM_WEIGHT_CHANNELS:]
-                bias = bias + features.time @ time_kernel
-            x = jax.nn.relu(kernel.T @ x + bias[:, None])
-        splits = jnp.split(x, list(itertools.accumulate(y.shape[1] for y in flat.values()))[:-1], axis=1)
-        hidden_features = {
-            path: channels_last(y, features.weights[path].shape[:-1]) for path, y in zip(flat, splits, strict=True)
-        }
-        return {path: y[..., 0] for path, y in last.apply(theta["last"], hidden_features).items()}
+        with jax.named_scope("trunk"):
+            x = jnp.concatenate(list(flat.values()), axis=1)
+            layers = [(layer["kernel"], layer["bias"]) for layer in (theta["pointwise"][f"dense{i}"] for i in range(len(hidden)))]
+            (kernel, bias), *others = layers
+            # The time features are the same for every weight: they act as a bias.
+            first = kernel[:NUM_WEIGHT_CHANNELS], bias + features.time @ kernel[NUM_WEIGHT_CHANNELS:]
+            x = apply_pointwise([first, *others], x)
+            splits = jnp.split(x, list(itertools.accumulate(y.shape[1] for y in flat.values()))[:-1], axis=1)
+        with jax.named_scope("last_layer"):
+            hidden_features = {
+                path: channels_last(y, features.weights[path].shape[:-1]) for path, y in zip(flat, splits, strict=True)
+            }
+            return {path: y[..., 0] for path, y in last.apply(theta["last"], hidden_features).items()}
 
     return UpdateNetwork(init, apply)
