@@ -137,7 +137,9 @@ def _transform(network: UpdateNetwork | None, theta: PyTree) -> optax.GradientTr
         step, momenta = momentum, None
         if network is not None:
             momenta = jax.tree.map(_decay_momenta, state.momenta, grads)
-            f = network.apply(theta["network"], weight_features(params, grads, momenta, state.count))
+            with jax.named_scope("features"):
+                features = weight_features(params, grads, momenta, state.count)
+            f = network.apply(theta["network"], features)
             f_tree = jax.tree.unflatten(jax.tree.structure(momentum), [f[path] for path, _ in named_leaves(momentum)])
             step = jax.tree.map(lambda m, f: m + theta["beta"] * f, momentum, f_tree)
         updates = jax.tree.map(lambda d, w: (-theta["alpha"] * d).astype(w.dtype), step, params)

@@ -6,6 +6,7 @@ python scripts/benchmark.py data                               # loading, batche
 python scripts/benchmark.py data --sources lm1b ./corpus.txt   # streamed, if it is large
 python scripts/benchmark.py estimators --out estimators.png    # variance of meta-gradients, by the number of windows
 python scripts/benchmark.py memory --steps 2000                # whether a run grows
+python scripts/benchmark.py throughput --config configs/fashion_mlp.py --profile   # inner steps/s, and what they are spent on
 python scripts/benchmark.py scaling --network unf              # the outer step by weights, particles, tensors, truncation, devices
 python scripts/benchmark.py in-use                             # a learned optimizer's step beside optax.adam's
 python scripts/benchmark.py startup                            # imports, --help, the first outer step
@@ -94,6 +95,28 @@ def memory(args: argparse.Namespace) -> Records:
 
     use_compilation_cache()
     yield complete("memory", config="smoke", **memory_growth(load_file(ROOT / "configs" / "smoke.py"), args.steps))
+
+
+def throughput(args: argparse.Namespace) -> Records:
+    if len(args.networks) > 1 or len(args.config) > 1:
+        options = ("--steps", args.steps, *(("--profile",) if args.profile else ()))
+        options += ("--data", args.data) if args.data else ()
+        for path in args.config:
+            for network in args.networks:
+                yield from alone("throughput", "--config", path, "--networks", network, *options)
+        return
+    if args.profile:
+        from lopt.benchmarks.profile import record_operations
+
+        record_operations()
+    from lopt.benchmarks.throughput import stand_in, throughput, with_network
+    from lopt.config import load_file
+    from lopt.trainer import use_all_cores
+
+    use_all_cores()
+    experiment = with_network(load_file(args.config[0]), args.networks[0])
+    with stand_in(experiment, args.data) as experiment:
+        yield complete("throughput", config=args.config[0].stem, **throughput(experiment, args.steps, profile=args.profile))
 
 
 def scaling(args: argparse.Namespace) -> Records:
@@ -201,6 +224,25 @@ def add_memory(add: Callable[..., argparse.ArgumentParser]) -> None:
 NETWORKS = ["unf", "unf_role", "deep_sets"]
 
 
+def add_throughput(add: Callable[..., argparse.ArgumentParser]) -> None:
+    command = add(
+        "throughput", throughput, "inner steps a second of a config's outer step, against the machine's matrix products"
+    )
+    default = Sized([ROOT / "configs" / "fashion_mlp.py"], [ROOT / "configs" / "smoke.py"])
+    text = "experiments (default: configs/fashion_mlp.py; quick: smoke.py)"
+    command.add_argument("--config", type=Path, nargs="+", default=default, metavar="FILE", help=text)
+    networks, text = (
+        ["config", *NETWORKS, "sgdm"],
+        "f, or learned SGDM without one; config: what the file has (default: %(default)s)",
+    )
+    command.add_argument("--networks", nargs="+", choices=networks, default=Sized(["config"], ["config"]), help=text)
+    text = "outer steps that are timed (default: %(default)s)"
+    command.add_argument("--steps", type=at_least(1), default=Sized(20, 1), metavar="N", help=text)
+    text = "data set for the task; random: noise of its shapes, for one that is not at hand (default: the config's)"
+    command.add_argument("--data", metavar="NAME", help=text)
+    command.add_argument("--profile", action="store_true", help="also say what an outer step is spent on, by part and operation")
+
+
 def add_scaling(add: Callable[..., argparse.ArgumentParser]) -> None:
     command = add("scaling", scaling, "time and memory of an outer step along one axis at a time, and the slopes of their growth")
     axes, text = Sized(list(AXIS_VALUES), ["particles"]), "what grows (default: %(default)s)"
@@ -239,7 +281,7 @@ def add_plot(add: Callable[..., argparse.ArgumentParser]) -> None:
     command.add_argument("--page", type=Path, default=PAGE, metavar="FILE", help="default: docs/benchmarks.md")
 
 
-BENCHMARKS = (add_compile, add_data, add_estimators, add_memory, add_scaling, add_in_use, add_startup, add_plot)
+BENCHMARKS = (add_compile, add_data, add_estimators, add_memory, add_throughput, add_scaling, add_in_use, add_startup, add_plot)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

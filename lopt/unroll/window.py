@@ -98,8 +98,10 @@ def make_inner_step(
     loss_and_grads = jax.value_and_grad(task.loss_with_state, has_aux=True)
 
     def inner_step(state: InnerState, key: jax.Array, batch: Batch) -> tuple[InnerState, jax.Array]:
-        (loss, model), grads = loss_and_grads(state.params, state.model, key, batch)
-        updates, optimizer_state = transform.update(grads, state.optimizer, state.params, value=loss)
+        with jax.named_scope("task"):
+            (loss, model), grads = loss_and_grads(state.params, state.model, key, batch)
+        with jax.named_scope("optimizer"):
+            updates, optimizer_state = transform.update(grads, state.optimizer, state.params, value=loss)
         return InnerState(optax.apply_updates(state.params, updates), optimizer_state, model, state.variant), loss
 
     return inner_step
@@ -124,7 +126,8 @@ def make_unroll(config: UnrollConfig, problem: Problem, optimizer: LearnedOptimi
         batch_key, loss_key = jax.random.split(key)
         seen = family.view(variant, datasets)
         # All batches of the window in one gather, outside the scan.
-        batches = jax.vmap(seen.train.batch)(jax.random.split(batch_key, steps))
+        with jax.named_scope("data"):
+            batches = jax.vmap(seen.train.batch)(jax.random.split(batch_key, steps))
         meta_batches = None
         if held_out:
             meta_keys = jax.random.split(jax.random.fold_in(batch_key, 1), steps)
