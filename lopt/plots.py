@@ -150,13 +150,13 @@ def _loss_axis(ax: "Axes", bottoms: Sequence[float], tops: Sequence[float], star
     if bottom > 0 and top / bottom > 3.0:
         ax.set_yscale("log")
         ax.set_ylim(bottom / 1.25, top * 1.15)
-        _plain_log_labels(ax)
+        plain_log_labels(ax)
     else:
         margin = 0.05 * (top - bottom)
         ax.set_ylim(bottom - margin, top + margin)
 
 
-def _plain_log_labels(ax: "Axes") -> None:
+def plain_log_labels(ax: "Axes") -> None:
     """Ticks as 0.5 rather than 5 x 10^-1, at 1, 2, 5 of each decade where the axis spans few."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
@@ -259,7 +259,7 @@ def _draw_noisy(
     log = log and bool(np.all(values[np.isfinite(values)] > 0))
     if log:
         ax.set_yscale("log")
-        _plain_log_labels(ax)
+        plain_log_labels(ax)
     smooth = np.exp(running_mean(np.log(values), window)) if log else running_mean(values, window)
     ax.plot(steps, values, color=color, linewidth=0.7, alpha=0.3)
     ax.plot(steps, smooth, color=color, linewidth=1.8, label=label, marker="o" if len(steps) == 1 else None)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lopt.benchmarks.growth import growth
-from lopt.plots import COLORS, DASHES, style
+from lopt.plots import COLORS, DASHES, plain_log_labels, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,6 +44,9 @@ def growth_of(records: Sequence[Record], axis: str, network: str, cost: str) -> 
 def _log(ax: "Axes") -> None:
     ax.set_xscale("log")
     ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    if high < 100 * low:  # on so short an axis labels at 1, 2 and 5 find room
+        plain_log_labels(ax)
 
 
 def _plain(ax: "Axes", values: Sequence[float]) -> None:
@@ -69,10 +72,9 @@ def scaling_figure(records: Sequence[Record]) -> "Figure":
         figure = Figure(figsize=(2.7 * len(axes), 5.2), layout="constrained")
         grid = figure.subplots(2, len(axes), squeeze=False)
         for column, axis in enumerate(axes):
-            inner = axis in ("weights", "tensors")
+            inner = axis in ("weights", "tensors")  # what one inner step costs; otherwise the outer step's cost grows
             for row, cost in enumerate(("inner_step_us" if inner else "outer_step_s", "program_mb")):
                 ax: Axes = grid[row, column]
-                _log(ax)
                 for index, network in enumerate(networks):
                     values, costs, slope = growth_of(records, axis, network, cost)
                     label = f"{TITLES.get(network, network)}: " + ("-" if slope is None else f"{slope:.2f}")
@@ -82,6 +84,7 @@ def scaling_figure(records: Sequence[Record]) -> "Figure":
                         line = [costs[-1] * (value / values[-1]) ** power for value in values]
                         if row == 0 or axis != "devices":
                             ax.plot(values, line, color="#BBBBBB", linewidth=0.9, zorder=1)
+                _log(ax)
                 _plain(ax, [record["value"] for record in records if record["axis"] == axis])
                 ax.legend(loc="best", fontsize=7.0, title="slope" if column == 0 else None, title_fontsize=7.0, alignment="left")
             grid[0, column].set_title(axis)
@@ -112,7 +115,6 @@ def in_use_figure(records: Sequence[Record]) -> "Figure":
         for ax in (time_ax, ratio_ax):
             _log(ax)
             ax.set_xlabel("weights")
-        ratio_ax.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
         ratio_ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
         time_ax.set_title("step of the optimizer, ns a weight")
         time_ax.legend(loc="best", fontsize=7.5)

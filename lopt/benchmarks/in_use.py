@@ -35,8 +35,8 @@ def in_use(weights: int, names: Sequence[str], repeats: int = 20) -> Iterator[di
 
     The model is a perceptron of four layers. All optimizers are timed in turns, so that a machine that is busy for a while is so for
     all; a turn of a fast one is several calls, so that what the one before has left in the caches does not count. Where the model is
-    small, one call is a loop of up to 20 steps with a gradient of its own each: a call costs tens of
-    microseconds, which in a training loop are shared with the model's own step.
+    small, one call is a loop of up to 20 steps with a gradient of its own each: a call costs tens of microseconds, which in a
+    training loop are shared with the model's own step.
 
     Args:
       weights: of the model, about.
