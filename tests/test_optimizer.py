@@ -198,3 +198,16 @@ def test_serves_any_widths_of_its_spec(optimizer):
 def test_settings_that_make_no_sense_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_momenta_kept_in_bfloat16_are_computed_in_float32():
+    exact, rounded = (
+        LearnedMomentumConfig(beta=0.1, network=UNFConfig((8,)), momenta_dtype=d).make(SPEC) for d in ("float32", "bfloat16")
+    )
+    params = make_params()
+    (expected, _), (found, state) = trained(exact, params, steps=3), trained(rounded, params, steps=3)
+    assert {m.dtype for m in jax.tree.leaves(state.momenta)} == {jnp.dtype(jnp.bfloat16)}
+    assert {m.dtype for m in jax.tree.leaves(state.momentum)} == {jnp.dtype(jnp.float32)}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.02, atol=0.02), found, expected)
+    different = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), found, expected)
+    assert any(jax.tree.leaves(different))
