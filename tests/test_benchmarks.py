@@ -126,12 +126,25 @@ def test_scaling_runs_each_point_alone_and_says_how_it_grows(capsys, tmp_path):
     assert len(records.read(tmp_path / "scaling.jsonl")) == 3
 
 
-@pytest.mark.slow
-def test_startup_measures_every_wait(capsys):
+def test_startup_starts_what_a_user_would(capsys, monkeypatch, tmp_path):
+    """With scripts in the place of ours that say how they were called: the real ones take half a minute."""
+    (tmp_path / "scripts").mkdir()
+    said = tmp_path / "said"
+    for name in ("meta_train", "benchmark"):
+        code = f"import os, sys; open({str(said)!r}, 'a').write(os.environ.get('LOPT_COMPILATION_CACHE', '-') + ' '.join(sys.argv) + '\\n')"
+        (tmp_path / "scripts" / f"{name}.py").write_text(code)
+    monkeypatch.setattr(benchmark, "ROOT", tmp_path)
+    monkeypatch.delenv("LOPT_COMPILATION_CACHE", raising=False)
     benchmark.main(["startup", "--quick"])
     record = json.loads(capsys.readouterr().out)
     assert all(record[f"first_step_{name}_s"] > 0 for name in ("off", "cold", "warm"))
     assert {"import_jax_s", "import_lopt_s", "import_trainer_s", "help_benchmark_s"} <= set(record)
+    asked, off, cold, warm = said.read_text().splitlines()
+    assert asked == f"-{tmp_path}/scripts/benchmark.py --help"
+    assert off.startswith("off")
+    caches = [line.split("/cache")[0] for line in (cold, warm)]
+    assert caches[0] == caches[1], "the second reads what the first has written"
+    assert f"--config {tmp_path}/configs/smoke.py --outer-steps 1 --run-dir" in warm
 
 
 def test_all_that_was_recorded_is_drawn_and_tabulated(tmp_path):
