@@ -1,8 +1,7 @@
-"""Hand-designed rivals, and the search for the learning rate that a fair race gives them.
+"""Hand-designed rivals: functions of a learning rate, and perhaps of a momentum and a schedule, to optax transforms.
 
-A rival is a function of one scalar, its learning rate, to an optax transform. The learning rate may be a traced value, so that
-one compiled training serves a whole search. Rivals with a name of their own are in `BASELINES`; every other optimizer of optax is
-known by the name that it has there.
+All of these may be traced values, so that one compiled training serves a whole search (`lopt.tuning`). Rivals with a name of their own
+are in `BASELINES`; every other optimizer of optax is known by the name that it has there.
 """
 
 import dataclasses
@@ -12,7 +11,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +20,56 @@ import optax.contrib
 
 from lopt.symmetry.spec import PyTree
 
+ScheduleName = Literal["constant", "cosine", "warmup_cosine"]
 
-class TuningError(RuntimeError):
-    """No learning rate that was tried trains without diverging."""
+
+class Schedule(NamedTuple):
+    """How a learning rate changes over a training, in numbers, so that one program serves every schedule.
+
+    Attributes:
+      warmup: part of the training in which it rises linearly, in [0, 1).
+      decay: 0: it then stays; 1: it then falls to zero along half a cosine.
+      steps: T.
+    """
+
+    warmup: float | jax.Array
+    decay: float | jax.Array
+    steps: float | jax.Array
+
+
+SCHEDULES: Mapping[str, tuple[float, float]] = MappingProxyType(  # warmup and decay of each
+    {"constant": (0.0, 0.0), "cosine": (0.0, 1.0), "warmup_cosine": (0.1, 1.0)}
+)
+
+
+class Hyper(NamedTuple):
+    """What a rival is a function of; what is None is what the rival has by default.
+
+    Attributes:
+      learning_rate: the largest of the training, where there is a schedule.
+      momentum: decay of the momentum, in [0, 1).
+      schedule: None: constant.
+    """
+
+    learning_rate: float | jax.Array
+    momentum: float | jax.Array | None = None
+    schedule: Schedule | None = None
+
+
+def factor(schedule: Schedule, step: jax.Array) -> jax.Array:
+    """The learning rate at a step, in units of the largest: float32 [], of an integer step from 0.
+
+    `min(1, (t + 1) / W) (1 - d + d/2 (1 + cos(pi max(0, t - W) / (T - W))))`, W = warmup T, without the first factor if W = 0.
+
+    Example:
+      >>> [round(float(factor(Schedule(0.0, 1.0, 4.0), jnp.int32(t))), 3) for t in range(5)]
+      [1.0, 0.854, 0.5, 0.146, 0.0]
+    """
+    warmup, decay, T = (jnp.asarray(value, jnp.float32) for value in schedule)
+    t, W = step.astype(jnp.float32), warmup * T
+    rise = jnp.where(W > 0, jnp.minimum(1.0, (t + 1) / jnp.maximum(W, 1.0)), 1.0)
+    progress = jnp.clip((t - W) / jnp.maximum(T - W, 1.0), 0.0, 1.0)
+    return rise * (1 - decay + 0.5 * decay * (1 + jnp.cos(jnp.pi * progress)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,17 +78,21 @@ class Baseline:
 
     Attributes:
       title: how tables and figures call it.
-      opt_fn: `opt_fn(learning_rate) -> optax transform`; the learning rate is constant over the training.
+      opt_fn: `opt_fn(hyper) -> optax transform`, of a learning rate or a `Hyper`.
       low: smallest learning rate of the first grid.
       high: largest one.
       learning_rate: the one to use; None: the best that a search finds.
+      has_momentum: `hyper.momentum` may be given.
+      has_schedule: `hyper.schedule` may be given.
     """
 
     title: str
-    opt_fn: Callable[[float | jax.Array], optax.GradientTransformationExtraArgs]
+    opt_fn: Callable[[Any], optax.GradientTransformationExtraArgs]
     low: float = 1e-4
     high: float = 1.0
     learning_rate: float | None = None
+    has_momentum: bool = False
+    has_schedule: bool = False
 
     @property
     def label(self) -> str:
@@ -65,10 +115,27 @@ def _promoting(transform: optax.GradientTransformation) -> optax.GradientTransfo
     return optax.GradientTransformationExtraArgs(transform.init, update)
 
 
+def _driven(factory: Callable[..., optax.GradientTransformation]) -> Callable[[Any], optax.GradientTransformationExtraArgs]:
+    """`opt_fn` of a rival that `factory(learning_rate=..., momentum=...)` makes; the momentum is left out where none is given."""
+
+    def opt_fn(hyper: float | jax.Array | Hyper) -> optax.GradientTransformationExtraArgs:
+        rate, momentum, schedule = hyper if isinstance(hyper, Hyper) else Hyper(hyper)
+        given = {} if momentum is None else {"momentum": momentum}
+        if schedule is None:
+            return _promoting(factory(learning_rate=rate, **given))
+        return _promoting(factory(learning_rate=lambda step: rate * factor(schedule, step), **given))
+
+    return opt_fn
+
+
+def _sgdm(learning_rate: Any, momentum: Any = 0.9) -> optax.GradientTransformation:
+    return optax.sgd(learning_rate, momentum=momentum)
+
+
 BASELINES: Mapping[str, Baseline] = MappingProxyType(
     {
-        "adam": Baseline("Adam", lambda rate: _promoting(optax.adam(rate)), low=1e-4, high=0.3),
-        "sgdm": Baseline("SGDM", lambda rate: _promoting(optax.sgd(rate, momentum=0.9)), low=1e-3, high=3.0),
+        "adam": Baseline("Adam", _driven(optax.adam), low=1e-4, high=0.3, has_schedule=True),
+        "sgdm": Baseline("SGDM", _driven(_sgdm), low=1e-3, high=3.0, has_momentum=True, has_schedule=True),
     }
 )
 
@@ -107,7 +174,8 @@ def _optax_factories() -> dict[str, Callable[..., optax.GradientTransformation]]
     found: dict[str, Callable[..., optax.GradientTransformation]] = {}
     for module in (optax.contrib, optax):
         for name, value in vars(module).items():
-            if inspect.isfunction(value) and not name.startswith(("_", "scale_by_")):
+            is_function = inspect.isfunction(value) or isinstance(value, functools.partial)  # nadamw is one
+            if is_function and not name.startswith(("_", "scale_by_")):
                 parameters = inspect.signature(value).parameters.values()
                 if {p.name for p in parameters if p.default is p.empty} <= {"learning_rate"} <= {p.name for p in parameters}:
                     found[name] = value
@@ -122,107 +190,25 @@ def _of_optax(name: str) -> Baseline:
         raise ValueError(
             f"there is no baseline '{name}'"
             + (f"; did you mean {' or '.join(near)}?" if near else ".")
-            + f" There are {', '.join(sorted(BASELINES))}, and every optimizer of optax and optax.contrib that is made of a "
-            "learning rate, such as adamw, lion or muon"
+            + f" There are {', '.join(sorted(BASELINES))}, and every optimizer of optax and optax.contrib (here version "
+            f"{optax.__version__}) that is made of a learning rate, such as adamw, lion or muon"
         )
+    opt_fn = _driven(factories[name])
+    if reason := _fault(opt_fn, Hyper(0.0)):
+        raise ValueError(f"optax's {name} cannot be driven by a learning rate, gradients, weights and the loss alone ({reason})")
+    return Baseline(name, opt_fn, has_schedule=not _fault(opt_fn, Hyper(0.0, schedule=Schedule(0.0, 0.0, 1.0))))
 
-    def opt_fn(rate: float | jax.Array) -> optax.GradientTransformationExtraArgs:
-        return _promoting(factories[name](learning_rate=rate))
 
-    def trial(rate: jax.Array, params: PyTree) -> PyTree:
-        transform = opt_fn(rate)
+def _fault(opt_fn: Callable[[Any], optax.GradientTransformationExtraArgs], hyper: Hyper) -> str:
+    """What an optimizer raises when it is driven by traced numbers, "" if it works."""
+
+    def trial(hyper: Hyper, params: PyTree) -> PyTree:
+        transform = opt_fn(hyper)
         return transform.update(params, transform.init(params), params, value=jnp.float32(1.0))
 
     shapes = {"kernel": jax.ShapeDtypeStruct((2, 3), jnp.float32), "bias": jax.ShapeDtypeStruct((3,), jnp.float32)}
     try:
-        jax.eval_shape(trial, jax.ShapeDtypeStruct((), jnp.float32), shapes)
+        jax.eval_shape(trial, jax.tree.map(lambda _: jax.ShapeDtypeStruct((), jnp.float32), hyper), shapes)
     except Exception as error:  # whatever an optimizer raises that needs more than it is given
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-        raise ValueError(
-            f"optax's {name} cannot be driven by a learning rate, gradients, weights and the loss alone ({reason})"
-        ) from error
-    return Baseline(name, opt_fn)
-
-
-@dataclasses.dataclass(frozen=True)
-class Tuning:
-    """What a search for a learning rate found.
-
-    Attributes:
-      learning_rate: the best.
-      tried: `(learning rate, score)` of every trial, by learning rate; the score of a trial that diverged is infinite.
-      at_edge: no learning rate was tried on one side of the best, so that a better one may lie beyond.
-    """
-
-    learning_rate: float
-    tried: tuple[tuple[float, float], ...]
-    at_edge: bool
-
-
-def _rung(index: int, points_per_decade: int) -> float:
-    return float(f"{10.0 ** (index / points_per_decade):.1e}")  # two significant digits: what one would type
-
-
-def learning_rates(low: float, high: float, points_per_decade: int = 2) -> tuple[float, ...]:
-    """A log-spaced grid: the rungs of the ladder `10^(k / points_per_decade)` from the one nearest `low` to that nearest `high`.
-
-    Rungs are rounded to two significant digits. The ladder does not depend on the ends, so that grids of different rivals and
-    extensions of a grid share their points.
-
-    Example:
-      >>> learning_rates(0.01, 0.3)
-      (0.01, 0.032, 0.1, 0.32)
-    """
-    if not 0.0 < low <= high:
-        raise ValueError(f"a grid of learning rates needs 0 < low <= high, got low={low}, high={high}")
-    if not 1 <= points_per_decade <= 10:
-        raise ValueError(f"points_per_decade must be from 1 to 10, got {points_per_decade}")
-    first, last = (round(points_per_decade * math.log10(end)) for end in (low, high))
-    return tuple(_rung(index, points_per_decade) for index in range(first, last + 1))
-
-
-def tune(
-    score: Callable[[float], float], low: float, high: float, *, points_per_decade: int = 2, max_extensions: int = 4
-) -> Tuning:
-    """Search a log-spaced grid of learning rates for the lowest score, and beyond its edges if the best lies there.
-
-    Every point of `learning_rates(low, high, points_per_decade)` is tried. While the best lies at an edge, the next rung beyond
-    that edge is tried too. A score that is not finite counts as worse than any other; where all are, the search goes down.
-
-    Args:
-      score: `score(learning_rate)`, lower is better, such as the mean final training loss over some seeds.
-      low: smallest learning rate of the first grid.
-      high: largest one.
-      points_per_decade: 2 for half decades.
-      max_extensions: how many learning rates beyond the first grid may be tried.
-
-    Raises:
-      TuningError: if no learning rate tried has a finite score.
-      ValueError: if the grid's description is senseless.
-
-    Example:
-      >>> tune(lambda rate: (rate - 0.1) ** 2, 1e-3, 1e-2).learning_rate
-      0.1
-    """
-
-    def trial(rate: float) -> float:
-        value = float(score(rate))
-        return value if math.isfinite(value) else math.inf
-
-    scores = {rate: trial(rate) for rate in learning_rates(low, high, points_per_decade)}
-    for _ in range(max_extensions):
-        rates = sorted(scores)
-        best = min(rates, key=scores.__getitem__)
-        if best not in (rates[0], rates[-1]):
-            break
-        step = -1 if best == rates[0] else 1
-        beyond = _rung(round(points_per_decade * math.log10(best)) + step, points_per_decade)
-        scores[beyond] = trial(beyond)
-    rates = sorted(scores)
-    best = min(rates, key=scores.__getitem__)
-    if math.isinf(scores[best]):
-        raise TuningError(
-            f"every learning rate from {rates[0]:g} to {rates[-1]:g} diverged; lower the grid's ends, or check that the loss is "
-            "finite at initialisation"
-        )
-    return Tuning(best, tuple((rate, scores[rate]) for rate in rates), at_edge=best in (rates[0], rates[-1]))
+        return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+    return ""

@@ -1,25 +1,45 @@
 """A fair race: frozen optimizers and tuned baselines on unseen initialisations, with the same batches for all.
 
 For each seed every competitor starts from the same params and sees the same minibatches, so that differences are those of the
-optimizers. Learning rates of the baselines are tuned on seeds of their own; neither these nor the racing seeds are among those of
-the meta-training. Figures are defined in `lopt.summary`.
+optimizers. The baselines are tuned (`lopt.tuning`) on seeds of their own; neither these nor the racing seeds are among those of
+the meta-training. Figures are defined in `lopt.summary`, costs in `lopt.costs`.
 """
 
 import dataclasses
-import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from lopt.baselines import Tuning, TuningError, find_baseline, tune
+from lopt.baselines import SCHEDULES, Baseline, ScheduleName, find_baseline
+from lopt.costs import Cost, measure_costs
+from lopt.frozen import OptFn, grid_fn, metrics_fn, on_cpu, seed_keys, train_fn
+from lopt.race import Competitor, measured_steps, race
 from lopt.summary import Curve, Row, final_losses, summarize, target_loss
 from lopt.symmetry.spec import PyTree
-from lopt.task import Datasets, Problem, as_family
-from lopt.unroll import InnerState, make_inner_step
+from lopt.task import Datasets, Problem
+from lopt.tuning import Search, Setting, Tuning, TuningError, tune
+from lopt.tuning_cache import cached, identity
+
+__all__ = [
+    "RACE",
+    "TUNE",
+    "Competitor",
+    "Evaluation",
+    "EvaluationConfig",
+    "evaluate",
+    "measured_steps",
+    "metrics_fn",
+    "race",
+    "seed_keys",
+    "train_fn",
+    "tune_baseline",
+]
 
 # Folded into the root key, far beyond any outer step, so that no key of a race is one of the meta-training's.
 RACE, TUNE = (zlib.crc32(name) for name in (b"lopt.evaluate.race", b"lopt.evaluate.tune"))
@@ -38,19 +58,36 @@ class EvaluationConfig:
     points_per_decade: int = 2
     """Density of the learning-rate grids: 2 tries 0.01, 0.032, 0.1, ..."""
     max_extensions: int = 4
-    """Learning rates tried beyond the edge of a grid whose best lies there."""
+    """How often a grid whose best lies at an edge is extended beyond it."""
+    refinements: int = 1
+    """How often the distance between learning rates (and momenta) is halved around the best of the grid."""
+    momenta: tuple[float, ...] = (0.9,)
+    """Momenta that SGDM is tried with; several make a grid with the learning rates, which is extended and refined too."""
+    schedules: tuple[ScheduleName, ...] = ("constant",)
+    """Schedules that the rivals' learning rates are tried with: constant, cosine (to zero), warmup_cosine (a tenth of the steps)."""
     window: int = 100
     """Steps over which final losses are averaged; T / 10 where that is shorter."""
+    measurements: int = 12
+    """Times at which a race looks at held-out data: as many on a logarithmic scale, and as many on a linear one."""
+    measured_batches: int = 4
+    """Held-out batches that it then looks at, the same at all times."""
+    cost_turns: int = 11
+    """Turns in which the optimizers' own steps are timed beside Adam's; 0: they are not."""
     baselines: tuple[str, ...] = ("adam", "sgdm")
     """Rivals by name (adam, sgdm, any optimizer of optax) with tuned learning rates, or as `adamw:1e-3` with a given one; the first
     one's final loss is the target that the others are timed to."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "seeds", "tuning_seeds", "points_per_decade", "window"):
+        for name in ("steps", "seeds", "tuning_seeds", "points_per_decade", "window", "measurements", "measured_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"evaluation.{name} must be at least 1, got {getattr(self, name)}")
-        if self.max_extensions < 0:
-            raise ValueError(f"evaluation.max_extensions must not be negative, got {self.max_extensions}")
+        for name in ("max_extensions", "refinements", "cost_turns"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"evaluation.{name} must not be negative, got {getattr(self, name)}")
+        if not self.momenta or len(set(self.momenta)) < len(self.momenta) or not all(0 <= m < 1 for m in self.momenta):
+            raise ValueError(f"evaluation.momenta must be different numbers from 0 to below 1, got {self.momenta}")
+        if not self.schedules or len(set(self.schedules)) < len(self.schedules) or not set(self.schedules) <= {*SCHEDULES}:
+            raise ValueError(f"evaluation.schedules must be some of {', '.join(SCHEDULES)}, got {self.schedules}")
         if not self.baselines:
             raise ValueError("evaluation.baselines is empty; the first of them sets the loss to reach, such as ('adam', 'sgdm')")
         labels = [find_baseline(name).label for name in self.baselines]
@@ -63,22 +100,18 @@ class EvaluationConfig:
         """The window in force: `window`, or T / 10 if that is shorter."""
         return min(self.window, max(1, self.steps // 10))
 
-
-@dataclasses.dataclass(frozen=True)
-class Competitor:
-    """An optimizer in a race: a function to an optax transform, and what it is a function of.
-
-    Attributes:
-      name: how tables and figures call it.
-      opt_fn: `opt_fn(theta) -> optax transform`; competitors that share it share one compilation.
-      theta: pytree of arrays: the meta-parameters, or a learning rate.
-      reference: its mean final loss is the target.
-    """
-
-    name: str
-    opt_fn: Callable[[PyTree], optax.GradientTransformation]
-    theta: PyTree
-    reference: bool = False
+    def search(self, baseline: Baseline) -> Search:
+        """Where a baseline is tuned: what it has no momentum or schedule for is left out."""
+        plain = self.momenta == (0.9,)  # what it has anyway
+        return Search(
+            baseline.low,
+            baseline.high,
+            self.points_per_decade,
+            momenta=() if plain or not baseline.has_momentum else self.momenta,
+            schedules=self.schedules if baseline.has_schedule else ("constant",),
+            refinements=self.refinements,
+            max_extensions=self.max_extensions,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,12 +123,14 @@ class Evaluation:
       config: how it was run.
       curves: one a competitor, in the table's order.
       tunings: title of a baseline -> the search for its learning rate, where that was not given.
+      costs: name of a competitor -> what its steps cost; empty where that was not measured.
     """
 
     task: str
     config: EvaluationConfig
     curves: tuple[Curve, ...]
     tunings: Mapping[str, Tuning]
+    costs: Mapping[str, Cost] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def rows(self) -> list[Row]:
@@ -108,163 +143,67 @@ class Evaluation:
         return target_loss(next(curve for curve in self.curves if curve.reference), self.config.smoothing)
 
 
-def seed_keys(key: jax.Array, seeds: int) -> jax.Array:
-    """One key a seed, [K]: seed k has the same key however many seeds there are."""
-    return jax.vmap(lambda k: jax.random.fold_in(key, k))(jnp.arange(seeds))
-
-
-def train_fn(problem: Problem, opt_fn: Callable[[PyTree], optax.GradientTransformation], steps: int) -> jax.stages.Wrapped:
-    """Inner training of frozen optimizers as one program: a scan over steps, mapped over seeds, sharded over devices.
-
-    theta (or a learning rate) is an argument, so that one compilation serves all of its values. The data are an argument as well;
-    closed over, they would become constants of the program.
-
-    Args:
-      problem: what is trained: a task, or a family of which each seed draws one. Its datasets are given to the result.
-      opt_fn: `opt_fn(theta) -> optax transform`; its `update` is given `value=loss`.
-      steps: T.
-
-    Returns:
-      Jitted `train(theta, keys, datasets) -> (trained, losses)`: keys [K], an `InnerState` with leaves [K, ...] after T steps (the
-      optimizer's state left out), losses [K, T] float32, where losses[k, t] is that of the minibatch whose gradient step t takes.
-    """
-    family = as_family(problem)
-
-    def train_one(theta: PyTree, key: jax.Array, datasets: Datasets) -> tuple[InnerState, jax.Array]:
-        transform = optax.with_extra_args_support(opt_fn(theta))
-        init_key, run_key, _ = jax.random.split(key, 3)
-        variant, params, model = family.start(init_key)
-        split, inner_step = family.view(variant, datasets).train, make_inner_step(family.task_fn(variant), transform)
-
-        def step(state: InnerState, t: jax.Array) -> tuple[InnerState, jax.Array]:
-            batch_key, loss_key = jax.random.split(jax.random.fold_in(run_key, t))
-            state, loss = inner_step(state, loss_key, split.batch(batch_key))
-            return state, loss.astype(jnp.float32)
-
-        state, losses = jax.lax.scan(step, InnerState(params, transform.init(params), model, variant), jnp.arange(steps))
-        return state._replace(optimizer=()), losses
-
-    return jax.jit(_over_seeds(train_one, batched=jax.default_backend() != "cpu"))
-
-
-def metrics_fn(problem: Problem) -> jax.stages.Wrapped:
-    """Jitted `metrics(None, (trained, keys), datasets) -> {metric: [K]}`: the task's, and "loss", on the whole test split."""
-    family = as_family(problem)
-
-    def metrics_one(_: None, seed: tuple[InnerState, jax.Array], datasets: Datasets) -> dict[str, jax.Array]:
-        state, key = seed
-        _, _, test_key = jax.random.split(key, 3)
-        task, batch = family.task_fn(state.variant), family.view(state.variant, datasets).test.all()
-        loss, _ = task.loss_with_state(state.params, state.model, test_key, batch)
-        return {"loss": loss, **task.metrics_with_state(state.params, state.model, test_key, batch)}
-
-    return jax.jit(_over_seeds(metrics_one, batched=False))
-
-
-def _over_seeds(one: Callable[..., PyTree], batched: bool) -> Callable[..., PyTree]:
-    """Map the second of three arguments over its leading axis K, sharded over the local devices.
-
-    On CPU seeds run one after another on each device: with a learned optimizer, whose features then stay in the core's cache, one
-    device a core and a loop over seeds was the fastest of the four ways measured (one device or one a core, loop or batch).
-    Accelerators want the batch.
-    """
-    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("seeds",))
-    split, everywhere = jax.sharding.PartitionSpec("seeds"), jax.sharding.PartitionSpec()
-
-    def shard(theta: PyTree, seeds: PyTree, datasets: Datasets) -> PyTree:
-        def single(seed: PyTree) -> PyTree:
-            return one(theta, seed, datasets)
-
-        return jax.vmap(single)(seeds) if batched else jax.lax.map(single, seeds)
-
-    def all_seeds(theta: PyTree, seeds: PyTree, datasets: Datasets) -> PyTree:
-        K = jax.tree.leaves(seeds)[0].shape[0]
-        used = jnp.arange(-(-K // mesh.size) * mesh.size) % K  # fills the last round of devices; what it adds is cut off
-        mapped = jax.shard_map(shard, mesh=mesh, in_specs=(everywhere, split, everywhere), out_specs=split, check_vma=False)
-        results = mapped(theta, jax.tree.map(lambda leaf: leaf[used], seeds), datasets)
-        return jax.tree.map(lambda leaf: leaf[:K], results)
-
-    return all_seeds
-
-
-def tune_baseline(problem: Problem, name: str, config: EvaluationConfig, key: jax.Array) -> Tuning:
-    """Search a baseline's learning rate by its mean final training loss over the tuning seeds.
+def tune_baseline(problem: Problem, name: str, config: EvaluationConfig, key: jax.Array, cache: Path | None = None) -> Tuning:
+    """Search a baseline's learning rate, and what else the config names, by its mean final training loss over the tuning seeds.
 
     Args:
       problem: what is trained: a task, or a family of which each seed draws a task.
       name: of a baseline, as `lopt.baselines.find_baseline` takes it.
       config: steps, tuning seeds, density of the grid.
       key: of the tuning seeds.
+      cache: directory of the searches that were made; None: none is kept. One that is found there costs no training.
 
     Raises:
       ValueError: if there is no such baseline.
       TuningError: if it diverged at every learning rate.
     """
     baseline = find_baseline(name)
-    train = train_fn(problem, baseline.opt_fn, config.steps)
-    keys, datasets = seed_keys(key, config.tuning_seeds), problem.datasets.at(0)
-
-    def score(rate: float) -> float:
-        _, losses = train(jnp.float32(rate), keys, datasets)
-        losses = np.asarray(losses)
-        return float(final_losses(losses, config.smoothing).mean()) if np.isfinite(losses).all() else np.inf
-
+    search, opt_fn = config.search(baseline), baseline.opt_fn
+    inputs = seed_keys(key, config.tuning_seeds), problem.datasets.at(0)
+    score = _Scores(problem, opt_fn, search, config, inputs)
+    about = identity(
+        baseline.title,
+        problem.name,
+        search,
+        score.program.as_text(),
+        inputs,
+        steps=config.steps,
+        seeds=config.tuning_seeds,
+        window=config.smoothing,
+    )
     try:
-        return tune(
-            score,
-            baseline.low,
-            baseline.high,
-            points_per_decade=config.points_per_decade,
-            max_extensions=config.max_extensions,
-        )
+        return cached(cache, about, lambda: tune(score, search))
     except TuningError as error:
         raise TuningError(f"tuning {baseline.title} on {problem.name}: {error}") from error
 
 
-def race(
-    problem: Problem,
-    competitors: Sequence[Competitor],
-    key: jax.Array,
-    *,
-    steps: int,
-    seeds: int,
-    progress: Callable[[str], None] = lambda message: None,
-) -> tuple[Curve, ...]:
-    """Train every competitor from the same initialisations on the same minibatches.
+class _Scores:
+    """`score(settings) -> scores`, by one program: on CPU for one setting, on accelerators for as many as the grid has."""
 
-    Args:
-      problem: what is trained: a task, or a family of which each seed draws a task.
-      competitors: of different names.
-      key: of the seeds.
-      steps: T.
-      seeds: K.
-      progress: called with a line of text before each competitor starts.
+    def __init__(
+        self, problem: Problem, opt_fn: OptFn, search: Search, config: EvaluationConfig, inputs: tuple[jax.Array, Datasets]
+    ) -> None:
+        grid = search.grid()
+        self._lanes, self._config, self._inputs = 1 if on_cpu() else len(grid), config, inputs
+        self._theta: Callable[[Sequence[Setting]], Any] = lambda settings: jax.tree.map(
+            lambda *leaves: jnp.stack(leaves), *(search.theta(setting, config.steps) for setting in settings)
+        )
+        self.program = grid_fn(problem, opt_fn, config.steps).lower(self._theta(grid[: self._lanes]), *inputs)
+        self._compiled: jax.stages.Compiled | None = None  # not before it is known to be needed
 
-    Returns:
-      A curve for each competitor, in their order.
+    def __call__(self, settings: Sequence[Setting]) -> list[float]:
+        if self._compiled is None:
+            self._compiled = self.program.compile()
+        scores = []
+        for first in range(0, len(settings), self._lanes):
+            group = list(settings[first : first + self._lanes])
+            padded = group + group[-1:] * (self._lanes - len(group))
+            losses = np.asarray(self._compiled(self._theta(padded), *self._inputs))[: len(group)]
+            scores += [self._of_one(one) for one in losses]
+        return scores
 
-    Raises:
-      ValueError: if two competitors have one name.
-    """
-    names = [competitor.name for competitor in competitors]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ValueError(f"competitors need different names; these are given twice: {repeated}")
-    keys, datasets, metrics = seed_keys(key, seeds), problem.datasets.at(0), metrics_fn(problem)
-    compiled: dict[Callable, jax.stages.Compiled] = {}
-    curves = []
-    for competitor in competitors:
-        progress(f"racing {competitor.name}: {seeds} seeds x {steps} steps")
-        theta = jax.tree.map(jnp.asarray, competitor.theta)
-        if competitor.opt_fn not in compiled:
-            train = train_fn(problem, competitor.opt_fn, steps)
-            compiled[competitor.opt_fn] = train.lower(theta, keys, datasets).compile()
-        start = time.perf_counter()
-        trained, losses = jax.block_until_ready(compiled[competitor.opt_fn](theta, keys, datasets))
-        seconds = time.perf_counter() - start
-        test = {name: np.asarray(values) for name, values in metrics(None, (trained, keys), datasets).items()}
-        curves.append(Curve(competitor.name, np.asarray(losses), test, seconds / (seeds * steps), competitor.reference))
-    return tuple(curves)
+    def _of_one(self, losses: np.ndarray) -> float:
+        return float(final_losses(losses, self._config.smoothing).mean()) if np.isfinite(losses).all() else np.inf
 
 
 def evaluate(
@@ -273,6 +212,7 @@ def evaluate(
     config: EvaluationConfig,
     seed: int,
     progress: Callable[[str], None] = lambda message: None,
+    cache: Path | None = None,
 ) -> Evaluation:
     """Tune the baselines and race the competitors against them.
 
@@ -282,18 +222,34 @@ def evaluate(
       config: steps, seeds, baselines.
       seed: root of all keys; that of the meta-training will do, the keys differ.
       progress: called with a line of text before each stage.
+      cache: directory of the searches that were made; None: every baseline is tuned anew.
     """
     root = jax.random.key(seed)
     tunings: dict[str, Tuning] = {}
     rivals = []
     for position, name in enumerate(config.baselines):
         baseline = find_baseline(name)
-        rate = baseline.learning_rate
-        if rate is None:
+        theta: PyTree = jnp.float32(baseline.learning_rate or 0.0)
+        if baseline.learning_rate is None:
             progress(f"tuning the learning rate of {baseline.title}: {config.tuning_seeds} seeds x {config.steps} steps each")
-            tunings[baseline.title] = tune_baseline(problem, name, config, jax.random.fold_in(root, TUNE))
-            rate = tunings[baseline.title].learning_rate
-        rivals.append(Competitor(baseline.label, baseline.opt_fn, jnp.float32(rate), reference=position == 0))
-    key = jax.random.fold_in(root, RACE)
-    curves = race(problem, [*competitors, *rivals], key, steps=config.steps, seeds=config.seeds, progress=progress)
-    return Evaluation(problem.name, config, curves, tunings)
+            found = tune_baseline(problem, name, config, jax.random.fold_in(root, TUNE), cache)
+            if found.cached:
+                progress(f"{baseline.title} was tuned before: {found.best}")
+            tunings[baseline.title], theta = found, config.search(baseline).theta(found.best, config.steps)
+        rivals.append(Competitor(baseline.label, baseline.opt_fn, theta, reference=position == 0))
+    everyone = [*competitors, *rivals]
+    curves = race(
+        problem,
+        everyone,
+        jax.random.fold_in(root, RACE),
+        steps=config.steps,
+        seeds=config.seeds,
+        measurements=config.measurements,
+        measured_batches=config.measured_batches,
+        progress=progress,
+    )
+    costs: Mapping[str, Cost] = {}
+    if config.cost_turns:
+        progress(f"timing the optimizers' own steps beside Adam's: {config.cost_turns} turns")
+        costs = measure_costs(problem, {c.name: (c.opt_fn, c.theta) for c in everyone}, turns=config.cost_turns)
+    return Evaluation(problem.name, config, curves, tunings, costs)

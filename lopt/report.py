@@ -1,5 +1,7 @@
-"""The files that an evaluation leaves in a run directory: curves.npz, curves.png, meta_training.png, summary.md."""
+"""The files that an evaluation leaves in a directory: its figures as tables, arrays and pictures, and all of them as one page."""
 
+import dataclasses
+import textwrap
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -10,20 +12,34 @@ import numpy as np
 from lopt import plots
 from lopt.baselines import Baseline, find_baseline
 from lopt.config import write_atomically
+from lopt.environment import environment
 from lopt.evaluate import Evaluation
-from lopt.summary import markdown_table, rich_table
+from lopt.html_report import Page, Picture, html_page
+from lopt.plots_held_out import held_out_figure
+from lopt.plots_meta import meta_training_figure
+from lopt.summary import markdown_table, rich_table, table
+from lopt.tables import cost_table, csv_text, json_text, markdown, tuning_table
+from lopt.tuning import Tuning
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
 def curve_arrays(evaluation: Evaluation) -> dict[str, np.ndarray]:
-    """What curves.npz holds, C competitors, K seeds, T steps, n learning rates tried.
+    """What curves.npz holds, C competitors, K seeds, T steps, M times of measurement, n settings tried.
 
-    `names` [C]; `losses` [C, K, T] float32, of minibatches; `test/<metric>` [C, K]; `seconds_per_step` [C]; `target` [], the loss
-    to reach; `window` [], the steps that final losses are averaged over; `tuning/<baseline>` [n, 2], learning rate and score.
+    `names` [C]; `losses` [C, K, T] float32, of minibatches; `held_out/at` [M], steps; `held_out/<metric>` [C, K, M];
+    `test/<metric>` [C, K]; `seconds_per_step` [C]; `target` [], the loss to reach; `window` [], the steps that final losses are averaged
+    over; of each baseline that was tuned `tuning/<baseline>/` `learning_rate`, `momentum` (NaN: its default), `schedule`, `score`, [n].
     """
     curves = evaluation.curves
+    tried = {}
+    for title, tuning in evaluation.tunings.items():
+        settings = [setting for setting, _ in tuning.tried]
+        tried[f"tuning/{title}/learning_rate"] = np.array([setting.learning_rate for setting in settings])
+        tried[f"tuning/{title}/momentum"] = np.array([setting.momentum for setting in settings], float)
+        tried[f"tuning/{title}/schedule"] = np.array([setting.schedule for setting in settings])
+        tried[f"tuning/{title}/score"] = np.array([score for _, score in tuning.tried])
     return {
         "names": np.array([curve.name for curve in curves]),
         "losses": np.stack([curve.losses for curve in curves]),
@@ -31,7 +47,9 @@ def curve_arrays(evaluation: Evaluation) -> dict[str, np.ndarray]:
         "seconds_per_step": np.array([curve.seconds_per_step for curve in curves]),
         "target": np.array(evaluation.target),
         "window": np.array(evaluation.config.smoothing),
-        **{f"tuning/{title}": np.array(tuning.tried) for title, tuning in evaluation.tunings.items()},
+        "held_out/at": curves[0].at,
+        **{f"held_out/{metric}": np.stack([curve.held_out[metric] for curve in curves]) for metric in curves[0].held_out},
+        **tried,
     }
 
 
@@ -48,29 +66,69 @@ def _given(evaluation: Evaluation) -> list[Baseline]:
     return [baseline for baseline in baselines if baseline.learning_rate is not None]
 
 
+def _tuned(tuning: Tuning) -> str:
+    edge = " This is the edge of what was tried: a better one may lie beyond." if tuning.at_edge else ""
+    tried = "; ".join(f"{setting}: {score:.4g}" for setting, score in tuning.tried)
+    extended = f" The grid was extended {tuning.extensions} times." if tuning.extensions else ""
+    kept = " Kept from an earlier search." if tuning.cached else ""
+    return f"**{tuning.best}**.{edge}{extended}{kept} Tried (setting: score): {tried}."
+
+
+def _budget(evaluation: Evaluation, records: Sequence[Mapping[str, Any]], inner_steps: int | None) -> list[str]:
+    config = evaluation.config
+    budget = [f"race: {config.seeds} seeds of {config.steps:,} inner steps each for every optimizer"]
+    if evaluation.tunings:
+        budget.append(
+            f"tuning: {config.tuning_seeds} other seeds of {config.steps:,} inner steps for each setting that was tried"
+        )
+    if records and inner_steps is not None:
+        budget = [f"meta-training: {_meta_training(records, inner_steps)}", *budget]
+    return budget
+
+
+def _definitions(evaluation: Evaluation) -> list[str]:
+    config, window = evaluation.config, evaluation.config.smoothing
+    reference = next(curve.name for curve in evaluation.curves if curve.reference)
+    return [
+        "± is the standard error over seeds: the sample standard deviation over the root of their number.",
+        "A seed is an initialisation that meta-training did not see, with its own sequence of minibatches; both are the same for all "
+        "optimizers.",
+        f"Final training loss: mean of the last {window} minibatch losses of a seed. The loss of a minibatch is the one whose "
+        "gradient is taken, before the step.",
+        "Test figures: on the whole test split, after the last step.",
+        f"Held-out figures: means over {config.measured_batches} batches of a split that neither inner trainings nor meta-training "
+        "see.",
+        f"Steps to {reference}'s final loss: the first number of steps after which the mean of a seed's last {window} minibatch "
+        f"losses is at most {evaluation.target:.4g}, the mean final training loss of {reference}; the mean is over the seeds that "
+        f"reach it within {config.steps} steps, and those that never do are counted. It cannot be less than {window}. For "
+        f"{reference} itself it is counted on the mean of its seeds' curves.",
+        f"Speed-up: the steps of {reference} over those of a seed, averaged over the seeds that reach the loss.",
+        "Diverged: a loss of the seed was not finite. Such seeds are left out of means, which then begin with `nan`.",
+        "ms / step: wall time of all seeds together over the number of their inner steps, without compilation and with the looks at "
+        "held-out data, on the machine that ran this.",
+        "Score of a setting: the mean final training loss over the tuning seeds, or `inf` if any of them diverged. Learning rates are "
+        "constant unless a schedule is named: cosine falls to zero, warmup cosine rises for a tenth of the steps before.",
+        "us / update: a step of the optimizer alone, `update` and `apply_updates`, the gradient given: the median over turns that all "
+        "optimizers take one after another in one process, on one device; Adam = 1: the median of the ratios to Adam's turns.",
+        "State: what the optimizer keeps between steps; temporary: buffers that XLA plans for a step; memory: both, beside Adam's.",
+    ]
+
+
+def _bullets(lines: Sequence[str]) -> str:
+    return "\n".join(textwrap.fill(line, 130, initial_indent="- ", subsequent_indent="  ") for line in lines)
+
+
 def summary_markdown(evaluation: Evaluation, records: Sequence[Mapping[str, Any]] = (), inner_steps: int | None = None) -> str:
-    """The text of summary.md: table, tuned learning rates, budget, and how each figure is defined.
+    """The text of summary.md: table, tuned learning rates, costs, budget, and how each figure is defined.
 
     Args:
       evaluation: what to report.
       records: of the meta-training, in order, from `lopt.metrics.read`.
       inner_steps: in one outer step, all particles counted; the budget of the meta-training is stated if both are given.
     """
-    config, window = evaluation.config, evaluation.config.smoothing
-    reference = next(curve.name for curve in evaluation.curves if curve.reference)
-    tunings = []
-    for title, tuning in evaluation.tunings.items():
-        edge = " This is the edge of what was tried: a better one may lie beyond." if tuning.at_edge else ""
-        tried = ", ".join(f"{rate:g}: {score:.4g}" for rate, score in tuning.tried)
-        tunings.append(f"- {title}: **{tuning.learning_rate:g}**.{edge} Tried (learning rate: score): {tried}.")
+    config = evaluation.config
+    tunings = [f"- {title}: {_tuned(tuning)}" for title, tuning in evaluation.tunings.items()]
     tunings += [f"- {baseline.title}: **{baseline.learning_rate:g}**, as given." for baseline in _given(evaluation)]
-    budget = [f"race: {config.seeds} seeds of {config.steps:,} inner steps each for every optimizer"]
-    if evaluation.tunings:
-        budget.append(
-            f"tuning: {config.tuning_seeds} other seeds of {config.steps:,} inner steps for each learning rate that was tried"
-        )
-    if records and inner_steps is not None:
-        budget = [f"meta-training: {_meta_training(records, inner_steps)}", *budget]
     return f"""# {evaluation.task}: {config.steps} inner steps, {config.seeds} seeds
 
 {markdown_table(evaluation.rows)}
@@ -79,39 +137,68 @@ def summary_markdown(evaluation: Evaluation, records: Sequence[Mapping[str, Any]
 
 ## Learning rates
 
-Constant over a training; the score of a learning rate is the mean final training loss over the tuning seeds, or `inf` if any of
-them diverged.
-
 {chr(10).join(tunings)}
+
+## Costs
+
+{markdown(cost_table(evaluation)) or "They were not measured."}
 
 ## Budget
 
-{chr(10).join(f"- {line}" for line in budget)}
+{_bullets(_budget(evaluation, records, inner_steps))}
 
 ## Definitions
 
-- ± is the standard error over seeds: the sample standard deviation over the root of their number.
-- A seed is an initialisation that meta-training did not see, with its own sequence of minibatches; both are the same for all
-  optimizers.
-- Final training loss: mean of the last {window} minibatch losses of a seed. The loss of a minibatch is the one whose gradient is
-  taken, before the step.
-- Test figures: on the whole test split, after the last step.
-- Steps to {reference}'s final loss: the first number of steps after which the mean of a seed's last {window} minibatch losses
-  is at most {evaluation.target:.4g}, the mean final training loss of {reference}; the mean is over the seeds that reach it within
-  {config.steps} steps, and those that never do are counted. It cannot be less than {window}.
-- Speed-up: {config.steps} over those steps, averaged over the same seeds.
-- Diverged: a loss of the seed was not finite. Such seeds are left out of means, which then begin with `nan`.
-- ms / step: wall time of all seeds together over the number of their inner steps, without compilation, on the machine that ran
-  this.
+{_bullets(_definitions(evaluation))}
 """
 
 
 def terminal_table(evaluation: Evaluation) -> "Table":
-    """The table of a race for a terminal, with the learning rates that the baselines were given."""
+    """The table of a race for a terminal, with what the baselines were tuned to and what steps cost."""
     config = evaluation.config
-    rates = ", ".join(f"{title} {tuning.learning_rate:g}" for title, tuning in evaluation.tunings.items()) or "none"
+    rates = "; ".join(f"{title} {tuning.best}" + " (edge)" * tuning.at_edge for title, tuning in evaluation.tunings.items())
+    costs = "; ".join(f"{name} {cost.time_ratio:.2g}" for name, cost in evaluation.costs.items())
     title = f"{evaluation.task}: {config.steps} inner steps, {config.seeds} seeds, mean ± standard error"
-    return rich_table(evaluation.rows, title, caption=f"tuned learning rates: {rates}")
+    caption = f"tuned learning rates: {rates or 'none'}" + f"\ntime of an update, Adam = 1: {costs}" * bool(costs)
+    return rich_table(evaluation.rows, title, caption=caption)
+
+
+def pictures(
+    evaluation: Evaluation, records: Sequence[Mapping[str, Any]] = (), look: plots.Look = plots.LIGHT
+) -> dict[str, bytes]:
+    """The pictures of an evaluation as PNG files, by name: curves.png, held_out.png, meta_training.png where there are records."""
+    task, window = evaluation.task, evaluation.config.smoothing
+    found = {"curves.png": plots.png(plots.curves_figure(evaluation.curves, task=task, window=window, look=look))}
+    if evaluation.curves[0].held_out:
+        found["held_out.png"] = plots.png(held_out_figure(evaluation.curves, task=task, look=look))
+    if records:
+        found["meta_training.png"] = plots.png(meta_training_figure(records, title=f"meta-training on {task}", look=look))
+    return found
+
+
+_CAPTIONS = {
+    "curves.png": "Training loss over inner steps: mean over seeds, band of one standard error.",
+    "held_out.png": "On held-out data, at logarithmic and linear steps.",
+    "meta_training.png": "The meta-training.",
+}
+
+
+def _page(evaluation: Evaluation, records: Sequence[Mapping[str, Any]], inner_steps: int | None) -> str:
+    """report.html."""
+    looks = {(dark, narrow): plots.Look(dark, narrow) for dark in (False, True) for narrow in (False, True)}
+    drawn = {which: pictures(evaluation, records, look) for which, look in looks.items()}
+    shown = [Picture(_CAPTIONS[name], {which: files[name] for which, files in drawn.items()}) for name in drawn[False, False]]
+    config = evaluation.config
+    return html_page(
+        Page(
+            title=f"{evaluation.task}: {config.steps:,} inner steps, {config.seeds} seeds",
+            results=[[" ".join(cell) for cell in line] for line in table(evaluation.rows)],
+            pictures=shown,
+            tables={"Costs": cost_table(evaluation), "Tuning": tuning_table(evaluation)},
+            lists={"Budget": _budget(evaluation, records, inner_steps), "Definitions": _definitions(evaluation)},
+            details={"Config": dataclasses.asdict(config), "Versions and device": environment()},
+        )
+    )
 
 
 def write_report(
@@ -134,15 +221,16 @@ def write_report(
     """
     arrays = BytesIO()
     np.savez_compressed(arrays, **curve_arrays(evaluation))  # pyright: ignore[reportArgumentType]
-    figure = plots.curves_figure(evaluation.curves, task=evaluation.task, window=evaluation.config.smoothing)
+    tables = [markdown_table(evaluation.rows), markdown(cost_table(evaluation)), markdown(tuning_table(evaluation))]
     files = {
         "summary.md": summary_markdown(evaluation, records, inner_steps).encode(),
-        "curves.png": plots.png(figure),
+        "report.html": _page(evaluation, records, inner_steps).encode(),
+        "table.md": ("\n\n".join(filter(None, tables)) + "\n").encode(),
+        "table.csv": csv_text(evaluation).encode(),
+        "table.json": json_text(evaluation).encode(),
+        **pictures(evaluation, records),
         "curves.npz": arrays.getvalue(),
     }
-    if records:
-        figure = plots.meta_training_figure(records, title=f"meta-training on {evaluation.task}")
-        files["meta_training.png"] = plots.png(figure)
     paths = [Path(run_dir) / name for name in files]
     for path, content in zip(paths, files.values(), strict=True):
         write_atomically(path, content)

@@ -25,6 +25,8 @@ class Curve:
       test: metric -> [K], on the whole test split after step T.
       seconds_per_step: wall time of all trainings over K * T, without compilation.
       reference: its mean final loss is the target that the others are timed to.
+      at: [M], the numbers of steps after which held-out data were looked at; 0 is before the first.
+      held_out: metric -> [K, M], on held-out batches at those steps.
     """
 
     name: str
@@ -32,6 +34,8 @@ class Curve:
     test: Mapping[str, np.ndarray]
     seconds_per_step: float
     reference: bool = False
+    at: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    held_out: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.losses.ndim != 2:
@@ -39,6 +43,11 @@ class Curve:
         for metric, values in self.test.items():
             if values.shape != self.losses.shape[:1]:
                 raise ValueError(f"test {metric} of '{self.name}' has shape {values.shape}, not [{len(self.losses)} seeds]")
+        for metric, values in self.held_out.items():
+            if values.shape != (len(self.losses), len(self.at)):
+                raise ValueError(
+                    f"held-out {metric} of '{self.name}' has shape {values.shape}, not [{len(self.losses)} seeds, {len(self.at)} steps]"
+                )
 
     @property
     def diverged(self) -> np.ndarray:
@@ -92,9 +101,9 @@ class Row:
       final_loss: final training loss, over the seeds that did not diverge.
       test: metric -> its estimate over those seeds.
       steps: steps to the reference's mean final loss, over the seeds that reach it.
-      speedup: T / steps, over the same seeds.
+      speedup: the reference's steps over these, over the same seeds.
       seconds_per_step: wall time per inner step.
-      reference: this row sets the target; its steps are T and its speed-up is 1 by definition.
+      reference: this row sets the target; its steps are those of its mean curve, and its speed-up is 1 by definition.
     """
 
     name: str
@@ -133,7 +142,7 @@ def steps_to_reach(losses: np.ndarray, target: float, window: int) -> np.ndarray
       window: steps averaged.
 
     Returns:
-      [K] float; at least `window`, so that no speed-up can exceed T / window.
+      [K] float; at least `window`.
 
     Example:
       >>> steps_to_reach(np.array([[4.0, 2.0, 0.0, 0.0], [4.0, 4.0, 4.0, 4.0]]), target=1.0, window=2)
@@ -141,6 +150,23 @@ def steps_to_reach(losses: np.ndarray, target: float, window: int) -> np.ndarray
     """
     reached = trailing_mean(losses, window) <= target
     return np.where(reached.any(axis=1), reached.argmax(axis=1) + float(window), np.nan)
+
+
+def steps_of_reference(reference: Curve, window: int) -> float:
+    """Steps the reference takes to its own final loss: at most T, less where it has been there before; NaN if all seeds diverged.
+
+    The first n >= window at which its curve, the mean over the seeds that did not diverge and the last `window` steps, is at most what
+    it is at T.
+
+    Example:
+      >>> steps_of_reference(Curve("Adam", np.array([[4.0, 1.0, 3.0, 2.0]]), {}, 0.0), window=1)
+      2.0
+    """
+    kept = reference.losses[~reference.diverged]
+    if not len(kept):
+        return math.nan
+    means = trailing_mean(kept.mean(axis=0, keepdims=True, dtype=np.float64), window)[0]
+    return float(np.argmax(means <= means[-1]) + window)
 
 
 def summarize(curves: Sequence[Curve], window: int) -> list[Row]:
@@ -157,7 +183,8 @@ def summarize(curves: Sequence[Curve], window: int) -> list[Row]:
     if len(references) != 1:
         raise ValueError(f"exactly one competitor sets the target loss, got {[curve.name for curve in references]}")
     target = target_loss(references[0], window)
-    return [_row(curve, target, window) for curve in curves]
+    base = steps_of_reference(references[0], window)
+    return [_row(curve, target, base, window) for curve in curves]
 
 
 def target_loss(reference: Curve, window: int) -> float:
@@ -165,10 +192,10 @@ def target_loss(reference: Curve, window: int) -> float:
     return Estimate.of(final_losses(reference.losses, window)[~reference.diverged]).mean
 
 
-def _row(curve: Curve, target: float, window: int) -> Row:
+def _row(curve: Curve, target: float, base: float, window: int) -> Row:
     kept = ~curve.diverged
-    seeds, T = curve.losses.shape
-    steps = np.full(seeds, float(T)) if curve.reference else steps_to_reach(curve.losses, target, window)
+    seeds = len(curve.losses)
+    steps = np.full(seeds, base) if curve.reference else steps_to_reach(curve.losses, target, window)
     return Row(
         name=curve.name,
         seeds=seeds,
@@ -176,7 +203,7 @@ def _row(curve: Curve, target: float, window: int) -> Row:
         final_loss=Estimate.of(final_losses(curve.losses, window)[kept]),
         test={name: Estimate.of(values[kept]) for name, values in curve.test.items()},
         steps=Estimate.of(steps),
-        speedup=Estimate.of(T / steps),
+        speedup=Estimate.of(base / steps),
         seconds_per_step=curve.seconds_per_step,
         reference=curve.reference,
     )

@@ -13,7 +13,7 @@ import jax
 from rich.console import Console
 
 from lopt import checkpoint, metrics
-from lopt.baselines import TuningError
+from lopt.baselines import SCHEDULES
 from lopt.compilation_cache import use_compilation_cache
 from lopt.config import CONFIG_FILE, ConfigError, load_run
 from lopt.estimators.base import PARTICLES
@@ -22,33 +22,46 @@ from lopt.mixture import check_serves, optimizer_of, set_up
 from lopt.report import terminal_table, write_report
 from lopt.task import Problem, TaskConfig
 from lopt.trainer import BEST_DIR, initial_theta, use_all_cores
-from tasks.datasets import DatasetError
+from lopt.tuning import TuningError
+from tasks.datasets import DatasetError, cache_root
 from tasks.registry import task_configs
 
 DESCRIPTION = """\
 With --run-dir, race the optimizer that a run has meta-trained, on initialisations it has not seen, against itself before
-meta-training and against baselines whose learning rates are tuned first. With --task, race any optimizers on any task; no run is
-needed. All start from the same weights and see the same batches.
+meta-training and against baselines that are tuned first. With --task, race any optimizers on any task; no run is needed. All
+start from the same weights and see the same batches.
 
 Writes into RUN or DIR, replacing an earlier evaluation's:
+  report.html         all that follows on one page, for any browser; docs/evaluation.md tells how to read it
   summary.md          table: final training loss, test metrics, steps to the first baseline's final loss; how each is defined
+  table.md .csv .json the figures as tables
   curves.png          training loss over inner steps, mean and standard error over seeds
+  held_out.png        loss and metrics on held-out data
   curves.npz          the curves and all other figures as arrays
   meta_training.png   with --run-dir: meta-loss, learned scalars and meta-gradient over outer steps
 """
 EPILOG = """\
 With --task, every field of the task is an option too: --task NAME --help lists them.
 Compiled programs are kept below ~/.cache/lopt; LOPT_COMPILATION_CACHE=DIR moves them, LOPT_COMPILATION_CACHE=off keeps none.
+What baselines were tuned to is kept there too, in tuning/; --retune searches again.
 
 examples:
   python scripts/evaluate.py --run-dir runs/digits --steps 300 --seeds 10
   python scripts/evaluate.py --task mlp --optimizer adam sgdm adamw:1e-3 --steps 300 --seeds 3 --task.hidden 64 64
-  python scripts/evaluate.py --task mlp --optimizer adam runs/digits --steps 300"""
+  python scripts/evaluate.py --task mlp --optimizer adam runs/digits --steps 300
+  python scripts/evaluate.py --task mlp --optimizer adam sgdm nadamw lion muon --steps 300 --refinements 2
+      --momenta 0.5 0.9 0.99 --schedules constant cosine warmup_cosine"""
 
 
 def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
     return int(text)
 
 
@@ -83,6 +96,14 @@ def argument_parser() -> argparse.ArgumentParser:
         field = option.strip("-").replace("-", "_")
         text = f"{text} (default: the run's evaluation.{field}; {value})"
         parser.add_argument(option, type=positive, metavar=metavar, help=text)
+    tuned = "(default: the run's evaluation.{}; {})"
+    text = "how often the distance between learning rates is halved around the best of the grid "
+    parser.add_argument("--refinements", type=count, metavar="N", help=text + tuned.format("refinements", default.refinements))
+    text = "momenta that SGDM is tuned over " + tuned.format("momenta", *default.momenta)
+    parser.add_argument("--momenta", nargs="+", type=float, metavar="M", help=text)
+    text = "schedules that learning rates are tuned with " + tuned.format("schedules", *default.schedules)
+    parser.add_argument("--schedules", nargs="+", choices=tuple(SCHEDULES), help=text)
+    parser.add_argument("--retune", action="store_true", help="search again for what baselines were tuned to before")
     parser.add_argument("--seed", type=int, help="root of all random numbers (default: the run's seed; 0)")
     parser.add_argument(
         "--checkpoint",
@@ -149,18 +170,24 @@ def from_run(run_dir: Path, problem: Problem, which: str) -> Competitor:
 
 def overrides(args: argparse.Namespace) -> tuple[dict[str, Any], list[Path]]:
     """What of the evaluation's config the arguments give, and the runs whose meta-trained optimizers are among the rivals."""
-    given = {name: getattr(args, name) for name in ("steps", "seeds", "tuning_seeds") if getattr(args, name) is not None}
+    fields = ("steps", "seeds", "tuning_seeds", "refinements", "momenta", "schedules")
+    given = {name: getattr(args, name) for name in fields if getattr(args, name) is not None}
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     runs = [name for name in args.optimizer or () if os.sep in name or (Path(name) / CONFIG_FILE).is_file()]
     if args.optimizer is not None:
         given["baselines"] = tuple(name for name in args.optimizer if name not in runs)
     return given, list(map(Path, runs))
 
 
+def kept_searches(args: argparse.Namespace) -> Path | None:
+    return None if args.retune else cache_root() / "tuning"
+
+
 def of_task(args: argparse.Namespace, config: TaskConfig, console: Console) -> Iterator[tuple[Evaluation, list[Path]]]:
     given, runs = overrides(args)
     evaluation_config, problem = EvaluationConfig(**given), config.make()
     learned = [from_run(run, problem, args.checkpoint) for run in runs]
-    evaluation = evaluate(problem, learned, evaluation_config, args.seed or 0, progress=console.print)
+    evaluation = evaluate(problem, learned, evaluation_config, args.seed or 0, console.print, kept_searches(args))
     out = args.out or Path("runs") / "evaluate" / args.task
     out.mkdir(parents=True, exist_ok=True)
     yield evaluation, write_report(evaluation, out)
@@ -187,7 +214,7 @@ def of_run(args: argparse.Namespace, console: Console) -> Iterator[tuple[Evaluat
             Competitor("before meta-training", optimizer.opt_fn, initial_theta(experiment.seed, setup.optimizer)),
             *(from_run(run, problem, args.checkpoint) for run in runs),
         ]
-        evaluation = evaluate(problem, competitors, config, seed, progress=console.print)
+        evaluation = evaluate(problem, competitors, config, seed, console.print, kept_searches(args))
         out = args.out or args.run_dir
         if len(setup.problems) > 1:
             out = out / name

@@ -7,74 +7,7 @@ import optax
 import optax.contrib
 import pytest
 
-from lopt.baselines import BASELINES, TuningError, find_baseline, learning_rates, tune
-
-
-def parabola(best: float):
-    """Lowest at `best`, as steep on both sides in log space."""
-    return lambda rate: abs(math.log10(rate) - math.log10(best))
-
-
-def test_grids_are_rungs_of_one_ladder():
-    assert learning_rates(1e-3, 3.0) == (0.001, 0.0032, 0.01, 0.032, 0.1, 0.32, 1.0, 3.2)
-    assert learning_rates(1e-4, 0.3)[-1] == 0.32
-    assert learning_rates(0.1, 1.0, points_per_decade=4) == (0.1, 0.18, 0.32, 0.56, 1.0)
-    assert set(learning_rates(1e-2, 1e-1)) <= set(learning_rates(1e-3, 3.0))
-
-
-@pytest.mark.parametrize("points_per_decade", range(1, 11))
-def test_rungs_are_distinct_and_evenly_spaced(points_per_decade):
-    rates = np.array(learning_rates(1e-4, 10.0, points_per_decade))
-    assert len(rates) == 5 * points_per_decade + 1
-    steps = np.diff(np.log10(rates)) * points_per_decade
-    np.testing.assert_allclose(steps, 1.0, atol=0.25)  # rounding to two digits
-
-
-@pytest.mark.parametrize(("low", "high", "points"), [(0.0, 1.0, 2), (-1.0, 1.0, 2), (1.0, 0.1, 2), (0.1, 1.0, 0), (0.1, 1.0, 11)])
-def test_a_senseless_grid_is_refused(low, high, points):
-    with pytest.raises(ValueError, match=r"low <= high|points_per_decade"):
-        learning_rates(low, high, points)
-
-
-def test_tune_finds_the_best_inside_the_grid():
-    tuning = tune(parabola(0.04), 1e-3, 3.0)
-    assert tuning.learning_rate == 0.032
-    assert not tuning.at_edge
-    assert [rate for rate, _ in tuning.tried] == list(learning_rates(1e-3, 3.0))
-    assert dict(tuning.tried)[0.1] == pytest.approx(math.log10(0.1 / 0.04))
-
-
-@pytest.mark.parametrize(("best", "ends"), [(12.0, (0.001, 32.0)), (1e-4, (3.2e-5, 3.2))])
-def test_a_grid_whose_best_is_at_an_edge_is_extended_beyond_it(best, ends):
-    tuning = tune(parabola(best), 1e-3, 3.0)
-    assert abs(math.log10(tuning.learning_rate / best)) <= 0.25 + 1e-9
-    assert not tuning.at_edge
-    assert (tuning.tried[0][0], tuning.tried[-1][0]) == ends
-
-
-def test_extension_is_bounded_and_says_so():
-    tuning = tune(parabola(1e6), 0.1, 1.0, max_extensions=3)
-    assert tuning.at_edge
-    assert tuning.learning_rate == 32.0
-    assert len(tuning.tried) == 3 + 3
-    assert tune(parabola(1e6), 0.1, 1.0, max_extensions=0).learning_rate == 1.0
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_is_worse_than_anything(bad):
-    tuning = tune(lambda rate: 1e9 if rate < 0.05 else bad, 0.01, 1.0)
-    assert tuning.learning_rate < 0.05
-    assert dict(tuning.tried)[1.0] == math.inf
-
-
-def test_where_all_diverge_the_search_goes_down():
-    tuning = tune(lambda rate: 1.0 / rate if rate < 0.005 else math.nan, 0.01, 1.0)
-    assert tuning.learning_rate == 0.0032
-
-
-def test_where_nothing_trains_there_is_an_error():
-    with pytest.raises(TuningError, match=r"every learning rate from 0\.001 to 1 diverged"):
-        tune(lambda rate: math.nan, 0.01, 1.0, max_extensions=2)
+from lopt.baselines import BASELINES, SCHEDULES, Hyper, Schedule, factor, find_baseline
 
 
 @pytest.mark.parametrize(
@@ -109,7 +42,7 @@ def test_a_learning_rate_may_be_given():
 
 
 @pytest.mark.parametrize(
-    "name", ["adamw", "lion", "sgd", "rmsprop", "adafactor", "muon", "prodigy", "schedule_free_adamw", "momo"]
+    "name", ["adamw", "nadamw", "lion", "sgd", "rmsprop", "adafactor", "muon", "prodigy", "schedule_free_adamw", "momo"]
 )
 def test_optimizers_of_optax_are_known_by_name(name):
     """With a traced learning rate, driven as a race does, they are what optax makes of the same number."""
@@ -159,6 +92,61 @@ def test_rivals_are_what_their_names_say_with_a_traced_learning_rate(name, expec
         return jnp.stack(updates)
 
     np.testing.assert_allclose(run(jnp.float32(rate)), expected(gradients, rate), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["adam", "sgdm", "adamw", "nadamw", "rmsprop", "adafactor", "lion", "muon"])
+def test_rivals_take_schedules_and_a_constant_one_changes_nothing(name):
+    baseline, params = find_baseline(name), {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}
+    assert baseline.has_schedule
+
+    @jax.jit
+    def third_update(hyper):
+        transform = baseline.opt_fn(hyper)
+        state, updates = transform.init(params), params
+        for sign in (1.0, -1.0, 1.0):
+            updates, state = transform.update(
+                jax.tree.map(lambda p, s=sign: s * (0.5 + p), params), state, params, value=jnp.float32(1)
+            )
+        return updates
+
+    plain = third_update(jnp.float32(0.01))
+    constant = third_update(Hyper(jnp.float32(0.01), schedule=schedule("constant", 4)))
+    cosine = third_update(Hyper(jnp.float32(0.01), schedule=schedule("cosine", 4)))  # half of the rate, after two of four steps
+    for one, same, half in zip(*map(jax.tree.leaves, (plain, constant, cosine)), strict=True):
+        np.testing.assert_allclose(same, one, rtol=1e-4)
+        np.testing.assert_allclose(half, 0.5 * one, rtol=1e-4)
+
+
+def schedule(name: str, steps: int) -> Schedule:
+    return Schedule(*map(jnp.float32, (*SCHEDULES[name], steps)))
+
+
+def test_schedules_are_optaxs():
+    """Of which warm-up starts from zero: ours takes its first step at the rate that optax has after one."""
+    steps = jnp.arange(40)
+    for name, expected in (
+        ("constant", optax.constant_schedule(1.0)),
+        ("cosine", optax.cosine_decay_schedule(1.0, 40)),
+        ("warmup_cosine", optax.warmup_cosine_decay_schedule(0.25, 1.0, 3, 39)),
+    ):
+        ours = jax.vmap(lambda t, name=name: factor(schedule(name, 40), t))(steps)
+        with jax.numpy_dtype_promotion("standard"):
+            theirs = jnp.asarray([expected(t) for t in steps])
+        if name == "warmup_cosine":
+            np.testing.assert_allclose(ours[:4], [0.25, 0.5, 0.75, 1.0])
+            np.testing.assert_allclose(ours[4:], theirs[3:-1], atol=1e-6)
+        else:
+            np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_sgdm_takes_a_momentum():
+    opt_fn = BASELINES["sgdm"].opt_fn
+    for momentum in (0.0, 0.5, 0.99):
+        transform = opt_fn(Hyper(jnp.float32(0.1), jnp.float32(momentum)))
+        state = transform.init(jnp.zeros(1))
+        _, state = transform.update(jnp.ones(1), state, jnp.zeros(1))
+        update, _ = transform.update(jnp.ones(1), state, jnp.zeros(1))
+        np.testing.assert_allclose(update, [-0.1 * (1 + momentum)], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", sorted(BASELINES))

@@ -16,7 +16,8 @@ import pytest
 from rich.console import Console
 
 from lopt import baselines, checkpoint, config
-from lopt.baselines import Baseline, TuningError
+from lopt.baselines import Baseline, find_baseline
+from lopt.costs import measure_costs
 from lopt.evaluate import (
     RACE,
     TUNE,
@@ -24,17 +25,20 @@ from lopt.evaluate import (
     Evaluation,
     EvaluationConfig,
     evaluate,
+    measured_steps,
     metrics_fn,
     race,
     seed_keys,
     train_fn,
     tune_baseline,
 )
+from lopt.frozen import race_fn
 from lopt.metrics import MetricsWriter
 from lopt.report import curve_arrays, summary_markdown, terminal_table, write_report
 from lopt.summary import Curve, Estimate, markdown_table, rich_table, steps_to_reach, summarize, trailing_mean
 from lopt.symmetry.spec import WeightSpec
 from lopt.task import ArraySplit, Datasets, Task
+from lopt.tuning import TuningError
 
 # --- A task whose answers are known: loss = h/2 mean_b |w - x_b|^2; without noise in the data, SGD multiplies w by 1 - lr h.
 
@@ -110,6 +114,36 @@ def test_a_seed_does_not_depend_on_how_many_there_are():
     assert len(np.unique(many, axis=0)) == 5
 
 
+def test_held_out_data_are_looked_at_on_the_way():
+    task, rate, seeds, batches, at = quadratic(0.7, noise=0.5), jnp.float32(0.3), 3, 5, [0, 1, 4, 6]
+    keys = seed_keys(jax.random.key(3), seeds)
+    trained, losses, measured = race_fn(task, sgd, 6, at, batches)(rate, keys, task.datasets)
+    same, expected = train_fn(task, sgd, 6)(rate, keys, task.datasets)
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)
+    np.testing.assert_allclose(trained.params["w"], same.params["w"], rtol=1e-6)
+    assert {name: values.shape for name, values in measured.items()} == {"loss": (seeds, 4), "distance": (seeds, 4)}
+    for index, steps in enumerate(at):
+        w = task.init(jax.random.split(keys[1], 3)[0])["w"]
+        if steps:
+            w = train_fn(task, sgd, steps)(rate, keys, task.datasets)[0].params["w"][1]
+        np.testing.assert_allclose(measured["distance"][1, index], np.linalg.norm(w), rtol=1e-5)
+        x = np.asarray(task.datasets.outer_valid.arrays["x"])
+        whole = 0.35 * np.mean(np.sum((np.asarray(w) - x) ** 2, axis=1))
+        assert measured["loss"][1, index] == pytest.approx(whole, rel=0.3)  # 20 of 64 examples
+    for bad in ([], [0, 5], [0, 3, 3, 6], [-1, 6]):
+        with pytest.raises(ValueError, match="rising numbers of steps"):
+            race_fn(task, sgd, 6, bad, 1)
+
+
+@pytest.mark.parametrize(("steps", "count"), [(1, 1), (7, 12), (300, 12), (5000, 3)])
+def test_measurements_are_at_logarithmic_and_linear_steps(steps, count):
+    at = measured_steps(steps, count)
+    assert at == sorted(set(at))
+    assert (at[0], at[-1]) == (0, steps)
+    assert len(at) <= 2 * count + 1
+    assert 1 in at
+
+
 def test_data_are_an_argument_of_the_program():
     task, other = quadratic(1.0, noise=0.5), quadratic(1.0, noise=0.5, seed=1)
     train, metrics, keys = train_fn(task, sgd, 5), metrics_fn(task), seed_keys(jax.random.key(0), 2)
@@ -152,6 +186,16 @@ def test_competitors_that_share_a_function_share_its_compilation():
     np.testing.assert_allclose(np.array(final) / curves[0].losses[0, 0], [(1 - rate) ** 4 for rate in (0.1, 0.2, 0.3)], rtol=1e-4)
 
 
+def test_costs_are_those_of_adam_for_adam():
+    adam = find_baseline("adam").opt_fn
+    costs = measure_costs(quadratic(1.0), {"mine": (adam, jnp.float32(0.1)), "plain": (sgd, jnp.float32(0.1))}, turns=3)
+    assert costs["mine"].state_bytes == pytest.approx(2 * 4 + 4 / 3)  # two moments of three weights, and a count
+    assert costs["plain"].state_bytes == 0
+    assert 0.2 < costs["mine"].time_ratio < 5.0  # the same program, on a machine that others use
+    assert costs["plain"].memory_ratio < costs["mine"].memory_ratio == 1.0
+    assert all(0 < cost.seconds < 1 for cost in costs.values())
+
+
 def test_names_must_differ():
     competitor = Competitor("twice", sgd, jnp.float32(0.1))
     with pytest.raises(ValueError, match="twice"):
@@ -182,12 +226,51 @@ def test_tuning_finds_the_analytic_optimum_one_over_the_curvature(plain_sgd, cur
     tuning = tune_baseline(quadratic(curvature), "sgd", SMALL, jax.random.key(0))
     assert tuning.learning_rate == best  # beyond the grid's edge for the last
     assert not tuning.at_edge
-    scores = dict(tuning.tried)
+    scores = {setting.learning_rate: score for setting, score in tuning.tried}
     # Known for every learning rate: the loss shrinks by (1 - lr h)^2 a step; the window is of two steps.
     start = scores[0.001] / np.mean([(1 - 0.001 * curvature) ** (2 * t) for t in (18, 19)])
     for rate, score in scores.items():
         expected = start * np.mean([(1 - rate * curvature) ** (2 * t) for t in (18, 19)])
         assert score == math.inf if expected > 3e38 else score == pytest.approx(expected, rel=1e-3, abs=1e-9)
+
+
+def test_a_schedule_is_found_where_it_helps():
+    """Steps of the rate's size, whatever the gradient, end near the minimum only if the rate falls."""
+    config = dataclasses.replace(SMALL, steps=60, schedules=("constant", "cosine"), refinements=0)
+    tuning = tune_baseline(quadratic(1.0), "sign_sgd", config, jax.random.key(0))
+    assert tuning.best.schedule == "cosine"
+    best = {name: min(score for setting, score in tuning.tried if setting.schedule == name) for name in ("constant", "cosine")}
+    assert best["cosine"] < 0.2 * best["constant"]
+
+
+def test_momenta_are_searched_where_there_are_any(plain_sgd):
+    config = dataclasses.replace(SMALL, momenta=(0.0, 0.5, 0.9), schedules=("constant", "cosine"), refinements=0)
+    tuning = tune_baseline(quadratic(1.0), "sgdm", config, jax.random.key(0))
+    assert {setting.momentum for setting, _ in tuning.tried} >= {0.0, 0.5, 0.9}
+    assert tuning.best.momentum == 0.0  # of a quadratic with one curvature, a rate of 1 and no momentum is the best
+    plain = tune_baseline(quadratic(1.0), "sgd", config, jax.random.key(0))  # takes neither, as it was made here
+    assert {(setting.momentum, setting.schedule) for setting, _ in plain.tried} == {(None, "constant")}
+
+
+def test_what_was_tuned_before_is_not_tuned_again(plain_sgd, tmp_path):
+    key, cold = jax.random.key(0), []
+
+    def tuned(task=None, key=key, **changed):
+        config = dataclasses.replace(SMALL, refinements=0, **changed)
+        found = tune_baseline(quadratic(1.0, noise=0.1) if task is None else task, "sgd", config, key, tmp_path)
+        cold.append(not found.cached)
+        return found
+
+    first = tuned()
+    assert dataclasses.replace(tuned(), cached=False) == first
+    assert cold == [True, False]
+    tuned(quadratic(2.0, noise=0.1))  # another loss
+    tuned(quadratic(1.0, noise=0.1, seed=1))  # other data
+    tuned(key=jax.random.key(1))
+    tuned(steps=21)
+    tuned(tuning_seeds=3)
+    tuned(points_per_decade=1)
+    assert cold[2:] == [True] * 6
 
 
 def test_a_baseline_that_never_trains_is_named(plain_sgd):
@@ -303,6 +386,14 @@ def test_the_summary_of_known_curves():
     assert slow.steps.count == 0
     assert math.isnan(slow.speedup.mean)
     assert (adam.steps.mean, adam.speedup.mean) == (10.0, 1.0)
+    early = [
+        dataclasses.replace(curve, losses=np.roll(curve.losses, -1, axis=1)) if curve.reference else curve
+        for curve in synthetic()
+    ]
+    early[3] = dataclasses.replace(early[3], losses=np.concatenate([early[3].losses[:, :9], early[3].losses[:, 8:9]], axis=1))
+    fast, *_, adam, _ = summarize(early, window=1)
+    assert adam.steps.mean == 8.0  # where it first was what it ends at
+    assert fast.speedup.mean == pytest.approx((8 / 3 + 8 / 4) / 2)
     assert (broken.diverged, broken.final_loss.mean, broken.final_loss.count) == (1, 3.0, 1)
     assert [row.diverged for row in (fast, half, slow, adam)] == [0, 0, 0, 0]
 
@@ -398,7 +489,7 @@ def test_the_terminal_table_fits_80_columns_and_hides_nothing():
 # --- Config
 
 
-@pytest.mark.parametrize("field", ["steps", "seeds", "tuning_seeds", "points_per_decade", "window"])
+@pytest.mark.parametrize("field", ["steps", "seeds", "tuning_seeds", "points_per_decade", "window", "measurements"])
 def test_a_config_out_of_range_names_the_field(field):
     with pytest.raises(ValueError, match=f"evaluation.{field}"):
         EvaluationConfig(**{field: 0})
@@ -411,8 +502,15 @@ def test_a_config_names_baselines_that_exist():
         EvaluationConfig(baselines=("adam", "adam:1e-3", "adam:0.001"))
     with pytest.raises(ValueError, match="empty"):
         EvaluationConfig(baselines=())
-    with pytest.raises(ValueError, match="max_extensions"):
-        EvaluationConfig(max_extensions=-1)
+    for field, value in (("max_extensions", -1), ("refinements", -1), ("cost_turns", -1)):
+        with pytest.raises(ValueError, match=field):
+            EvaluationConfig(**{field: value})
+    for momenta in ((), (0.5, 0.5), (1.0,), (-0.1,)):
+        with pytest.raises(ValueError, match="momenta"):
+            EvaluationConfig(momenta=momenta)
+    for schedules in ((), ("cosine", "cosine"), ("linear",)):
+        with pytest.raises(ValueError, match="schedules must be some of constant, cosine"):
+            EvaluationConfig(schedules=schedules)
 
 
 @pytest.mark.parametrize(("steps", "window"), [(2000, 100), (1000, 100), (300, 30), (5, 1), (1, 1)])
@@ -447,7 +545,7 @@ def test_an_evaluation_races_the_tuned_baselines(evaluation):
     adam = evaluation.curves[3].losses
     assert evaluation.target == pytest.approx(adam[:, -6:].mean(), rel=1e-5)
     scores = dict(evaluation.tunings["Adam"].tried)
-    assert scores[evaluation.tunings["Adam"].learning_rate] == min(scores.values())
+    assert scores[evaluation.tunings["Adam"].best] == min(scores.values())
     # Racing at the tuned learning rate, on other seeds, must come out near the tuning score.
     assert 0.2 < evaluation.target / min(scores.values()) < 5.0
     still = evaluation.curves[1].losses
@@ -468,16 +566,18 @@ def test_an_evaluation_can_be_repeated(evaluation):
         "tuning the learning rate of SGDM",
         "racing meta-trained",
         "racing tuned SGDM",
+        "timing the optimizers' own steps beside Adam's",
     ]
 
 
 def test_a_given_learning_rate_is_not_tuned():
     said = []
-    config = dataclasses.replace(SMALL, baselines=("sgd:0.05", "adamw:0.2"))
+    config = dataclasses.replace(SMALL, baselines=("sgd:0.05", "adamw:0.2"), cost_turns=0)
     given = evaluate(quadratic(1.0), [], config, seed=0, progress=said.append)
     assert [curve.name for curve in given.curves] == ["sgd 0.05", "adamw 0.2"]
     assert given.curves[0].reference
     assert not given.tunings
+    assert not given.costs
     assert [line.split(":")[0] for line in said] == ["racing sgd 0.05", "racing adamw 0.2"]
     losses = given.curves[0].losses
     np.testing.assert_allclose(losses[:, -1] / losses[:, 0], (1 - 0.05) ** (2 * 19), rtol=1e-4)
@@ -485,6 +585,7 @@ def test_a_given_learning_rate_is_not_tuned():
     assert "- sgd: **0.05**, as given." in text
     assert "- adamw: **0.2**, as given." in text
     assert "tuning:" not in text
+    assert "They were not measured." in text
     output = io.StringIO()
     Console(file=output, width=100).print(terminal_table(given))
     assert "tuned learning rates: none" in output.getvalue()
@@ -496,9 +597,10 @@ RECORDS = [{"outer_step": n, "meta_loss": 1.0 / n, "gradient_norm": 1.0, "inner_
 def test_the_report_is_written(evaluation, tmp_path):
     (tmp_path / "summary.md").write_text("of an earlier evaluation")
     paths = write_report(evaluation, tmp_path, records=RECORDS, inner_steps=1600)
-    assert sorted(path.name for path in paths) == ["curves.npz", "curves.png", "meta_training.png", "summary.md"]
+    pictures, tables = ["curves.png", "held_out.png", "meta_training.png"], ["table.csv", "table.json", "table.md"]
+    assert sorted(path.name for path in paths) == sorted([*pictures, *tables, "curves.npz", "report.html", "summary.md"])
     assert sorted(os.listdir(tmp_path)) == sorted(path.name for path in paths)  # nothing temporary is left
-    for name in ("curves.png", "meta_training.png"):
+    for name in pictures:
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "summary.md").read_text() == summary_markdown(evaluation, RECORDS, 1600)
     with np.load(tmp_path / "curves.npz", allow_pickle=False) as stored:
@@ -509,6 +611,8 @@ def test_the_report_is_written(evaluation, tmp_path):
         assert stored["losses"].shape == (5, 3, 60)
         assert stored["names"][0] == "meta-trained"
         assert stored["test/distance"].shape == (5, 3)
+        assert stored["held_out/distance"].shape == (5, 3, len(stored["held_out/at"]))
+        assert stored["tuning/Adam/score"].shape == stored["tuning/Adam/learning_rate"].shape
 
 
 def test_without_records_there_is_no_picture_of_the_meta_training(evaluation, tmp_path):
@@ -522,8 +626,8 @@ def test_the_summary_says_how_its_figures_came_about(evaluation):
     assert markdown_table(evaluation.rows) in text
     assert "3 of 3" in text  # seeds of `broken`
     for title, tuning in evaluation.tunings.items():
-        assert f"- {title}: **{tuning.learning_rate:g}**" in text
-        assert all(f"{rate:g}: " in text for rate, _ in tuning.tried)
+        assert f"- {title}: **{tuning.best}**" in text
+        assert all(f" {setting}: " in text for setting, _ in tuning.tried)
     assert "10 outer steps of 1,600 inner steps each, 16,000 in all; they took 40 s" in text
     assert "3 seeds of 60 inner steps" in text
     assert "2 other seeds of 60 inner steps" in text
@@ -577,7 +681,7 @@ def test_the_script_evaluates_a_run(tmp_path):
 
     result = run_script("--run-dir", tmp_path, "--steps", 80, "--seeds", 3)
     assert result.returncode == 0, result.stderr
-    for name in ("summary.md", "curves.png", "curves.npz", "meta_training.png"):
+    for name in ("summary.md", "curves.png", "curves.npz", "meta_training.png", "report.html", "table.csv"):
         assert (tmp_path / name).exists()
         assert str(tmp_path / name) in result.stdout
     assert re.search(r"meta-trained +\d", result.stdout)
@@ -608,7 +712,16 @@ def test_the_script_evaluates_any_task_without_a_run(tmp_path):
     assert result.returncode == 0, result.stderr
     assert "tuning" not in result.stdout
     assert re.search(r"digits4_mlp_6_5: 20 inner steps, 2 seeds", result.stdout)
-    assert sorted(os.listdir(tmp_path / "new" / "folder")) == ["curves.npz", "curves.png", "summary.md"]
+    assert sorted(os.listdir(tmp_path / "new" / "folder")) == [
+        "curves.npz",
+        "curves.png",
+        "held_out.png",
+        "report.html",
+        "summary.md",
+        "table.csv",
+        "table.json",
+        "table.md",
+    ]
     with np.load(tmp_path / "new" / "folder" / "curves.npz") as stored:
         assert list(stored["names"]) == ["SGDM 0.1", "lion 0.01"]
         assert stored["losses"].shape == (2, 2, 20)
@@ -650,6 +763,7 @@ def test_the_script_races_meta_trained_optimizers_on_other_tasks(tmp_path, monke
     assert runs == [pathlib.Path("unf"), pathlib.Path("missing/run")]
 
 
+@pytest.mark.slow
 def test_the_script_evaluates_a_mixture_on_each_of_its_tasks(tmp_path):
     from lopt.estimators.pes import PESConfig
     from lopt.families import MixtureConfig

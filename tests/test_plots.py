@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.collections import PolyCollection
 
-from lopt import plots
+from lopt import plots, plots_meta
 from lopt.summary import Curve
 
 
@@ -141,7 +141,7 @@ def records(count: int = 40) -> list[dict]:
 
 
 def test_the_meta_training_is_drawn_from_its_records():
-    figure = plots.meta_training_figure(records(), title="toy")
+    figure = plots_meta.meta_training_figure(records(), title="toy")
     loss, norm, alpha, g0 = figure.axes
     np.testing.assert_allclose(loss.get_lines()[0].get_ydata(), [record["meta_loss"] for record in records()])
     assert [ax.get_ylabel() for ax in (alpha, g0)] == ["alpha", "g0"]  # and no beta, which no record has
@@ -155,7 +155,7 @@ def test_the_meta_training_is_drawn_from_its_records():
 
 def test_without_scalars_there_is_no_panel_for_them():
     bare = [{"outer_step": step, "meta_loss": 1.0 / step} for step in range(1, 5)]
-    figure = plots.meta_training_figure(bare, title="toy")
+    figure = plots_meta.meta_training_figure(bare, title="toy")
     assert len(figure.axes) == 2
     assert plots.png(figure).startswith(b"\x89PNG")
 
@@ -163,15 +163,15 @@ def test_without_scalars_there_is_no_panel_for_them():
 def test_records_that_are_not_finite_or_not_of_outer_steps_do_no_harm():
     mixed = [{"outer_step": 0, "note": "no loss"}, *records(5)]
     mixed[3] |= {"meta_loss": math.nan, "gradient_norm": math.inf, "final_loss": 0.5}
-    figure = plots.meta_training_figure(mixed, title="toy")
+    figure = plots_meta.meta_training_figure(mixed, title="toy")
     assert plots.png(figure).startswith(b"\x89PNG")
     assert len(figure.axes[0].get_lines()[0].get_xdata()) == 5
     with pytest.raises(ValueError, match="no record"):
-        plots.meta_training_figure(mixed[:1], title="toy")
+        plots_meta.meta_training_figure(mixed[:1], title="toy")
 
 
 def test_one_record_is_enough():
-    assert plots.png(plots.meta_training_figure(records(1), title="toy")).startswith(b"\x89PNG")
+    assert plots.png(plots_meta.meta_training_figure(records(1), title="toy")).startswith(b"\x89PNG")
 
 
 def test_running_mean_is_that_of_the_finite_neighbours():
@@ -180,7 +180,7 @@ def test_running_mean_is_that_of_the_finite_neighbours():
     for window in (1, 3, 5):
         near = [values[max(0, i - window // 2) : i + window // 2 + 1] for i in range(12)]
         expected = [part[np.isfinite(part)].mean() if np.isfinite(part).any() else np.nan for part in near]
-        np.testing.assert_allclose(plots.running_mean(values, window), expected)
+        np.testing.assert_allclose(plots_meta.running_mean(values, window), expected)
 
 
 def test_matplotlib_is_loaded_late_and_left_as_it_was():
