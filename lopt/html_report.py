@@ -144,7 +144,8 @@ def _uri(png: bytes) -> str:
 
 
 def _list(lines: Sequence[str]) -> str:
-    return "<ul>\n" + "\n".join(f"<li>{_CODE.sub(r'<code>\1</code>', html.escape(line))}</li>" for line in lines) + "\n</ul>"
+    items = (_CODE.sub(r"<code>\1</code>", html.escape(line)) for line in lines)
+    return "<ul>\n" + "\n".join(f"<li>{item}</li>" for item in items) + "\n</ul>"
 
 
 def _details(title: str, value: Any) -> str:
