@@ -6,6 +6,7 @@ over all weights, then 32 -> 1: pointwise again (DeepSets) or one equivariant la
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal, NamedTuple
@@ -139,29 +140,66 @@ def update_network(hidden: tuple[int, ...], last: Layer, apply_pointwise: Pointw
 
     theta is `{"pointwise": {"dense0": {"kernel": [19, hidden[0]], "bias"}, ...}, "last": theta of last}`.
     """
-    widths = (NUM_CHANNELS, *hidden)
+    widths, names = (NUM_CHANNELS, *hidden), [f"dense{i}" for i in range(len(hidden))]
 
     def init(key: jax.Array) -> PyTree:
         keys = jax.random.split(key, len(hidden) + 1)
         return {"pointwise": init_dense(keys, widths), "last": last.init(keys[-1])}
 
     def apply(theta: PyTree, features: WeightFeatures) -> dict[str, jax.Array]:
-        # One matmul over all weights rather than one per tensor; tensors of one shape are neighbours, as layers stack them. Channels
-        # come first: the rows of the products are then as long as there are weights, not as there are channels.
-        paths = sorted(features.weights, key=lambda path: features.weights[path].shape)
-        flat = {path: channels_first(features.weights[path]) for path in paths}
-        with jax.named_scope("trunk"):
-            x = jnp.concatenate(list(flat.values()), axis=1)
-            layers = [(layer["kernel"], layer["bias"]) for layer in (theta["pointwise"][f"dense{i}"] for i in range(len(hidden)))]
-            (kernel, bias), *others = layers
-            # The time features are the same for every weight: they act as a bias.
-            first = kernel[:NUM_WEIGHT_CHANNELS], bias + features.time @ kernel[NUM_WEIGHT_CHANNELS:]
-            x = apply_pointwise([first, *others], x)
-            splits = jnp.split(x, list(itertools.accumulate(y.shape[1] for y in flat.values()))[:-1], axis=1)
+        shapes = {path: x.shape[:-1] for path, x in features.weights.items()}
+        (kernel, bias), *others = ((layer["kernel"], layer["bias"]) for layer in (theta["pointwise"][name] for name in names))
+        # The time features are the same for every weight: they act as a bias.
+        first = kernel[:NUM_WEIGHT_CHANNELS], bias + features.time @ kernel[NUM_WEIGHT_CHANNELS:]
+
+        def trunk(x: jax.Array) -> jax.Array:
+            return apply_pointwise([first, *others], x)
+
+        matrices = {}
+        if last.early is not None and any(map(_is_large, shapes.values())):
+            matrices = last.early.matrices(theta["last"], shapes)
+        products = {
+            path: channels_last(_in_blocks(trunk, matrix, channels_first(features.weights[path])), shapes[path])
+            for path, matrix in matrices.items()
+            if _is_large(shapes[path])
+        }
+        hidden_features: dict[str, jax.Array] = {}
+        if len(products) < len(shapes):
+            # One matmul over all weights rather than one per tensor; tensors of one shape are neighbours, as layers stack them.
+            # Channels come first: the rows of the products are then as long as there are weights, not as there are channels.
+            paths = sorted(shapes.keys() - products.keys(), key=lambda path: (shapes[path], path))
+            with jax.named_scope("trunk"):
+                x = trunk(jnp.concatenate([channels_first(features.weights[path]) for path in paths], axis=1))
+                ends = list(itertools.accumulate(math.prod(shapes[path]) for path in paths))
+                splits = jnp.split(x, ends[:-1], axis=1)
+            hidden_features = {path: channels_last(y, shapes[path]) for path, y in zip(paths, splits, strict=True)}
         with jax.named_scope("last_layer"):
-            hidden_features = {
-                path: channels_last(y, features.weights[path].shape[:-1]) for path, y in zip(flat, splits, strict=True)
-            }
-            return {path: y[..., 0] for path, y in last.apply(theta["last"], hidden_features).items()}
+            if last.early is not None:
+                out = last.early.apply(theta["last"], hidden_features, products)
+            else:
+                out = last.apply(theta["last"], hidden_features)
+            return {path: y[..., 0] for path, y in out.items()}
 
     return UpdateNetwork(init, apply)
+
+
+BLOCK = (
+    32_768  # weights at a time: their hidden features stay in the cache of a CPU, where those of all would go to memory and back
+)
+
+
+def _is_large(shape: tuple[int, ...]) -> bool:
+    return math.prod(shape) >= 2 * BLOCK and jax.default_backend() == "cpu"
+
+
+def _in_blocks(trunk: Callable[[jax.Array], jax.Array], matrix: jax.Array, x: jax.Array) -> jax.Array:
+    """matrix^T trunk(x), [C, K] and [c, N] to [K, N], without the N hidden features in memory."""
+    blocks = x.shape[1] // BLOCK
+
+    def block(index: jax.Array) -> jax.Array:
+        with jax.named_scope("trunk"):
+            return matrix.T @ trunk(jax.lax.dynamic_slice_in_dim(x, index * BLOCK, BLOCK, axis=1))
+
+    whole = jnp.moveaxis(jax.lax.map(block, jnp.arange(blocks)), 0, 1)
+    rest = matrix.T @ trunk(x[:, blocks * BLOCK :])
+    return jnp.concatenate([jnp.reshape(whole, (matrix.shape[1], blocks * BLOCK)), rest], axis=1)

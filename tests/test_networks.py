@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+import lopt.networks
 from lopt.features import NUM_TIME_CHANNELS, NUM_WEIGHT_CHANNELS, WeightFeatures
 from lopt.layers.unf import unf_layer
 from lopt.networks import DeepSetsConfig, NFNConfig, PooledDeepSetsConfig, UNFConfig
@@ -139,3 +140,24 @@ def test_invariant_pooling_is_the_mean_of_each_tensor():
 def test_predictor_needs_a_layer():
     with pytest.raises(ValueError, match="at least one layer"):
         invariant_predictor(MLP.relax(), unf_layer, channels=(1,))
+
+
+@pytest.mark.parametrize("config", [UNFConfig((6, 16)), UNFConfig((6, 16), share="role"), DeepSetsConfig((6, 16))], ids=str)
+def test_large_leaves_are_computed_in_blocks(config, monkeypatch):
+    """Blocks of 8 weights: leaves of 16 and more are cut up, one of 9 is not, and a rest is left over; forwards and backwards."""
+    spec = WeightSpec.parse({"w0": "in! a", "b0": "a", "w1": "a a2", "b1": "a2"})
+    shapes = {"w0": (3, 9), "b0": (9,), "w1": (9, 5), "b1": (5,)}
+    network = config.make(spec)
+    theta = network.init(jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), len(shapes))
+    weights = {path: jax.random.normal(key, (*shapes[path], 8)) for path, key in zip(shapes, keys, strict=True)}
+
+    def loss(theta, weights):
+        out = network.apply(theta, WeightFeatures(weights, jnp.ones(11)))
+        return sum(jnp.sum(jnp.sin(y)) for y in out.values()), out
+
+    whole = jax.grad(loss, has_aux=True)(theta, weights)
+    monkeypatch.setattr(lopt.networks, "BLOCK", 8)
+    assert str(jax.make_jaxpr(loss)(theta, weights)).count("scan[") == 2
+    blocks = jax.grad(loss, has_aux=True)(theta, weights)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), blocks, whole)

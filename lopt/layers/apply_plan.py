@@ -16,19 +16,28 @@ channel, is multiplied first, by the matrices of all its views at once; then the
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lopt.layers.arrange import Batch, Channels, Kind, Untied, batches, classes
-from lopt.layers.base import Features, PyTree, channels_first
+from lopt.layers.arrange import Batch, Channels, Kind, Untied, View, arrange
+from lopt.layers.base import Features, PyTree, channels_first, multiply
 from lopt.layers.pooling import take_blocks, write_blocks
 from lopt.symmetry.basis import Blocks, Plan
 
+NOTHING: Features = MappingProxyType({})
+
 
 def apply_plan(
-    plan: Plan, theta: PyTree, features: Features, c_out: Channels, untied: Untied | None = None
+    plan: Plan,
+    theta: PyTree,
+    features: Features,
+    c_in: Channels,
+    c_out: Channels,
+    untied: Untied | None = None,
+    products: Features = NOTHING,
 ) -> dict[str, jax.Array]:
     """Apply coefficients to features along a plan.
 
@@ -36,8 +45,11 @@ def apply_plan(
       plan: of the layer.
       theta: as `lopt.layers.unf.init_coefficients` makes it.
       features: leaf path -> [one axis per factor, c_in[path]].
+      c_in: channels of the input features.
       c_out: channels of the output features.
       untied: kept axes of groups whose matrices have these axes before their rows and columns.
+      products: instead of features, for some of the leaves that `early_matrices` names, their products with these matrices: leaf
+        path -> [one axis per factor, K].
 
     Returns:
       Leaf path -> [one axis per factor, c_out[path]].
@@ -45,24 +57,28 @@ def apply_plan(
     Raises:
       ValueError: if theta was made for a spec with other names.
     """
-    labels = {group.label for group in plan.groups}
-    if labels != set(theta["weights"]):
-        raise ValueError(
-            f"theta is of a layer over another spec: it has coefficients for {sorted(set(theta['weights']) - labels) or 'none'} beyond "
-            f"this spec's, and none for {sorted(labels - set(theta['weights'])) or 'none'}"
-        )
-    c_in = {path: x.shape[-1] for path, x in features.items()}
-    tensors = classes(plan, features, c_out)
-    place = {path: (index, member) for index, paths in enumerate(tensors) for member, path in enumerate(paths)}
-    stacks = [_stack_features([features[path] for path in paths]) for paths in tensors]
-    lined_up = list(batches(plan, place, c_in, c_out, untied or {}))
-    matrices = [_matrices(batch, theta["weights"]) for batch in lined_up]
-    projected = _project(stacks, lined_up, matrices)
+    _check_labels(plan, theta)
+    shapes = {path: x.shape[:-1] for path, x in {**features, **products}.items()}
+    arrangement = arrange(plan, shapes, c_in, c_out, untied or {})
+    tensors = arrangement.classes
+    matrices = [_matrices(batch, theta["weights"]) for batch in arrangement.batches]
+    early: dict[int, dict[int, list[jax.Array]]] = {}  # batch -> group -> [columns, kept axes]
+    for path, found in arrangement.early.items():
+        product = products.get(path)
+        if product is None:
+            product = multiply(features[path], _early_matrix(found, matrices, c_in[path]))
+        for view, average in zip(found, _averages(jnp.moveaxis(product, -1, 0), found, matrices), strict=True):
+            early.setdefault(view.batch, {}).setdefault(view.group, []).append(average)
+    is_early = [paths[0] in arrangement.early for paths in tensors]
+    stacks = [None if is_early[i] else _stack_features([features[path] for path in paths]) for i, paths in enumerate(tensors)]
     views = _ClassViews(stacks)
     pieces: dict[Kind, list[tuple[np.ndarray, jax.Array]]] = {}
-    for index, (batch, matrix) in enumerate(zip(lined_up, matrices, strict=True)):
-        parts = [projected[index, run.kind] for run in batch.views if (index, run.kind) in projected]
-        pooled = [run for run in batch.views if (index, run.kind) not in projected]
+    for index, (batch, matrix) in enumerate(zip(arrangement.batches, matrices, strict=True)):
+        parts = []
+        if index in early:
+            sums = [sum(found[1:], found[0]) for found in (early[index][group] for group in range(len(batch.labels)))]
+            parts.append(_stack(sums))
+        pooled = [run for run in batch.views if not is_early[run.kind.tensors]]
         if pooled:
             x = jnp.concatenate([_side_by_side(views(run.kind), run.members) for run in pooled], axis=1)
             rows = np.concatenate([np.arange(run.start, run.stop) for run in pooled])
@@ -76,7 +92,7 @@ def apply_plan(
         zip(plan.spec.paths, itertools.accumulate((c_out[path] for path in plan.spec.paths), initial=0), strict=False)
     )
     for index, paths in enumerate(tensors):
-        shape = features[paths[0]].shape[:-1]
+        shape = shapes[paths[0]]
         bias_index = np.concatenate([bias_start[path] + np.arange(c_out[path]) for path in paths])
         bias = jnp.reshape(_take(theta["bias"], bias_index), (len(paths), c_out[paths[0]], *(1 for _ in shape)))
         total = jnp.broadcast_to(bias, (*bias.shape[:2], *shape))
@@ -92,10 +108,32 @@ def apply_plan(
     return out
 
 
+def early_matrices(
+    plan: Plan, theta: PyTree, shapes: Mapping[str, tuple[int, ...]], c_in: Channels, c_out: Channels
+) -> dict[str, jax.Array]:
+    """What features are multiplied with at every weight, before anything is averaged: leaf path -> [c_in[path], K].
+
+    For the leaves alone where K is not larger than the channels. Arguments as for `apply_plan`; shapes with one axis per factor.
+    """
+    _check_labels(plan, theta)
+    arrangement = arrange(plan, shapes, c_in, c_out, {})
+    matrices = [_matrices(batch, theta["weights"]) for batch in arrangement.batches]
+    return {path: _early_matrix(found, matrices, c_in[path]) for path, found in arrangement.early.items()}
+
+
+def _check_labels(plan: Plan, theta: PyTree) -> None:
+    labels = {group.label for group in plan.groups}
+    if labels != set(theta["weights"]):
+        raise ValueError(
+            f"theta is of a layer over another spec: it has coefficients for {sorted(set(theta['weights']) - labels) or 'none'} beyond "
+            f"this spec's, and none for {sorted(labels - set(theta['weights'])) or 'none'}"
+        )
+
+
 class _ClassViews:
     """Computes views of all members of a class at once, each pooled array once: [members, C, one axis per kept block]."""
 
-    def __init__(self, stacks: Sequence[jax.Array]):
+    def __init__(self, stacks: Sequence[jax.Array | None]):
         self._stacks = stacks
         self._pooled: dict[tuple[int, Blocks, frozenset[int]], jax.Array] = {}
 
@@ -110,7 +148,9 @@ class _ClassViews:
                 axis = 2 + sorted(larger).index(dropped[-1])
                 found = jnp.sum(x, axis=axis) / max(x.shape[axis], 1)  # of an empty axis: zero, as a sum over nothing is
             else:
-                found = take_blocks(self._stacks[tensors], blocks)
+                stack = self._stacks[tensors]
+                assert stack is not None  # a class that is multiplied early has no views
+                found = take_blocks(stack, blocks)
             self._pooled[tensors, blocks, kept] = found
         return found
 
@@ -125,48 +165,36 @@ def _matrices(batch: Batch, weights: Mapping[str, jax.Array]) -> jax.Array:
         _take(_take(weights[label], rows, -2), columns, -1)
         for label, rows, columns in zip(batch.labels, batch.rows, batch.columns, strict=True)
     ]
-    return sorted_weights[0][None] if len(sorted_weights) == 1 else jnp.stack(sorted_weights)
+    return _stack(sorted_weights)
 
 
-def _project(
-    stacks: Sequence[jax.Array], lined_up: Sequence[Batch], matrices: Sequence[jax.Array]
-) -> dict[tuple[int, Kind], jax.Array]:
-    """What views contribute to their batches, for tensors where that is fewer channels than they have.
+def _stack(arrays: Sequence[jax.Array]) -> jax.Array:
+    return arrays[0][None] if len(arrays) == 1 else jnp.stack(arrays)
 
-    Returns:
-      (index of the batch, kind of the view) -> [groups, columns, kept axes].
+
+def _early_matrix(views: Sequence[View], matrices: Sequence[jax.Array], channels: int) -> jax.Array:
+    """The matrices of all views of a tensor side by side: [C, K]."""
+    return jnp.concatenate([matrices[view.batch][view.group, view.start : view.start + channels] for view in views], axis=1)
+
+
+def _averages(y: jax.Array, views: Sequence[View], matrices: Sequence[jax.Array]) -> list[jax.Array]:
+    """What the views of a tensor contribute to their groups: [columns, kept axes], each.
+
+    Args:
+      y: [K, one axis per factor], the products of the tensor's features with all matrices of its views.
+      views: of the tensor.
+      matrices: of the batches.
     """
-    wanted: dict[int, dict[tuple[int, Kind], jax.Array]] = {}  # class -> matrices [groups, C, columns]
-    for index, (batch, matrix) in enumerate(zip(lined_up, matrices, strict=True)):
-        for run in batch.views:
-            if len(stacks[run.kind.tensors]) == 1 and not batch.untied:
-                of_view = matrix[:, run.start : run.stop]
-                wanted.setdefault(run.kind.tensors, {})[index, run.kind] = of_view
-    found = {}
-    for tensors, of_views in wanted.items():
-        x = stacks[tensors][0]
-        if sum(matrix.shape[0] * matrix.shape[2] for matrix in of_views.values()) > x.shape[0]:
-            continue
-        for blocks in sorted({kind.blocks for _, kind in of_views}):
-            chosen = {key: matrix for key, matrix in of_views.items() if key[1].blocks == blocks}
-            found |= _project_blocks(take_blocks(x, blocks), chosen)
-    return found
-
-
-def _project_blocks(x: jax.Array, of_views: Mapping[tuple[int, Kind], jax.Array]) -> dict[tuple[int, Kind], jax.Array]:
-    """Views of [C, one axis per block] times their matrices [groups, C, columns]: one product for all, then averages."""
-    matrix = jnp.concatenate([jnp.reshape(jnp.swapaxes(m, 1, 2), (-1, x.shape[0])) for m in of_views.values()])
-    y = jnp.reshape(matrix @ jnp.reshape(x, (x.shape[0], math.prod(x.shape[1:]))), (len(matrix), *x.shape[1:]))
-    found, start = {}, 0
-    for (index, kind), m in of_views.items():
-        stop = start + m.shape[0] * m.shape[2]
-        dropped = tuple(axis for axis in range(len(kind.blocks)) if axis not in kind.kept)
-        count = max(math.prod(x.shape[1 + axis] for axis in dropped), 1)  # over nothing: zero, as a sum over nothing is
-        mean = y[start:stop]
+    found, start = [], 0
+    for view in views:
+        blocks, kept = view.kind.blocks, view.kind.kept
+        stop = start + matrices[view.batch].shape[-1]
+        x = take_blocks(y[start:stop], blocks)
+        dropped = tuple(1 + axis for axis in range(len(blocks)) if axis not in kept)
         if dropped:
-            mean = jnp.sum(mean, axis=tuple(1 + axis for axis in dropped)) / count
-        mean = jnp.transpose(mean, (0, *(1 + sorted(kind.kept).index(axis) for axis in kind.kept)))
-        found[index, kind] = jnp.reshape(mean, (m.shape[0], m.shape[2], *mean.shape[1:]))
+            count = max(math.prod(x.shape[axis] for axis in dropped), 1)  # over nothing: zero, as a sum over nothing is
+            x = jnp.sum(x, axis=dropped) / count
+        found.append(jnp.transpose(x, (0, *(1 + sorted(kept).index(axis) for axis in kept))))
         start = stop
     return found
 

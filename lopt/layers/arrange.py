@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lopt.layers.base import Features
 from lopt.symmetry.basis import Blocks, Group, Plan, Side
 
 Channels = Mapping[str, int]  # leaf path -> number of channels of its features
@@ -76,26 +75,81 @@ class _Sorted(NamedTuple):
         return np.concatenate([np.arange(starts[i], starts[i + 1]) for _, _, i in self.sides])
 
 
-def classes(plan: Plan, features: Features, c_out: Channels) -> list[list[str]]:
+class View(NamedTuple):
+    """One view of one tensor.
+
+    Attributes:
+      batch: index of the batch that it belongs to.
+      group: index of the group there.
+      kind: what it keeps.
+      start: the first of its rows in the group's matrix.
+    """
+
+    batch: int
+    group: int
+    kind: Kind
+    start: int
+
+
+class Arrangement(NamedTuple):
+    """How the terms of a plan are computed, for tensors of given shapes.
+
+    Attributes:
+      classes: the paths of the members of each class.
+      batches: groups of terms that line up.
+      early: path -> views of a tensor that is multiplied before it is averaged.
+    """
+
+    classes: list[list[str]]
+    batches: list[Batch]
+    early: dict[str, list[View]]
+
+
+def arrange(plan: Plan, shapes: Mapping[str, tuple[int, ...]], c_in: Channels, c_out: Channels, untied: Untied) -> Arrangement:
+    """How the terms of a plan are computed.
+
+    Args:
+      plan: of the layer.
+      shapes: leaf path -> one axis per factor.
+      c_in: channels of the input features.
+      c_out: channels of the output features.
+      untied: as `Untied` has it.
+    """
+    classes = _classes(plan, shapes, c_in, c_out)
+    batches = list(_batches(plan, classes, c_in, c_out, untied))
+    early: dict[str, list[View]] = {}
+    if any(batch.untied for batch in batches):
+        return Arrangement(classes, batches, early)
+    views: dict[str, list[View]] = {}
+    for index, batch in enumerate(batches):
+        for run in batch.views:
+            paths = classes[run.kind.tensors]
+            for (group, side), member in np.ndenumerate(run.members):
+                view = View(index, group, run.kind, run.start + side * c_in[paths[member]])
+                views.setdefault(paths[member], []).append(view)
+
+    def products(path: str) -> int:
+        return sum(batches[view.batch].columns[view.group].size for view in views[path])
+
+    for paths in classes:
+        if all(path in views and products(path) <= c_in[path] for path in paths):
+            early |= {path: views[path] for path in paths}
+    return Arrangement(classes, batches, early)
+
+
+def _classes(plan: Plan, shapes: Mapping[str, tuple[int, ...]], c_in: Channels, c_out: Channels) -> list[list[str]]:
     """Tensors that can be computed together: of the same shape and channels, with names repeated at the same axes."""
     found: dict[tuple, list[str]] = {}
     for path in plan.spec.paths:
         names = [factor.name for factor in plan.spec.factors(path)]
         repeated = tuple(names.index(name) for name in names)
-        found.setdefault((features[path].shape, c_out[path], repeated), []).append(path)
+        found.setdefault((shapes[path], c_in[path], c_out[path], repeated), []).append(path)
     return list(found.values())
 
 
-def batches(plan: Plan, place: Mapping[str, tuple[int, int]], c_in: Channels, c_out: Channels, untied: Untied) -> Iterable[Batch]:
-    """Groups of terms that line up: the same kinds of views and of targets, as often, untied along the same axes.
-
-    Args:
-      plan: of the layer.
-      place: leaf path -> its class and its place there.
-      c_in: channels of the views.
-      c_out: channels of the targets.
-      untied: as `Untied` has it.
-    """
+def _batches(plan: Plan, classes: Sequence[Sequence[str]], c_in: Channels, c_out: Channels, untied: Untied) -> Iterable[Batch]:
+    """Groups of terms that line up: the same kinds of views and of targets, as often, untied along the same axes."""
+    place = {path: (index, member) for index, paths in enumerate(classes) for member, path in enumerate(paths)}
     found: dict[tuple, list[tuple[str, _Sorted, _Sorted]]] = {}
     for group in plan.groups:
         order = _order(group)

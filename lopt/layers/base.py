@@ -13,16 +13,32 @@ PyTree = Any
 Features = Mapping[str, jax.Array]  # leaf path -> [*leaf.shape, C]
 
 
+class Early(NamedTuple):
+    """A layer in two steps, for features that are too many to be held in memory: at every weight, then what brings weights together.
+
+    Attributes:
+      matrices: `matrices(theta, shapes) -> {leaf path: [C, K]}` for leaf path -> leaf shape: what features are multiplied with at every
+        weight; some leaves may have none.
+      apply: `apply(theta, features, products) -> features`, as the layer's own, from the products [*leaf.shape, K] of some of the
+        leaves that have a matrix, and the features of all others.
+    """
+
+    matrices: Callable[[PyTree, Mapping[str, tuple[int, ...]]], dict[str, jax.Array]]
+    apply: Callable[[PyTree, Features, Features], dict[str, jax.Array]]
+
+
 class Layer(NamedTuple):
     """A map between weight-space features as `(init, apply)`.
 
     Attributes:
       init: `init(key) -> theta`, a dict of arrays.
       apply: `apply(theta, features) -> features`, leaf path -> [*leaf.shape, C].
+      early: the same in two steps, where the layer can be had so.
     """
 
     init: Callable[[jax.Array], PyTree]
     apply: Callable[[PyTree, Features], dict[str, jax.Array]]
+    early: Early | None = None
 
 
 def feature_sizes(spec: WeightSpec, features: Features) -> dict[str, int]:
@@ -31,14 +47,24 @@ def feature_sizes(spec: WeightSpec, features: Features) -> dict[str, int]:
     Raises:
       SpecError: naming the leaf of the features that does not fit.
     """
-    return spec.sizes({path: jax.ShapeDtypeStruct(x.shape[:-1], x.dtype) for path, x in features.items()})
+    return shape_sizes(spec, {path: x.shape[:-1] for path, x in features.items()})
+
+
+def shape_sizes(spec: WeightSpec, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """The size of every name of a spec, read off the shapes of its leaves.
+
+    Raises:
+      SpecError: naming the leaf that does not fit.
+    """
+    return spec.sizes({path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes.items()})
 
 
 def expand_factors(spec: WeightSpec, features: Features, sizes: Mapping[str, int]) -> dict[str, jax.Array]:
-    """Features with composed axes split: leaf path -> [one axis per factor, C]."""
+    """Features with composed axes split: leaf path -> [one axis per factor, C], for the leaves that are there."""
     return {
         path: jnp.reshape(features[path], (*(sizes[factor.name] for factor in spec.factors(path)), features[path].shape[-1]))
         for path in spec.paths
+        if path in features
     }
 
 
@@ -50,6 +76,11 @@ def channels_first(x: jax.Array) -> jax.Array:
 def channels_last(x: jax.Array, shape: Sequence[int]) -> jax.Array:
     """[C, product of shape] to [*shape, C]."""
     return jnp.moveaxis(jnp.reshape(x, (x.shape[0], *shape)), 0, -1)
+
+
+def multiply(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """x @ matrix, [..., C] and [C, K], computed channels first."""
+    return channels_last(matrix.T @ channels_first(x), x.shape[:-1])
 
 
 def chain(*layers: Layer) -> Layer:

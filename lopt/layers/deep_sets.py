@@ -4,10 +4,12 @@ The baseline of "Universal Neural Functionals" (NeurIPS 2024): equivariant to an
 Sets" (NeurIPS 2017), equation 4. The paper's released code leaves the pooling term out: then no weight sees another.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
-from lopt.layers.base import Features, Layer, PyTree, channels_first, channels_last
+from lopt.layers.base import Early, Features, Layer, PyTree, multiply
 from lopt.symmetry.spec import WeightSpec
 
 
@@ -28,11 +30,17 @@ def deep_sets_layer(spec: WeightSpec, c_in: int, c_out: int) -> Layer:
         return {"kernel": jax.random.normal(key, (c_in, c_out), jnp.float32) * c_in**-0.5, "bias": jnp.zeros(c_out, jnp.float32)}
 
     def apply(theta: PyTree, features: Features) -> dict[str, jax.Array]:
-        kernel, bias = theta["kernel"], theta["bias"]
-        y = {path: kernel.T @ channels_first(x) + bias[:, None] for path, x in features.items()}
-        return {path: channels_last(y[path], x.shape[:-1]) for path, x in features.items()}
+        products = {path: multiply(x, theta["kernel"]) for path, x in features.items()}
+        return from_products(theta, {}, products)
 
-    return Layer(init, apply)
+    def matrices(theta: PyTree, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, jax.Array]:
+        return {path: theta["kernel"] for path in shapes}
+
+    def from_products(theta: PyTree, features: Features, products: Features) -> dict[str, jax.Array]:
+        there = {path: y + jnp.broadcast_to(theta["bias"], y.shape) for path, y in products.items()}
+        return there | (apply(theta, features) if features else {})
+
+    return Layer(init, apply, Early(matrices, from_products))
 
 
 def pooled_deep_sets_layer(spec: WeightSpec, c_in: int, c_out: int) -> Layer:

@@ -61,7 +61,7 @@ def folded_unf_layer(
         expanded = expand_factors(spec, features, found)
         x = {path: _fold(expanded[path], *positions[path]) for path in spec.paths}
         no_bias = {"bias": jnp.zeros(sum(outputs.values()), next(iter(x.values())).dtype)}
-        out = apply_plan(plan, theta if bias else {**theta, **no_bias}, x, outputs)
+        out = apply_plan(plan, theta if bias else {**theta, **no_bias}, x, inputs, outputs)
         unfolded = {path: _unfold(out[path], c_out, expanded[path].shape[:-1], *positions[path]) for path in spec.paths}
         return {path: jnp.reshape(unfolded[path], (*features[path].shape[:-1], c_out)) for path in features}
 

@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lopt.layers.apply_plan import apply_plan
-from lopt.layers.base import Features, Layer, PyTree, expand_factors, feature_sizes
+from lopt.layers.base import Layer, PyTree
+from lopt.layers.unf import coefficient_layer
 from lopt.symmetry.basis import Blocks, Group, Plan, join_blocks, make_plan
 from lopt.symmetry.spec import Factor, WeightSpec
 
@@ -96,7 +96,7 @@ def shared_unf_layer(spec: WeightSpec, c_in: int, c_out: int) -> Layer:
         weights = {label: normal[i] * (c_in * fan_in[label.split("<-")[0]]) ** -0.5 for i, label in enumerate(labels)}
         return {"weights": weights, "bias": {role: jnp.zeros(c_out, jnp.float32) for role in sorted(set(roles.values()))}}
 
-    def apply(theta: PyTree, features: Features) -> dict[str, jax.Array]:
+    def coefficients(theta: PyTree) -> PyTree:
         dtype = next(iter(theta["weights"].values())).dtype
         zero, no_bias = jnp.zeros((c_in, c_out), dtype), jnp.zeros(c_out, dtype)
         table = jnp.stack([theta["weights"].get(label, zero) for label in labels])
@@ -105,12 +105,9 @@ def shared_unf_layer(spec: WeightSpec, c_in: int, c_out: int) -> Layer:
             matrix = table[index] * jnp.asarray(share, dtype)[:, :, None, None]  # [V, G, c_in, c_out]
             rows, columns = len(group.views) * c_in, len(group.targets) * c_out
             weights[group.label] = jnp.reshape(jnp.transpose(matrix, (0, 2, 1, 3)), (rows, columns))
-        bias = jnp.concatenate([theta["bias"].get(roles[path], no_bias) for path in spec.paths])
-        expanded = expand_factors(spec, features, feature_sizes(spec, features))
-        out = apply_plan(plan, {"weights": weights, "bias": bias}, expanded, dict.fromkeys(spec.paths, c_out))
-        return {path: jnp.reshape(out[path], (*features[path].shape[:-1], c_out)) for path in features}
+        return {"weights": weights, "bias": jnp.concatenate([theta["bias"].get(roles[path], no_bias) for path in spec.paths])}
 
-    return Layer(init, apply)
+    return coefficient_layer(spec, plan, c_in, c_out, init, coefficients)
 
 
 def _relations(spec: WeightSpec, plan: Plan) -> list[np.ndarray]:

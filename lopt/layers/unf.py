@@ -4,14 +4,14 @@
 carries a c_in x c_out matrix, each output tensor one bias vector. Averages stand where the text has sums, as in the released code.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lopt.layers.apply_plan import Channels, apply_plan
-from lopt.layers.base import Features, Layer, PyTree, expand_factors, feature_sizes
+from lopt.layers.apply_plan import Channels, apply_plan, early_matrices
+from lopt.layers.base import Early, Features, Layer, PyTree, expand_factors, shape_sizes
 from lopt.symmetry.basis import Blocks, Plan, make_plan
 from lopt.symmetry.spec import WeightSpec
 
@@ -51,12 +51,45 @@ def unf_layer(spec: WeightSpec, c_in: int, c_out: int, sizes: Mapping[str, int] 
     def init(key: jax.Array) -> PyTree:
         return init_coefficients(key, plan, inputs, outputs)
 
-    def apply(theta: PyTree, features: Features) -> dict[str, jax.Array]:
-        expanded = expand_factors(spec, features, feature_sizes(spec, features))
-        out = apply_plan(plan, theta, expanded, outputs)
-        return {path: jnp.reshape(out[path], (*features[path].shape[:-1], c_out)) for path in features}
+    return coefficient_layer(spec, plan, c_in, c_out, init, lambda theta: theta)
 
-    return Layer(init, apply)
+
+def coefficient_layer(
+    spec: WeightSpec,
+    plan: Plan,
+    c_in: int,
+    c_out: int,
+    init: Callable[[jax.Array], PyTree],
+    coefficients: Callable[[PyTree], PyTree],
+) -> Layer:
+    """The layer that applies coefficients along a plan.
+
+    Args:
+      spec: of the leaves.
+      plan: of the spec, relaxed.
+      c_in: channels of the input features.
+      c_out: channels of the output features.
+      init: `init(key) -> theta`.
+      coefficients: `coefficients(theta)`, as `init_coefficients` makes them.
+    """
+    inputs, outputs = dict.fromkeys(spec.paths, c_in), dict.fromkeys(spec.paths, c_out)
+
+    def apply(theta: PyTree, features: Features) -> dict[str, jax.Array]:
+        return from_products(theta, features, {})
+
+    def from_products(theta: PyTree, features: Features, products: Features) -> dict[str, jax.Array]:
+        shapes = {path: x.shape[:-1] for path, x in {**features, **products}.items()}
+        sizes = shape_sizes(spec, shapes)
+        x, y = expand_factors(spec, features, sizes), expand_factors(spec, products, sizes)
+        out = apply_plan(plan, coefficients(theta), x, inputs, outputs, products=y)
+        return {path: jnp.reshape(out[path], (*shape, c_out)) for path, shape in shapes.items()}
+
+    def matrices(theta: PyTree, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, jax.Array]:
+        sizes = shape_sizes(spec, shapes)
+        expanded = {path: tuple(sizes[factor.name] for factor in spec.factors(path)) for path in spec.paths}
+        return early_matrices(plan, coefficients(theta), expanded, inputs, outputs)
+
+    return Layer(init, apply, Early(matrices, from_products))
 
 
 def init_coefficients(

@@ -60,7 +60,7 @@ def untied_unf_layer(spec: WeightSpec, c_in: int, c_out: int, sizes: Mapping[str
             raise SpecError(f"theta was made for other sizes of fixed names (then, now): {other}")
         x = expand_factors(spec, features, found)
         no_bias = jnp.zeros(len(spec.paths) * c_out, next(iter(x.values())).dtype)
-        out = apply_plan(plan, {"weights": theta["weights"], "bias": no_bias}, x, outputs, untied)
+        out = apply_plan(plan, {"weights": theta["weights"], "bias": no_bias}, x, inputs, outputs, untied)
 
         def with_bias(path: str) -> jax.Array:
             shape = [found[factor.name] if factor.fixed else 1 for factor in spec.factors(path)]

@@ -31,7 +31,7 @@ def by_hand(theta, x):
 
 @pytest.mark.parametrize(("layer", "names"), [(deep_sets_layer, {"kernel"}), (pooled_deep_sets_layer, {"kernel", "pooled"})])
 def test_by_hand(layer, names):
-    init, apply = layer(SPEC, 2, 5)
+    init, apply, _ = layer(SPEC, 2, 5)
     theta = init(jax.random.key(1))
     assert {name: value.shape for name, value in theta.items()} == {**dict.fromkeys(names, (2, 5)), "bias": (5,)}
     assert all(np.std(theta[name]) > 0.1 for name in names)
@@ -54,7 +54,7 @@ def unflat(weights, shapes=SHAPES):
 
 @pytest.mark.parametrize("layer", [deep_sets_layer, pooled_deep_sets_layer])
 def test_commutes_with_permuting_all_weights_across_tensors(layer):
-    init, apply = layer(SPEC, 2, 3)
+    init, apply, _ = layer(SPEC, 2, 3)
     theta = init(jax.random.key(1))
     x = features(2)
     order = jax.random.permutation(jax.random.key(2), flat(x).shape[0])
@@ -64,7 +64,7 @@ def test_commutes_with_permuting_all_weights_across_tensors(layer):
 
 @pytest.mark.parametrize(("layer", "sees"), [(deep_sets_layer, False), (pooled_deep_sets_layer, True)])
 def test_only_the_pooled_layer_sees_other_weights(layer, sees):
-    init, apply = layer(SPEC, 2, 3)
+    init, apply, _ = layer(SPEC, 2, 3)
     theta, x = init(jax.random.key(1)), features(2)
     change = apply(theta, {**x, "bias": x["bias"] + 1})["kernel"] - apply(theta, x)["kernel"]
     assert bool(np.max(np.abs(change)) > 1e-3) is sees
@@ -72,14 +72,14 @@ def test_only_the_pooled_layer_sees_other_weights(layer, sees):
 
 @pytest.mark.parametrize("layer", [deep_sets_layer, pooled_deep_sets_layer])
 def test_keeps_half_precision(layer):
-    init, apply = layer(SPEC, 2, 3)
+    init, apply, _ = layer(SPEC, 2, 3)
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (init(jax.random.key(1)), features(2)))
     assert {y.dtype for y in apply(*half).values()} == {jnp.dtype(jnp.bfloat16)}
 
 
 @pytest.mark.parametrize("layer", [deep_sets_layer, pooled_deep_sets_layer])
 def test_empty_tensors_add_nothing(layer):
-    init, apply = layer(SPEC, 2, 3)
+    init, apply, _ = layer(SPEC, 2, 3)
     theta, x = init(jax.random.key(1)), features(2)
     out = apply(theta, {**x, "empty": jnp.zeros((0, 4, 2))})
     assert out.pop("empty").shape == (0, 4, 3)
@@ -89,7 +89,7 @@ def test_empty_tensors_add_nothing(layer):
 @pytest.mark.parametrize("layer", [deep_sets_layer, pooled_deep_sets_layer])
 def test_64_bit_floats(layer):
     with jax.enable_x64(True):
-        init, apply = layer(SPEC, 2, 3)
+        init, apply, _ = layer(SPEC, 2, 3)
         double = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (init(jax.random.key(1)), features(2)))
         found = apply(*double)
         for path, expected in by_hand(*double).items():

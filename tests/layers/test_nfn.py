@@ -70,7 +70,7 @@ def by_definition(theta, features):
 
 @pytest.fixture(scope="module")
 def layer():
-    init, apply = nfn_layer(SPEC, C_IN, C_OUT, SIZES)
+    init, apply, _ = nfn_layer(SPEC, C_IN, C_OUT, SIZES)
     return init, jax.jit(apply)
 
 

@@ -79,7 +79,7 @@ def test_isomorphic_specs_give_identical_results():
 def test_commutes_with_the_relaxed_group():
     spec = mlp_spec(3)
     x = features_of(spec, {"in": 4, "h0": 3, "h1": 5, "out": 2})
-    init, apply = shared_unf_layer(spec, 2, 3)
+    init, apply, _ = shared_unf_layer(spec, 2, 3)
     theta = jax.jit(init)(jax.random.key(0))
     acting = WeightSpec.parse({path: f"{spec.relax().notation(path)} channels!" for path in spec.paths})
     element = acting.sample(jax.random.key(2), x)
@@ -97,7 +97,7 @@ def test_two_layers_with_equal_inputs_get_equal_outputs():
     assert spec.sizes({p: jax.ShapeDtypeStruct(x.shape[:-1], x.dtype) for p, x in features.items()}) == dict(
         sorted(sizes.items())
     )
-    init, apply = shared_unf_layer(spec, 1, 1)
+    init, apply, _ = shared_unf_layer(spec, 1, 1)
     out = jax.jit(apply)(jax.jit(init)(jax.random.key(3)), features)
     np.testing.assert_allclose(out["layer4/kernel"], out["layer5/kernel"], atol=1e-5)
     with pytest.raises(AssertionError):

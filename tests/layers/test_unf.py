@@ -65,7 +65,7 @@ def test_equals_brute_force(name):
 @pytest.mark.parametrize("name", SPACES)
 def test_commutes_with_every_permutation(name, layer):
     spec, _, features = build(name)
-    init, apply = layer(spec, 2, 3)
+    init, apply, _ = layer(spec, 2, 3)
     theta = jax.jit(init)(jax.random.key(0))
 
     apply = jax.jit(apply)
@@ -81,7 +81,7 @@ def test_a_wrong_permutation_breaks_it():
     free = WeightSpec.parse({"r": "h g", "b": "h"})
     tied = WeightSpec.parse({"r": "h h", "b": "h"})
     features = {"r": jax.random.normal(jax.random.key(0), (4, 4, 1)), "b": jax.random.normal(jax.random.key(1), (4, 1))}
-    init, apply = unf_layer(tied, 1, 1)
+    init, apply, _ = unf_layer(tied, 1, 1)
     theta = jax.jit(init)(jax.random.key(2))
     element = {"g": jnp.asarray([1, 2, 3, 0])}
     squeeze = lambda tree: {p: x[..., 0] for p, x in tree.items()}  # noqa: E731
@@ -93,7 +93,7 @@ def test_a_wrong_permutation_breaks_it():
 
 def test_output_is_of_order_one_for_unit_inputs():
     spec, _, features = build("mlp", c_in=16)
-    init, apply = unf_layer(spec, 16, 64)
+    init, apply, _ = unf_layer(spec, 16, 64)
     out = jax.jit(lambda key: apply(init(key), features))(jax.random.key(0))
     for x in out.values():
         assert 0.2 < float(jnp.std(x)) < 2
@@ -101,14 +101,14 @@ def test_output_is_of_order_one_for_unit_inputs():
 
 def test_keeps_half_precision():
     spec, _, features = build("mlp", dtype=jnp.bfloat16)
-    init, apply = unf_layer(spec, 2, 3)
+    init, apply, _ = unf_layer(spec, 2, 3)
     theta = jax.tree.map(lambda x: x.astype(jnp.bfloat16), jax.jit(init)(jax.random.key(0)))
     assert {x.dtype for x in jax.eval_shape(apply, theta, features).values()} == {jnp.dtype(jnp.bfloat16)}
 
 
 def test_features_that_do_not_fit_name_the_leaf():
     spec, _, features = build("mlp")
-    init, apply = unf_layer(spec, 2, 3)
+    init, apply, _ = unf_layer(spec, 2, 3)
     theta = jax.jit(init)(jax.random.key(0))
     with pytest.raises(SpecError, match=r"leaf 'k0' of shape .* 'h' size 3, but it has size 7 by 'b0'"):
         apply(theta, {**features, "b0": jnp.zeros((7, 2))})
