@@ -35,11 +35,12 @@ PyTree = Any
 
 
 def convolve(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """A convolution with zero padding: [B, H, W, c_in] and [k, k, c_in, c_out] to [B, ceil(H / stride), ceil(W / stride), c_out].
+    """A convolution with zero padding: [c_in, H, W, B] and [k, k, c_in, c_out] to [c_out, ceil(H / stride), ceil(W / stride), B].
 
     The one place that says how convolutions are computed: every place's window is laid out, and all windows take one matrix product.
     In a loop on a CPU, or with kernels of many particles, that is several times faster than XLA's convolution and its gradients
-    (digits, 2 cores: 3.3 instead of 33 ms an inner step), for k^2 times the memory of the images.
+    (digits, 2 cores: 3.3 instead of 33 ms an inner step), for k^2 times the memory of the images. Channels first and examples last,
+    the windows are cut out in long rows, and the product has long rows too: once more up to twice as fast.
     """
     window = kernel.shape[0]
     places = [-(-size // stride) for size in images.shape[1:3]]
@@ -50,8 +51,10 @@ def convolve(images: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
         padded[:, row : row + last_row : stride, column : column + last_column : stride]
         for row, column in itertools.product(range(window), repeat=2)
     ]
-    flat = jnp.reshape(kernel, (window * window, *kernel.shape[2:]))
-    return jnp.einsum("bhwki,kio->bhwo", jnp.stack(windows, axis=3), flat)
+    columns = math.prod(places) * images.shape[3]
+    rows = jnp.concatenate([jnp.reshape(x, (images.shape[0], columns)) for x in windows])
+    flat = jnp.reshape(kernel, (len(rows), kernel.shape[3]))
+    return jnp.reshape(flat.T @ rows, (kernel.shape[3], *places, images.shape[3]))
 
 
 class _Convolution(nnx.Module):
@@ -61,7 +64,7 @@ class _Convolution(nnx.Module):
         self.stride = stride
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        return convolve(images, self.kernel[...], self.stride) + self.bias[...][None, None, None]
+        return convolve(images, self.kernel[...], self.stride) + self.bias[...][:, None, None, None]
 
 
 class _CNN(nnx.Module):
@@ -78,9 +81,10 @@ class _CNN(nnx.Module):
         self.activation = ACTIVATIONS[activation]
 
     def __call__(self, images: jax.Array) -> jax.Array:
+        images = jnp.transpose(images, (3, 1, 2, 0))
         for index in range(self.depth):
             images = self.activation(getattr(self, f"conv{index}")(images))
-        return self.head(jnp.mean(images, axis=(1, 2)))
+        return self.head(jnp.mean(images, axis=(1, 2)).T)
 
 
 def cnn(
