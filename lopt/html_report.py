@@ -30,7 +30,6 @@ th, td { padding: .4rem .6rem; text-align: right; vertical-align: bottom; border
 th { color: var(--soft); font-weight: 600; }
 td { vertical-align: top; }
 th:first-child, td:first-child { text-align: left; }
-tbody tr:first-child td:first-child { font-weight: 600; }
 figure { margin: 1rem 0; }
 figure img { display: block; width: 100%; height: auto; max-width: 56rem; }
 figcaption { color: var(--soft); font-size: .9rem; }
@@ -77,6 +76,7 @@ class Page:
       tables: title -> lines; tables without lines are left out.
       lists: title -> sentences.
       details: title -> what JSON can hold; folded away until they are asked for.
+      results_last: the pictures stand above the table.
     """
 
     title: str
@@ -85,6 +85,7 @@ class Page:
     tables: Mapping[str, Sequence[Sequence[str]]] = dataclasses.field(default_factory=dict)
     lists: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    results_last: bool = False
 
 
 def html_page(page: Page) -> str:
@@ -94,7 +95,8 @@ def html_page(page: Page) -> str:
       >>> html_page(Page("A race", [["optimizer", "loss"], ["Adam", "<1"]])).count("&lt;1")
       1
     """
-    parts = [f"<h1>{html.escape(page.title)}</h1>", _table(page.results), *map(_figure, page.pictures)]
+    first = [_table(page.results), *map(_figure, page.pictures)]
+    parts = [f"<h1>{html.escape(page.title)}</h1>", *(first[1:] + first[:1] if page.results_last else first)]
     parts += [f"<h2>{html.escape(title)}</h2>\n{_table(lines)}" for title, lines in page.tables.items() if lines]
     parts += [f"<h2>{html.escape(title)}</h2>\n{_list(lines)}" for title, lines in page.lists.items() if lines]
     parts += [_details(title, value) for title, value in page.details.items()]

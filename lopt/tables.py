@@ -5,13 +5,16 @@ import dataclasses
 import io
 import json
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lopt.costs import Cost
 from lopt.environment import environment
 from lopt.evaluate import Evaluation
 from lopt.summary import Estimate, Row
 from lopt.tuning import Tuning
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def cost_table(evaluation: Evaluation) -> list[list[str]]:
@@ -61,6 +64,19 @@ def markdown(lines: list[list[str]]) -> str:
         return ""
     header, *rest = (" | ".join(line) for line in lines)
     return "\n".join(f"| {line} |" for line in (header, " | ".join(["---", *["---:"] * (len(lines[0]) - 1)]), *rest))
+
+
+def rich_lines(lines: list[list[str]], title: str) -> "Table":
+    """A table for a terminal."""
+    from rich import box
+    from rich.table import Table
+
+    view = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for index, name in enumerate(lines[0]):
+        view.add_column(name, justify="right" if index > 1 else "left", overflow="fold", no_wrap=index == 0)
+    for line in lines[1:]:
+        view.add_row(*line)
+    return view
 
 
 def csv_text(evaluation: Evaluation) -> str:

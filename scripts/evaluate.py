@@ -15,15 +15,21 @@ from rich.console import Console
 from lopt import checkpoint, metrics
 from lopt.baselines import SCHEDULES
 from lopt.compilation_cache import use_compilation_cache
-from lopt.config import CONFIG_FILE, ConfigError, load_run
+from lopt.config import CONFIG_FILE, load_run
 from lopt.estimators.base import PARTICLES
 from lopt.evaluate import Competitor, Evaluation, EvaluationConfig, evaluate
+from lopt.families import MixtureConfig
+from lopt.generalization import KINDS, conditions, generalize, stages, table
+from lopt.generalization_report import write_generalization
 from lopt.mixture import check_serves, optimizer_of, set_up
 from lopt.report import terminal_table, write_report
+from lopt.stages import Stages
+from lopt.tables import rich_lines
 from lopt.task import Problem, TaskConfig
 from lopt.trainer import BEST_DIR, initial_theta, use_all_cores
 from lopt.tuning import TuningError
-from tasks.datasets import DatasetError, cache_root
+from tasks.datasets import cache_root
+from tasks.datasets.local import local_alternatives
 from tasks.registry import task_configs
 
 DESCRIPTION = """\
@@ -39,16 +45,21 @@ Writes into RUN or DIR, replacing an earlier evaluation's:
   held_out.png        loss and metrics on held-out data
   curves.npz          the curves and all other figures as arrays
   meta_training.png   with --run-dir: meta-loss, learned scalars and meta-gradient over outer steps
+
+With --generalize, race beyond the horizon (5 T), on other widths, data, batch sizes and scales of the initial weights, the baselines
+tuned anew under each; it writes generalization.html .md .csv .json and .png, the heat map. What it costs grows with --seeds,
+--tuning-seeds, --steps and the conditions named.
 """
 EPILOG = """\
 With --task, every field of the task is an option too: --task NAME --help lists them.
 Compiled programs are kept below ~/.cache/lopt; LOPT_COMPILATION_CACHE=DIR moves them, LOPT_COMPILATION_CACHE=off keeps none.
-What baselines were tuned to is kept there too, in tuning/; --retune searches again.
+What baselines were tuned to is kept there too, in tuning/.
 
 examples:
   python scripts/evaluate.py --run-dir runs/digits --steps 300 --seeds 10
   python scripts/evaluate.py --task mlp --optimizer adam sgdm adamw:1e-3 --steps 300 --seeds 3 --task.hidden 64 64
   python scripts/evaluate.py --task mlp --optimizer adam runs/digits --steps 300
+  python scripts/evaluate.py --run-dir runs/digits --generalize horizon width --seeds 3 --tuning-seeds 2
   python scripts/evaluate.py --task mlp --optimizer adam sgdm nadamw lion muon --steps 300 --refinements 2
       --momenta 0.5 0.9 0.99 --schedules constant cosine warmup_cosine"""
 
@@ -103,7 +114,11 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--momenta", nargs="+", type=float, metavar="M", help=text)
     text = "schedules that learning rates are tuned with " + tuned.format("schedules", *default.schedules)
     parser.add_argument("--schedules", nargs="+", choices=tuple(SCHEDULES), help=text)
-    parser.add_argument("--retune", action="store_true", help="search again for what baselines were tuned to before")
+    parser.add_argument("--retune", action="store_true", help="neither read nor keep what baselines are tuned to")
+    text = "race under other conditions instead, all of them or those named: "
+    parser.add_argument("--generalize", nargs="*", choices=KINDS, metavar="KIND", help=text + ", ".join(KINDS))
+    text = "other data to generalize to (default: what is on this machine of the same kind)"
+    parser.add_argument("--data", nargs="+", metavar="NAME", help=text)
     parser.add_argument("--seed", type=int, help="root of all random numbers (default: the run's seed; 0)")
     parser.add_argument(
         "--checkpoint",
@@ -222,25 +237,54 @@ def of_run(args: argparse.Namespace, console: Console) -> Iterator[tuple[Evaluat
         yield evaluation, write_report(evaluation, out, records=records, inner_steps=setup.estimator.inner_steps)
 
 
+def show(paths: Sequence[Path], console: Console) -> None:
+    for path in paths:
+        console.print(str(path), soft_wrap=True)
+
+
+def generalizations(args: argparse.Namespace, config: TaskConfig | None, console: Console) -> Iterator[list[Path]]:
+    """One table; of a run over several tasks, one of each."""
+    given, runs = overrides(args)
+    if config is not None:
+        tasks, evaluation, seed = (config,), EvaluationConfig(**given), args.seed or 0
+        sources, base = {str(run): run for run in runs}, Path("runs") / "evaluate" / args.task
+    else:
+        experiment = load_run(args.run_dir)
+        tasks = experiment.task.tasks if isinstance(experiment.task, MixtureConfig) else (experiment.task,)
+        evaluation, seed = (
+            dataclasses.replace(experiment.evaluation, **given),
+            args.seed if args.seed is not None else experiment.seed,
+        )
+        sources, base = {"meta-trained": args.run_dir, **{str(run): run for run in runs}}, args.run_dir
+
+    def setup(problem: Problem) -> list[Competitor]:
+        return [dataclasses.replace(from_run(run, problem, args.checkpoint), name=name) for name, run in sources.items()]
+
+    for task in tasks:
+        near = args.data or local_alternatives(getattr(task, "dataset", ""))
+        chosen = conditions(task, args.generalize or KINDS, near)
+        with Stages(stages(chosen, len(sources), evaluation), console=console) as view:
+            result = generalize(task, setup, evaluation, seed, chosen, progress=view.stage, cache=kept_searches(args))
+        out = (args.out or base) / (result.task if len(tasks) > 1 else "")
+        out.mkdir(parents=True, exist_ok=True)
+        console.print(rich_lines(table(result), f"{result.task}: generalization"))
+        yield write_generalization(result, out)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args, config = parse(argv)
     use_compilation_cache()
     use_all_cores()
     console = Console()
     try:
+        if args.generalize is not None:
+            for paths in generalizations(args, config, console):
+                show(paths, console)
+            return
         for evaluation, paths in of_run(args, console) if config is None else of_task(args, config, console):
             console.print(terminal_table(evaluation))
-            for path in paths:
-                console.print(str(path), soft_wrap=True)
-    except (
-        ConfigError,
-        DatasetError,
-        TuningError,
-        checkpoint.CheckpointError,
-        metrics.MetricsError,
-        ValueError,
-        OSError,
-    ) as error:
+            show(paths, console)
+    except (TuningError, checkpoint.CheckpointError, metrics.MetricsError, ValueError, OSError) as error:
         sys.exit(f"evaluate.py: {error}")
 
 

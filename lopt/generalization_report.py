@@ -1,0 +1,110 @@
+"""The files of a generalization table: as a heat map, tables for people and for programs, and one page."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from lopt import plots
+from lopt.config import to_dict, write_atomically
+from lopt.environment import environment
+from lopt.generalization import Generalization, relative_loss, table
+from lopt.html_report import Page, Picture, html_page
+from lopt.plots_heat_map import heat_map_figure
+from lopt.tables import markdown
+
+CAPTION = (
+    "Above: speed-up, the steps of the tuned reference to its own final loss over those of the optimizer. Below, and in colour: final "
+    "training loss over the reference's; blue is better than it."
+)
+
+
+def _tuned(result: Generalization) -> list[list[str]]:
+    """The lines of the table of what the rivals were tuned to, its header first."""
+    titles = list(dict.fromkeys(title for race in result.races.values() for title in race.tunings))
+    lines = [
+        [name, *(str(race.tunings[title].best) + " (edge)" * race.tunings[title].at_edge for title in titles)]
+        for name, race in result.races.items()
+    ]
+    return [["condition", *titles], *lines] if titles else []
+
+
+def generalization_json(result: Generalization) -> str:
+    """All figures, with the configs of the conditions; null where there is no finite number."""
+    conditions = []
+    for condition in result.conditions:
+        found = result.found[condition.name]
+        about: dict[str, Any] = {"name": condition.name, "kind": condition.kind, "task": to_dict(condition.task)}
+        about |= {"horizon": condition.horizon, "init_scale": condition.init_scale}
+        if isinstance(found, str):
+            conditions.append(about | {"error": found})
+            continue
+        rows = [dataclasses.asdict(row) | {"relative_loss": relative_loss(found, row)} for row in found.rows]
+        tuned = {title: dataclasses.asdict(tuning.best) for title, tuning in found.tunings.items()}
+        conditions.append(about | {"steps": found.config.steps, "target": found.target, "rows": rows, "tuned": tuned})
+    whole = {
+        "task": result.task,
+        "config": dataclasses.asdict(result.config),
+        "conditions": conditions,
+        "environment": environment(),
+    }
+    return json.dumps(_plain(whole), indent=2, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return (value if math.isfinite(value) else None) if isinstance(value, float) else value
+
+
+def write_generalization(result: Generalization, directory: Path) -> list[Path]:
+    """Write generalization.html, .md, .csv, .json and, if there is anything to draw, .png, each atomically.
+
+    Args:
+      result: what to report.
+      directory: an existing one.
+
+    Returns:
+      The paths written, the page first.
+    """
+    lines, config = table(result), result.config
+    looks = {(dark, narrow): plots.Look(dark, narrow) for dark in (False, True) for narrow in (False, True)}
+    rivals_only = all(row.reference for race in result.races.values() for row in race.rows)
+    drawn = {} if rivals_only else {which: plots.png(heat_map_figure(result, look)) for which, look in looks.items()}
+    title = f"{result.task}: generalization, {config.steps:,} inner steps, {config.seeds} seeds"
+    budget = [
+        f"Under every condition the baselines were tuned anew, by {config.tuning_seeds} seeds a setting, and all optimizers raced from "
+        f"{config.seeds} other seeds.",
+        "A condition changes one thing about the task that was trained on; `as trained` changes nothing.",
+        "Speed-up: the steps that the reference takes to its own final loss under that condition over those of the optimizer, averaged "
+        "over the seeds that get there.",
+    ]
+    page = Page(
+        title=title,
+        results=lines,
+        pictures=[Picture(CAPTION, drawn)] if drawn else [],
+        tables={"Tuned to": _tuned(result)},
+        lists={"Definitions": budget},
+        details={"Config": dataclasses.asdict(config), "Versions and device": environment()},
+        results_last=True,
+    )
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    picture = f"![{CAPTION}](generalization.png)\n\n" if drawn else ""
+    body = f"# {title}\n\n{picture}{markdown(lines)}\n\n## Tuned to\n\n{markdown(_tuned(result))}\n"
+    files = {
+        "generalization.html": html_page(page).encode(),
+        "generalization.md": body.encode(),
+        "generalization.csv": text.getvalue().encode(),
+        "generalization.json": generalization_json(result).encode(),
+    }
+    if drawn:
+        files["generalization.png"] = drawn[False, False]
+    for name, content in files.items():
+        write_atomically(directory / name, content)
+    return [directory / name for name in files]
