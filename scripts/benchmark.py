@@ -23,17 +23,18 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lopt.benchmarks import options
 from lopt.benchmarks.growth import AXIS_VALUES, growth_along_axis
-from lopt.benchmarks.options import Sized, at_least, fill_in, png_file
+from lopt.benchmarks.options import fill_in
 from lopt.benchmarks.records import append, read
 from lopt.config import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "docs" / "benchmarks"
-IMAGES = ROOT / "docs" / "images" / "benchmarks"
-PAGE = ROOT / "docs" / "benchmarks.md"
 
 Records = Iterator[dict[str, Any]]  # each complete: what was measured, and where
+Run = Callable[[argparse.Namespace], Records]
+AddOptions = Callable[[argparse.ArgumentParser, Path], None]  # the second is the root of the project
 
 
 def compiling(args: argparse.Namespace) -> Records:
@@ -186,102 +187,18 @@ def alone(*arguments: Any) -> Records:
     yield from map(json.loads, done.stdout.splitlines())
 
 
-def add_compile(add: Callable[..., argparse.ArgumentParser]) -> None:
-    command = add("compile", compiling, "time to trace and compile an update network, by number of Transformer blocks")
-    numbers: dict[str, Any] = {"type": at_least(1), "nargs": "+", "metavar": "N"}
-    command.add_argument("--blocks", **numbers, default=Sized([2, 4, 12], [1]), help="numbers of blocks (default: %(default)s)")
-    text = "coefficients of the UNF layer: each pair's own, or by role (default: %(default)s)"
-    command.add_argument("--share", choices=("none", "role"), default="none", help=text)
-
-
-def add_data(add: Callable[..., argparse.ArgumentParser]) -> None:
-    command = add("data", data, "loading a data set, batches a second, and their share of an inner step")
-    sources = Sized(["digits", "fashion_mnist", "python_docs"], ["digits"])
-    text = "data sets as tasks take them (default: %(default)s)"
-    command.add_argument("--sources", nargs="+", default=sources, metavar="NAME", help=text)
-    text = "inner steps in a compiled loop (default: %(default)s)"
-    command.add_argument("--steps", type=at_least(1), default=Sized(2000, 2), metavar="N", help=text)
-
-
-def add_estimators(add: Callable[..., argparse.ArgumentParser]) -> None:
-    command = add("estimators", estimators, "variance of meta-gradient estimators, by the number of windows")
-    windows = Sized([1, 2, 4, 8, 16, 32, 64], [1, 2])
-    text = "windows of 10 steps (default: %(default)s)"
-    command.add_argument("--windows", type=at_least(1), nargs="+", default=windows, metavar="W", help=text)
-    names = ["pes", "nres", "gpes", "full_es", "truncated_es", "truncated_backprop", "full_backprop"]
-    command.add_argument("--estimators", nargs="+", choices=names, default=Sized(names, ["pes"]), help="default: %(default)s")
-    text = "gradient descent on a noisy quadratic, which is quick, or SGDM on the digits' MLP (default: %(default)s)"
-    command.add_argument("--problem", choices=("quadratic", "digits"), default="quadratic", help=text)
-    command.add_argument("--out", type=png_file, metavar="PNG", help="draw them into this file")
-
-
-def add_memory(add: Callable[..., argparse.ArgumentParser]) -> None:
-    command = add("memory", memory, "resident memory over a run of the smoke config")
-    text = "outer steps, at least 10 (default: %(default)s)"
-    command.add_argument("--steps", type=at_least(10), default=Sized(2000, 20), metavar="N", help=text)
-
-
-NETWORKS = ["unf", "unf_role", "deep_sets"]
-
-
-def add_throughput(add: Callable[..., argparse.ArgumentParser]) -> None:
-    command = add(
-        "throughput", throughput, "inner steps a second of a config's outer step, against the machine's matrix products"
-    )
-    default = Sized([ROOT / "configs" / "fashion_mlp.py"], [ROOT / "configs" / "smoke.py"])
-    text = "experiments (default: configs/fashion_mlp.py; quick: smoke.py)"
-    command.add_argument("--config", type=Path, nargs="+", default=default, metavar="FILE", help=text)
-    networks, text = (
-        ["config", *NETWORKS, "sgdm"],
-        "f, or learned SGDM without one; config: what the file has (default: %(default)s)",
-    )
-    command.add_argument("--networks", nargs="+", choices=networks, default=Sized(["config"], ["config"]), help=text)
-    text = "outer steps that are timed (default: %(default)s)"
-    command.add_argument("--steps", type=at_least(1), default=Sized(20, 1), metavar="N", help=text)
-    text = "data set for the task; random: noise of its shapes, for one that is not at hand (default: the config's)"
-    command.add_argument("--data", metavar="NAME", help=text)
-    command.add_argument("--profile", action="store_true", help="also say what an outer step is spent on, by part and operation")
-
-
-def add_scaling(add: Callable[..., argparse.ArgumentParser]) -> None:
-    command = add("scaling", scaling, "time and memory of an outer step along one axis at a time, and the slopes of their growth")
-    axes, text = Sized(list(AXIS_VALUES), ["particles"]), "what grows (default: %(default)s)"
-    command.add_argument("--axes", nargs="+", choices=list(AXIS_VALUES), default=axes, help=text)
-    command.add_argument("--network", choices=NETWORKS, default="unf", help="f (default: %(default)s)")
-    text = "outer steps timed at each point, at least; more within 2 seconds (default: %(default)s)"
-    command.add_argument("--steps", type=at_least(1), default=Sized(3, 1), metavar="N", help=text)
-    command.add_argument("--large", action="store_true", help="also 10 million weights and 400 tensors")
-    command.add_argument("--value", type=at_least(1), metavar="V", help="this point of the first axis alone, in this process")
-
-
-def add_in_use(add: Callable[..., argparse.ArgumentParser]) -> None:
-    command = add("in-use", in_use, "time and memory of a learned optimizer's step beside optax.adam's, gradients given")
-    numbers: dict[str, Any] = {"type": at_least(1000), "nargs": "+", "metavar": "N"}
-    text = "of the models, about; 10000000 takes 5 GB (default: %(default)s)"
-    command.add_argument("--weights", **numbers, default=Sized([10_000, 100_000, 1_000_000], [1_000]), help=text)
-    text = "f of the learned optimizers (default: %(default)s)"
-    command.add_argument("--networks", nargs="+", choices=NETWORKS, default=Sized(NETWORKS, ["unf"]), help=text)
-    text = "calls of each, in turns (default: %(default)s)"
-    command.add_argument("--repeats", type=at_least(1), default=Sized(11, 2), metavar="N", help=text)
-
-
-def add_startup(add: Callable[..., argparse.ArgumentParser]) -> None:
-    command = add("startup", startup, "seconds until something happens: imports, --help, the first outer step from kept programs")
-    names = sorted(file.stem for file in (ROOT / "scripts").glob("*.py"))
-    text = "whose --help is asked for (default: %(default)s)"
-    command.add_argument("--scripts", nargs="+", choices=names, default=Sized(names, ["benchmark"]), help=text)
-    text = "processes of each kind (default: %(default)s)"
-    command.add_argument("--repeats", type=at_least(1), default=Sized(5, 1), metavar="N", help=text)
-
-
-def add_plot(add: Callable[..., argparse.ArgumentParser]) -> None:
-    command = add("plot", plot, "draw what was recorded, and fill in the tables of docs/benchmarks.md")
-    command.add_argument("--records", type=Path, default=RECORDS, metavar="DIR", help="of NAME.jsonl (default: docs/benchmarks)")
-    command.add_argument("--images", type=Path, default=IMAGES, metavar="DIR", help="default: docs/images/benchmarks")
-    command.add_argument("--page", type=Path, default=PAGE, metavar="FILE", help="default: docs/benchmarks.md")
-
-
-BENCHMARKS = (add_compile, add_data, add_estimators, add_memory, add_throughput, add_scaling, add_in_use, add_startup, add_plot)
+# name -> what measures, and its options, whose docstring is its help
+BENCHMARKS: dict[str, tuple[Run, AddOptions]] = {
+    "compile": (compiling, options.compiling),
+    "data": (data, options.data),
+    "estimators": (estimators, options.estimators),
+    "memory": (memory, options.memory),
+    "throughput": (throughput, options.throughput),
+    "scaling": (scaling, options.scaling),
+    "in-use": (in_use, options.in_use),
+    "startup": (startup, options.startup),
+    "plot": (plot, options.plot),
+}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -289,18 +206,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmark.py", description=__doc__, formatter_class=formatter)
     commands = parser.add_subparsers(dest="command", required=True)
 
-    def add(name: str, run: Callable[[argparse.Namespace], Records], text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text)
+    for name, (run, add_options) in BENCHMARKS.items():
+        command = commands.add_parser(name, help=add_options.__doc__, description=add_options.__doc__)
         command.set_defaults(run=run, quick=False, record=None)
+        add_options(command, ROOT)
         if run is plot:
-            return command
+            continue
         command.add_argument("--quick", action="store_true", help="run for seconds, to see that it works")
         text = "append the lines to DIR/NAME.jsonl as they are measured (default: docs/benchmarks)"
         command.add_argument("--record", type=Path, nargs="?", const=RECORDS, metavar="DIR", help=text)
-        return command
-
-    for add_benchmark in BENCHMARKS:
-        add_benchmark(add)
     return fill_in(parser.parse_args(argv))
 
 

@@ -1,7 +1,10 @@
 """Benchmarks are kept alive: each runs for seconds, its record is complete, and no time is asserted."""
 
+import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +15,14 @@ from lopt.benchmarks.compiling import compile_cost
 from lopt.benchmarks.growth import growth
 from lopt.benchmarks.scaling import scaling
 from lopt.benchmarks.synthetic import SyntheticMLPConfig, hidden_width, perceptron
-from lopt.config import ConfigError
+from lopt.benchmarks.throughput import flop_per_inner_step, stand_in, with_network
+from lopt.config import ConfigError, load_file
 from lopt.environment import stamp
 from lopt.networks import UNFConfig
 from lopt.symmetry.spec import WeightSpec
+from lopt.task import Task
 from scripts import benchmark
+from tasks.rnn import RNNConfig
 
 
 def test_compile_counts_what_it_compiles():
@@ -219,3 +225,64 @@ def test_memory_of_a_run_is_measured(capsys):
     record = json.loads(capsys.readouterr().out)
     assert record["peak_mb"] > 0.9 * record["late_mb"] > 0  # measured in two ways, of different grain
     assert record["outer_steps"] == 20
+
+
+def test_an_inner_step_of_the_paper_is_counted_by_its_layer_sizes():
+    """14.8 MFLOP: 2,410 weights through f, and three times the products of the loss on 128 images."""
+    experiment = load_file(benchmark.ROOT / "configs" / "fashion_mlp.py")
+    task = dataclasses.replace(experiment.task, dataset="digits").make()
+    network, loss = 2 * 2410 * (19 * 32 + 2 * 32 * 32 + 32), 2 * 128 * (64 * 32 + 32 * 10)
+    assert flop_per_inner_step(task, experiment.optimizer) == network + 3 * loss == pytest.approx(14.8e6, rel=0.01)
+    assert flop_per_inner_step(task, with_network(experiment, "sgdm").optimizer) == 3 * loss
+
+
+def test_products_in_a_loop_count_as_often_as_it_runs():
+    task = RNNConfig(hidden=(6,), embedding=5, length=7, batch_size=3).make()
+    symbols = task.spec.sizes(task.init(jax.random.key(0)))["symbols"]
+    found = flop_per_inner_step(task, with_network(load_file(benchmark.ROOT / "configs" / "smoke.py"), "sgdm").optimizer)
+    assert found == 3 * 2 * 3 * 7 * (5 * 6 + 6 * 6 + 6 * symbols)
+
+
+def test_throughput_is_that_of_the_real_outer_step(capsys):
+    benchmark.main(["throughput", "--quick", "--config", str(benchmark.ROOT / "configs" / "smoke.py")])
+    record = json.loads(capsys.readouterr().out)
+    assert (record["task"], record["network"], record["particles"]) == ("digits8_mlp_4", "UNF", 4)
+    low, high = record["inner_steps_per_s_range"]
+    assert 0 < low <= record["inner_steps_per_s"] <= high
+    flops = record["inner_steps_per_s"] * record["mflop"] * 1e6
+    assert record["utilisation"] == pytest.approx(flops / (record["matmul_gflops"] * 1e9), abs=2e-3)
+    assert record["compile_s"] > 0
+
+
+@pytest.mark.parametrize(("name", "shape"), [("cifar_cnn", (128, 16, 16, 3)), ("lm1b_rnn", (64, 17))])
+def test_data_that_is_not_at_hand_is_stood_in_for(name, shape):
+    experiment = load_file(benchmark.ROOT / "configs" / f"{name}.py")
+    with stand_in(experiment, "random") as changed:
+        task = changed.task.make()
+    assert isinstance(task, Task)
+    batch = task.datasets.at(0).train.batch(jax.random.key(0))
+    assert shape in {x.shape for x in batch.values()}
+    with stand_in(experiment, None) as same:
+        assert same is experiment
+
+
+def test_operations_are_found_by_the_part_of_the_program(tmp_path):
+    """In a process of its own, as operations are recorded only where that was asked for before JAX started."""
+    code = """
+import json, jax, jax.numpy as jnp
+from lopt.benchmarks.profile import record_operations, shares
+record_operations()
+def f(x):
+    with jax.named_scope("trunk"):
+        y = jnp.sin(x @ x)
+    with jax.named_scope("task"):
+        return y @ x
+x = jnp.ones((400, 400))
+compiled = jax.jit(f).lower(x).compile()
+print(json.dumps(shares(compiled, lambda: jax.block_until_ready(compiled(x)))))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert {"trunk", "task"} <= set(found["shares"])
+    assert sum(found["shares"].values()) == pytest.approx(1, abs=0.01)
+    assert found["largest"][0][1] in ("trunk", "task")
