@@ -14,13 +14,15 @@ from lopt.estimators.nres import NRESConfig
 from lopt.estimators.pes import PESConfig
 from lopt.families import MixtureConfig
 from lopt.held_out import HeldOutConfig, make_held_out
-from lopt.mixture import combine, joint_optimizer, optimizer_of
+from lopt.mixture import combine, joint_optimizer, optimizer_of, set_up
 from lopt.networks import DeepSetsConfig, UNFConfig
 from lopt.optimizer import LearnedMomentumConfig, LearnedSGDMConfig
 from lopt.outer import OuterConfig
-from lopt.trainer import BEST_DIR, MetaTrainConfig, meta_train
+from lopt.trainer import BEST_DIR, MetaTrainConfig, meta_train, particle_mesh
 from lopt.unroll import UnrollConfig
+from tasks.cnn import CNNConfig
 from tasks.mlp import MLPConfig
+from tasks.rnn import RNNConfig
 
 SMALL, DEEP = MLPConfig(hidden=(3,), batch_size=8), MLPConfig(hidden=(4, 4), batch_size=8)
 WIDE = MLPConfig(hidden=(6,), batch_size=8)
@@ -97,6 +99,25 @@ def test_a_mixture_trains_resumes_and_reports_every_task(tmp_path, tasks, networ
     resumed = meta_train(full, tmp_path / "broken", progress=False)
     jax.tree.map(np.testing.assert_array_equal, resumed.theta, whole.theta)
     assert load_run(tmp_path / "broken") == full
+
+
+@pytest.mark.slow
+def test_one_theta_trains_a_perceptron_convolutions_and_recurrence_in_one_outer_step(tmp_path):
+    tasks = (SMALL, CNNConfig(channels=(2, 3), batch_size=8), RNNConfig(hidden=(3,), embedding=2, length=3, batch_size=4))
+    held_out = HeldOutConfig(every=2, steps=2, seeds=1, tasks=(CNNConfig(channels=(2, 2, 2), batch_size=8),))
+    run = experiment(tasks, UNFConfig((4,), share="role"), held_out=held_out, outer_steps=2)
+    run = dataclasses.replace(run, task=MixtureConfig(tasks))
+    before = set_up(run.task, run.optimizer, run.estimator, particle_mesh(2)).optimizer.init
+    result = meta_train(run, tmp_path / "run", progress=False)
+    last = metrics.read(tmp_path / "run")[-1]
+    curves = {name.split("/")[0]: value for name, value in last.items() if name.endswith("/meta_loss")}
+    assert len(curves) == 3
+    assert all(np.isfinite(value) for value in curves.values())
+    assert last["meta_loss"] == pytest.approx(np.mean(list(curves.values())), rel=1e-5)
+    assert np.isfinite(last["held_out/digits8_cnn_2_2_2"])
+    start = before(jax.random.fold_in(jax.random.key(run.seed), 0))
+    moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), result.theta, start)
+    assert all(jax.tree.leaves(moved)), "every part of theta serves some task"
 
 
 def test_a_theta_that_cannot_serve_all_is_refused_by_name(tmp_path):
