@@ -109,7 +109,8 @@ def _definitions(evaluation: Evaluation) -> list[str]:
         "Score of a setting: the mean final training loss over the tuning seeds, or `inf` if any of them diverged. Learning rates are "
         "constant unless a schedule is named: cosine falls to zero, warmup cosine rises for a tenth of the steps before.",
         "us / update: a step of the optimizer alone, `update` and `apply_updates`, the gradient given: the median over turns that all "
-        "optimizers take one after another in one process, on one device; Adam = 1: the median of the ratios to Adam's turns.",
+        "optimizers take one after another in one process, on one device; Adam = 1: the median of the ratios to the turns of Adam at a "
+        "constant rate.",
         "State: what the optimizer keeps between steps; temporary: buffers that XLA plans for a step; memory: both, beside Adam's.",
     ]
 

@@ -15,7 +15,8 @@ import optax
 import pytest
 from rich.console import Console
 
-from lopt import baselines, checkpoint, config
+from lopt import baselines, checkpoint, config, frozen
+from lopt import evaluate as evaluate_module
 from lopt.baselines import Baseline, find_baseline
 from lopt.costs import measure_costs
 from lopt.evaluate import (
@@ -241,6 +242,25 @@ def test_a_schedule_is_found_where_it_helps():
     assert tuning.best.schedule == "cosine"
     best = {name: min(score for setting, score in tuning.tried if setting.schedule == name) for name in ("constant", "cosine")}
     assert best["cosine"] < 0.2 * best["constant"]
+
+
+def test_accelerators_train_a_whole_grid_at_once(monkeypatch):
+    """As on CPU one after another: the same scores, from one program, also where a group is smaller than the grid."""
+    config, calls = dataclasses.replace(SMALL, schedules=("constant", "cosine")), []
+    expected = tune_baseline(quadratic(10.0), "sgdm", config, jax.random.key(0))
+    for module in (frozen, evaluate_module):
+        monkeypatch.setattr(module, "on_cpu", lambda: False)
+    grid_fn = frozen.grid_fn
+
+    def counted(*args):
+        calls.append(args)
+        return grid_fn(*args)
+
+    monkeypatch.setattr(evaluate_module, "grid_fn", counted)
+    found = tune_baseline(quadratic(10.0), "sgdm", config, jax.random.key(0))
+    assert len(calls) == 1
+    assert [setting for setting, _ in found.tried] == [setting for setting, _ in expected.tried]
+    np.testing.assert_allclose([score for _, score in found.tried], [score for _, score in expected.tried], rtol=1e-4, atol=1e-12)
 
 
 def test_momenta_are_searched_where_there_are_any(plain_sgd):
