@@ -184,10 +184,13 @@ _CAPTIONS = {
 }
 
 
-def _page(evaluation: Evaluation, records: Sequence[Mapping[str, Any]], inner_steps: int | None) -> str:
-    """report.html."""
-    looks = {(dark, narrow): plots.Look(dark, narrow) for dark in (False, True) for narrow in (False, True)}
-    drawn = {which: pictures(evaluation, records, look) for which, look in looks.items()}
+def _page(
+    evaluation: Evaluation,
+    records: Sequence[Mapping[str, Any]],
+    inner_steps: int | None,
+    drawn: Mapping[tuple[bool, bool], Mapping[str, bytes]],
+) -> str:
+    """report.html, with the pictures by page (dark, narrow) and name."""
     shown = [Picture(_CAPTIONS[name], {which: files[name] for which, files in drawn.items()}) for name in drawn[False, False]]
     config = evaluation.config
     return html_page(
@@ -222,14 +225,16 @@ def write_report(
     """
     arrays = BytesIO()
     np.savez_compressed(arrays, **curve_arrays(evaluation))  # pyright: ignore[reportArgumentType]
+    looks = {(dark, narrow): plots.Look(dark, narrow) for dark in (False, True) for narrow in (False, True)}
+    drawn = {which: pictures(evaluation, records, look) for which, look in looks.items()}
     tables = [markdown_table(evaluation.rows), markdown(cost_table(evaluation)), markdown(tuning_table(evaluation))]
     files = {
         "summary.md": summary_markdown(evaluation, records, inner_steps).encode(),
-        "report.html": _page(evaluation, records, inner_steps).encode(),
+        "report.html": _page(evaluation, records, inner_steps, drawn).encode(),
         "table.md": ("\n\n".join(filter(None, tables)) + "\n").encode(),
         "table.csv": csv_text(evaluation).encode(),
         "table.json": json_text(evaluation).encode(),
-        **pictures(evaluation, records),
+        **drawn[False, False],
         "curves.npz": arrays.getvalue(),
     }
     paths = [Path(run_dir) / name for name in files]

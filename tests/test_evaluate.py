@@ -793,7 +793,7 @@ def test_the_script_evaluates_a_mixture_on_each_of_its_tasks(tmp_path):
     from tasks.mlp import MLPConfig
 
     tasks = tuple(MLPConfig(image_size=4, hidden=hidden, batch_size=8) for hidden in ((3,), (4, 3)))
-    evaluation = EvaluationConfig(steps=5, seeds=2, tuning_seeds=1, baselines=("sgd:0.1",))
+    evaluation = EvaluationConfig(steps=5, seeds=2, tuning_seeds=1, measurements=1, cost_turns=0, baselines=("sgd:0.1",))
     experiment = MetaTrainConfig(
         task=MixtureConfig(tasks), optimizer=LearnedSGDMConfig(), estimator=PESConfig(particles=1), evaluation=evaluation
     )
