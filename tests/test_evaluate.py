@@ -1,6 +1,8 @@
+import csv
 import dataclasses
 import io
 import itertools
+import json
 import math
 import os
 import pathlib
@@ -38,6 +40,7 @@ from lopt.metrics import MetricsWriter
 from lopt.report import curve_arrays, summary_markdown, terminal_table, write_report
 from lopt.summary import Curve, Estimate, markdown_table, rich_table, steps_to_reach, summarize, trailing_mean
 from lopt.symmetry.spec import WeightSpec
+from lopt.tables import csv_text, json_text
 from lopt.task import ArraySplit, Datasets, Task
 from lopt.tuning import TuningError
 
@@ -633,6 +636,26 @@ def test_the_report_is_written(evaluation, tmp_path):
         assert stored["test/distance"].shape == (5, 3)
         assert stored["held_out/distance"].shape == (5, 3, len(stored["held_out/at"]))
         assert stored["tuning/Adam/score"].shape == stored["tuning/Adam/learning_rate"].shape
+
+
+def test_tables_for_programs_hold_the_figures(evaluation):
+    rows = {row.name: row for row in evaluation.rows}
+    read = {line["optimizer"]: line for line in csv.DictReader(io.StringIO(csv_text(evaluation)))}
+    assert list(read) == list(rows)
+    for name, line in read.items():
+        row, cost = rows[name], evaluation.costs[name]
+        assert float(line["diverged"]) == row.diverged
+        assert float(line["update_time_over_adam"]) == cost.time_ratio
+        for column, value in (("final_training_loss", row.final_loss.mean), ("speed_up", row.speedup.mean)):
+            assert line[column] == ("" if math.isnan(value) else str(value))
+    assert read["broken"]["final_training_loss"] == ""  # no number, rather than one that hides the divergence
+    stored = json.loads(json_text(evaluation))
+    assert stored["target"] == evaluation.target
+    assert [row["name"] for row in stored["rows"]] == list(rows)
+    assert stored["rows"][2]["final_loss"]["mean"] is None
+    best = evaluation.tunings["SGDM"].best
+    assert stored["tunings"]["SGDM"]["best"] == {"learning_rate": best.learning_rate, "momentum": None, "schedule": "constant"}
+    assert stored["environment"]["packages"]["jax"] == jax.__version__
 
 
 def test_without_records_there_is_no_picture_of_the_meta_training(evaluation, tmp_path):
