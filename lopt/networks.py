@@ -183,13 +183,12 @@ def update_network(hidden: tuple[int, ...], last: Layer, apply_pointwise: Pointw
     return UpdateNetwork(init, apply)
 
 
-BLOCK = (
-    32_768  # weights at a time: their hidden features stay in the cache of a CPU, where those of all would go to memory and back
-)
+# Weights at a time: their hidden features stay in the cache of a CPU, where those of all would go to memory and back.
+BLOCK = 16_384
 
 
 def _is_large(shape: tuple[int, ...]) -> bool:
-    return math.prod(shape) >= 2 * BLOCK and jax.default_backend() == "cpu"
+    return math.prod(shape) >= BLOCK and jax.default_backend() == "cpu"
 
 
 def _in_blocks(trunk: Callable[[jax.Array], jax.Array], matrix: jax.Array, x: jax.Array) -> jax.Array:

@@ -144,7 +144,7 @@ def test_predictor_needs_a_layer():
 
 @pytest.mark.parametrize("config", [UNFConfig((6, 16)), UNFConfig((6, 16), share="role"), DeepSetsConfig((6, 16))], ids=str)
 def test_large_leaves_are_computed_in_blocks(config, monkeypatch):
-    """Blocks of 8 weights: leaves of 16 and more are cut up, one of 9 is not, and a rest is left over; forwards and backwards."""
+    """Blocks of 12 weights: leaves of 12 and more are cut up, smaller ones are not, and a rest is left over; forwards and backwards."""
     spec = WeightSpec.parse({"w0": "in! a", "b0": "a", "w1": "a a2", "b1": "a2"})
     shapes = {"w0": (3, 9), "b0": (9,), "w1": (9, 5), "b1": (5,)}
     network = config.make(spec)
@@ -157,7 +157,7 @@ def test_large_leaves_are_computed_in_blocks(config, monkeypatch):
         return sum(jnp.sum(jnp.sin(y)) for y in out.values()), out
 
     whole = jax.grad(loss, has_aux=True)(theta, weights)
-    monkeypatch.setattr(lopt.networks, "BLOCK", 8)
+    monkeypatch.setattr(lopt.networks, "BLOCK", 12)
     assert str(jax.make_jaxpr(loss)(theta, weights)).count("scan[") == 2
     blocks = jax.grad(loss, has_aux=True)(theta, weights)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), blocks, whole)
