@@ -106,18 +106,21 @@ def throughput(args: argparse.Namespace) -> Records:
             for network in args.networks:
                 yield from alone("throughput", "--config", path, "--networks", network, *options)
         return
-    if args.profile:
-        from lopt.benchmarks.profile import record_operations
-
-        record_operations()
+    from lopt.benchmarks.profile import record_operations
     from lopt.benchmarks.throughput import stand_in, throughput, with_network
     from lopt.config import load_file
     from lopt.trainer import use_all_cores
 
+    timed: dict[str, Any] = {}
+    if args.profile:  # timed in a process of its own: recording operations takes time too
+        data = ("--data", args.data) if args.data else ()
+        (timed,) = alone("throughput", "--config", args.config[0], "--networks", args.networks[0], "--steps", args.steps, *data)
+        record_operations()
     use_all_cores()
     experiment = with_network(load_file(args.config[0]), args.networks[0])
     with stand_in(experiment, args.data) as experiment:
-        yield complete("throughput", config=args.config[0].stem, **throughput(experiment, args.steps, profile=args.profile))
+        found = throughput(experiment, 1 if args.profile else args.steps, profile=args.profile)
+    yield complete("throughput", **{"config": args.config[0].stem, **found, **timed})
 
 
 def scaling(args: argparse.Namespace) -> Records:

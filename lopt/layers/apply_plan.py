@@ -174,7 +174,9 @@ def _stack(arrays: Sequence[jax.Array]) -> jax.Array:
 
 def _early_matrix(views: Sequence[View], matrices: Sequence[jax.Array], channels: int) -> jax.Array:
     """The matrices of all views of a tensor side by side: [C, K]."""
-    return jnp.concatenate([matrices[view.batch][view.group, view.start : view.start + channels] for view in views], axis=1)
+    # Transposed one by one: XLA computes the product of few rows faster than that of a transposed matrix.
+    rows = [matrices[view.batch][view.group, view.start : view.start + channels].T for view in views]
+    return jnp.concatenate(rows).T
 
 
 def _averages(y: jax.Array, views: Sequence[View], matrices: Sequence[jax.Array]) -> list[jax.Array]:
