@@ -173,7 +173,8 @@ def test_all_that_was_recorded_is_drawn_and_tabulated(tmp_path):
             memory = {"state_bytes": 8.0, "temp_bytes": 300.0, "peak_bytes": 400.0}
             records.append(kept / "in-use.jsonl", {**place, "optimizer": optimizer, "weights": value, **costs, **memory})
     for task in ("mlp", "cnn"):
-        bar = {"task": task, "network": "UNF", "inner_steps_per_s": 6_000, "utilisation": 0.5}
+        bar = {"task": task, "network": "UNF", "inner_steps_per_s": 6_000, "utilisation": 0.5, "compile_s": 5.0}
+        bar |= {"inner_steps_per_s_range": [5_000, 7_000], "mflop": 14.8, "matmul_gflops": 180.0, "shares": {"trunk": 0.9}}
         records.append(kept / "throughput.jsonl", {**place, **bar})
     text = "Growth\n\n<!-- table scaling -->\n<!-- end -->\n\n<!-- table in-use -->\nold\n<!-- end -->\n"
     page.write_text(text)

@@ -35,6 +35,18 @@ def scaling_table(records: Sequence[Record]) -> str:
     return table(header, rows)
 
 
+def throughput_table(records: Sequence[Record]) -> str:
+    """A row for each task, network and device."""
+    rows = []
+    for r in newest(records, "task", "network", "device", "devices"):
+        low, high = r["inner_steps_per_s_range"]
+        row = [f"{r['task']}, {r['network']}", f"{r['inner_steps_per_s']:,} ({low:,} to {high:,})", r["mflop"]]
+        shares = ", ".join(f"{part.replace('_', ' ')} {share:.0%}" for part, share in r.get("shares", {}).items() if share >= 0.02)
+        rows.append([*row, f"{r['matmul_gflops']:.0f}", f"{r['utilisation']:.2f}", f"{r['compile_s']:.0f} s", shares or "-"])
+    header = ("task, network", "inner steps/s (range)", "MFLOP a step", "GFLOP/s of products", "utilisation", "compile", "spent on")
+    return table(header, rows)
+
+
 def in_use_table(records: Sequence[Record]) -> str:
     """A row for each size and optimizer."""
     rows = []
@@ -73,6 +85,7 @@ def startup_table(records: Sequence[Record]) -> str:
 
 TABLES: dict[str, Callable[[Sequence[Record]], str]] = {
     "scaling": scaling_table,
+    "throughput": throughput_table,
     "in-use": in_use_table,
     "startup": startup_table,
 }
