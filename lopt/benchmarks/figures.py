@@ -154,7 +154,7 @@ def throughput_figure(records: Sequence[Record]) -> "Figure":
         ax.set_xlim(0, 1.35 * max(LINE_TO_REACH, *(record["utilisation"] for record in records)))
         ax.invert_yaxis()
         ax.grid(visible=False, axis="y")
-        ax.set_title("inner steps as a part of what the machine's matrix products allow")
+        ax.set_title("utilisation of the machine's matrix products")
     return figure
 
 
