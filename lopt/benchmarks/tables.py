@@ -41,9 +41,19 @@ def throughput_table(records: Sequence[Record]) -> str:
     for r in newest(records, "task", "network", "device", "devices"):
         low, high = r["inner_steps_per_s_range"]
         row = [f"{r['task']}, {r['network']}", f"{r['inner_steps_per_s']:,} ({low:,} to {high:,})", r["mflop"]]
-        shares = ", ".join(f"{part.replace('_', ' ')} {share:.0%}" for part, share in r.get("shares", {}).items() if share >= 0.02)
+        shares = ", ".join(
+            f"{part.replace('_', ' ')} {share:.0%}" for part, share in r.get("shares", {}).items() if share >= 0.02
+        )
         rows.append([*row, f"{r['matmul_gflops']:.0f}", f"{r['utilisation']:.2f}", f"{r['compile_s']:.0f} s", shares or "-"])
-    header = ("task, network", "inner steps/s (range)", "MFLOP a step", "GFLOP/s of products", "utilisation", "compile", "spent on")
+    header = (
+        "task, network",
+        "inner steps/s (range)",
+        "MFLOP a step",
+        "GFLOP/s of products",
+        "utilisation",
+        "compile",
+        "spent on",
+    )
     return table(header, rows)
 
 
