@@ -174,7 +174,7 @@ def update_network(hidden: tuple[int, ...], last: Layer, apply_pointwise: Pointw
                 splits = jnp.split(x, ends[:-1], axis=1)
             hidden_features = {path: channels_last(y, shapes[path]) for path, y in zip(paths, splits, strict=True)}
         with jax.named_scope("last_layer"):
-            if last.early is not None:
+            if last.early is not None and products:
                 out = last.early.apply(theta["last"], hidden_features, products)
             else:
                 out = last.apply(theta["last"], hidden_features)

@@ -146,7 +146,7 @@ class _ClassViews:
                 larger = kept | {dropped[-1]}
                 x = self._pool(tensors, blocks, larger)
                 axis = 2 + sorted(larger).index(dropped[-1])
-                found = jnp.sum(x, axis=axis) / max(x.shape[axis], 1)  # of an empty axis: zero, as a sum over nothing is
+                found = _mean(x, (axis,))
             else:
                 stack = self._stacks[tensors]
                 assert stack is not None  # a class that is multiplied early has no views
@@ -157,6 +157,11 @@ class _ClassViews:
     def __call__(self, kind: Kind) -> jax.Array:
         pooled = self._pool(kind.tensors, kind.blocks, frozenset(kind.kept))
         return jnp.transpose(pooled, (0, 1, *(2 + sorted(kind.kept).index(index) for index in kind.kept)))
+
+
+def _mean(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """The mean over some axes, zero where one is empty, as a sum over nothing is; without axes the array itself."""
+    return jnp.sum(x, axis=axes) / max(math.prod(x.shape[axis] for axis in axes), 1) if axes else x
 
 
 def _matrices(batch: Batch, weights: Mapping[str, jax.Array]) -> jax.Array:
@@ -192,10 +197,7 @@ def _averages(y: jax.Array, views: Sequence[View], matrices: Sequence[jax.Array]
         blocks, kept = view.kind.blocks, view.kind.kept
         stop = start + matrices[view.batch].shape[-1]
         x = take_blocks(y[start:stop], blocks)
-        dropped = tuple(1 + axis for axis in range(len(blocks)) if axis not in kept)
-        if dropped:
-            count = max(math.prod(x.shape[axis] for axis in dropped), 1)  # over nothing: zero, as a sum over nothing is
-            x = jnp.sum(x, axis=dropped) / count
+        x = _mean(x, tuple(1 + axis for axis in range(len(blocks)) if axis not in kept))
         found.append(jnp.transpose(x, (0, *(1 + sorted(kept).index(axis) for axis in kept))))
         start = stop
     return found
