@@ -16,6 +16,7 @@ python scripts/benchmark.py plot                               # pictures and ta
 """
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -99,12 +100,11 @@ def memory(args: argparse.Namespace) -> Records:
 
 
 def throughput(args: argparse.Namespace) -> Records:
+    options = ("--steps", args.steps, *(("--data", args.data) if args.data else ()))
     if len(args.networks) > 1 or len(args.config) > 1:
-        options = ("--steps", args.steps, *(("--profile",) if args.profile else ()))
-        options += ("--data", args.data) if args.data else ()
-        for path in args.config:
-            for network in args.networks:
-                yield from alone("throughput", "--config", path, "--networks", network, *options)
+        options += ("--profile",) if args.profile else ()
+        for path, network in itertools.product(args.config, args.networks):
+            yield from alone("throughput", "--config", path, "--networks", network, *options)
         return
     from lopt.benchmarks.profile import record_operations
     from lopt.benchmarks.throughput import stand_in, throughput, with_network
@@ -113,8 +113,7 @@ def throughput(args: argparse.Namespace) -> Records:
 
     timed: dict[str, Any] = {}
     if args.profile:  # timed in a process of its own: recording operations takes time too
-        data = ("--data", args.data) if args.data else ()
-        (timed,) = alone("throughput", "--config", args.config[0], "--networks", args.networks[0], "--steps", args.steps, *data)
+        (timed,) = alone("throughput", "--config", args.config[0], "--networks", args.networks[0], *options)
         record_operations()
     use_all_cores()
     experiment = with_network(load_file(args.config[0]), args.networks[0])

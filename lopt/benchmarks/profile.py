@@ -50,16 +50,16 @@ def shares(compiled: jax.stages.Compiled, run: Any) -> dict[str, Any]:
     """
     program = compiled.as_text() or ""
     scopes = dict(_OPERATION.findall(program))
-    inside = {
-        name for name, kind in re.findall(r"%?([\w.-]+) = .*? (while|conditional|call|fusion)\(", program) if kind != "fusion"
-    }
+    # A loop or a call counts for what it contains.
+    names = set(re.findall(r"%?([\w.-]+) = ", program)) - set(
+        re.findall(r"%?([\w.-]+) = .*? (?:while|conditional|call)\(", program)
+    )
     with tempfile.TemporaryDirectory() as directory:
         with jax.profiler.trace(directory):
             run()
         found = next(Path(directory).rglob("*.xplane.pb"), None)
         planes = [] if found is None else list(ProfileData.from_file(str(found)).planes)
         seconds: Counter[str] = Counter()
-        names = set(re.findall(r"%?([\w.-]+) = ", program)) - inside
         for plane in planes:
             for line in plane.lines:
                 for event in line.events:
@@ -68,11 +68,9 @@ def shares(compiled: jax.stages.Compiled, run: Any) -> dict[str, Any]:
     total = sum(seconds.values())
     if not total:
         raise RuntimeError("the profile holds no operation of the program: call record_operations() before JAX is first used")
+    part = {name: part_of(scopes[name]) if name in scopes else "unnamed" for name in seconds}
     parts: Counter[str] = Counter()
     for name, duration in seconds.items():
-        parts[part_of(scopes[name]) if name in scopes else "unnamed"] += duration
-    largest = [
-        [name, part_of(scopes[name]) if name in scopes else "unnamed", round(duration / total, 3)]
-        for name, duration in seconds.most_common(10)
-    ]
+        parts[part[name]] += duration
+    largest = [[name, part[name], round(duration / total, 3)] for name, duration in seconds.most_common(10)]
     return {"shares": {part: round(duration / total, 3) for part, duration in parts.most_common()}, "largest": largest}

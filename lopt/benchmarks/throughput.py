@@ -15,11 +15,12 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.sharding import NamedSharding, PartitionSpec
 
+from lopt.benchmarks.in_use import NETWORKS
 from lopt.benchmarks.machine import peak_megabytes
 from lopt.benchmarks.profile import shares
 from lopt.features import NUM_CHANNELS
 from lopt.mixture import set_up
-from lopt.networks import DeepSetsConfig, NetworkConfig, UNFConfig
+from lopt.networks import NetworkConfig
 from lopt.optimizer import LearnedMomentumConfig, LearnedSGDMConfig, OptimizerConfig
 from lopt.outer import make_outer_step
 from lopt.task import Problem, as_family
@@ -90,13 +91,12 @@ def throughput(experiment: MetaTrainConfig, steps: int = 20, *, profile: bool = 
 
 
 def with_network(experiment: MetaTrainConfig, name: str) -> MetaTrainConfig:
-    """An experiment with another update network: `unf`, `unf_role`, `deep_sets`, `sgdm` (none), or `config`, its own."""
+    """An experiment with another update network: of `lopt.benchmarks.in_use.NETWORKS`, `sgdm` (none), or `config`, its own."""
     if name == "config":
         return experiment
     if name == "sgdm":
         return dataclasses.replace(experiment, optimizer=LearnedSGDMConfig())
-    network = {"unf": UNFConfig(), "unf_role": UNFConfig(share="role"), "deep_sets": DeepSetsConfig()}[name]
-    return dataclasses.replace(experiment, optimizer=LearnedMomentumConfig(network=network))
+    return dataclasses.replace(experiment, optimizer=LearnedMomentumConfig(network=NETWORKS[name]))
 
 
 @contextmanager
