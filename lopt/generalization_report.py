@@ -14,7 +14,7 @@ from lopt.environment import environment
 from lopt.generalization import Generalization, relative_loss, table
 from lopt.html_report import Page, Picture, html_page
 from lopt.plots_heat_map import heat_map_figure
-from lopt.tables import markdown
+from lopt.summary import markdown
 
 CAPTION = (
     "Above: speed-up, the steps of the tuned reference to its own final loss over those of the optimizer. Below, and in colour: final "

@@ -17,8 +17,8 @@ from lopt.evaluate import Evaluation
 from lopt.html_report import Page, Picture, html_page
 from lopt.plots_held_out import held_out_figure
 from lopt.plots_meta import meta_training_figure
-from lopt.summary import markdown_table, rich_table, table
-from lopt.tables import cost_table, csv_text, json_text, markdown, tuning_table
+from lopt.summary import markdown, markdown_table, rich_table, table
+from lopt.tables import cost_table, csv_text, json_text, tuning_table
 from lopt.tuning import Tuning
 
 if TYPE_CHECKING:

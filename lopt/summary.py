@@ -245,11 +245,17 @@ def _cells(row: Row, metrics: Sequence[str]) -> list[Cell]:
     return [(row.name,), over_seeds(row.final_loss), *tests, steps, speedup, (diverged,), (f"{1e3 * row.seconds_per_step:.2g}",)]
 
 
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, its header first: numbers to the right, the first column to the left. Empty without lines."""
+    if not lines:
+        return ""
+    header, *rest = (" | ".join(line) for line in lines)
+    return "\n".join(f"| {line} |" for line in (header, " | ".join(["---", *["---:"] * (len(lines[0]) - 1)]), *rest))
+
+
 def markdown_table(rows: Sequence[Row]) -> str:
     """The table in Markdown."""
-    header, *lines = (" | ".join(" ".join(cell) for cell in line) for line in table(rows))
-    rule = " | ".join(["---", *["---:"] * header.count(" | ")])
-    return "\n".join(f"| {line} |" for line in (header, rule, *lines))
+    return markdown([[" ".join(cell) for cell in line] for line in table(rows)])
 
 
 def rich_table(rows: Sequence[Row], title: str, caption: str = "") -> "Table":

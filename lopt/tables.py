@@ -58,14 +58,6 @@ def _tuning_cells(tuning: Tuning) -> list[str]:
     return [str(tuning.best), f"{score:.4g}", str(len(tuning.tried)), "; ".join(said) or "the best is inside the grid"]
 
 
-def markdown(lines: list[list[str]]) -> str:
-    """A table in Markdown: numbers to the right, the first column to the left."""
-    if not lines:
-        return ""
-    header, *rest = (" | ".join(line) for line in lines)
-    return "\n".join(f"| {line} |" for line in (header, " | ".join(["---", *["---:"] * (len(lines[0]) - 1)]), *rest))
-
-
 def rich_lines(lines: list[list[str]], title: str) -> "Table":
     """A table for a terminal."""
     from rich import box

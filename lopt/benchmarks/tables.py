@@ -6,12 +6,12 @@ from typing import Any
 
 from lopt.benchmarks.figures import AXES, TITLES, Record, newest
 from lopt.benchmarks.growth import growth
+from lopt.summary import markdown
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table; all columns but the first are aligned to the right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+    return markdown([header, *([str(cell) for cell in row] for row in rows)])
 
 
 def scaling_table(records: Sequence[Record]) -> str:
