@@ -13,7 +13,8 @@ _SECONDS_BETWEEN_LINES = 10.0
 _SHARE_BETWEEN_LINES = 0.1
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as `M:SS` or `H:MM:SS`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -79,7 +80,7 @@ class Progress:
             parts.append(f"{diverged} diverged")
         first_step, first_time = self._measured_from
         if first_step < step < self.total:
-            parts.append(f"{_duration((self.total - step) * (now - first_time) / (step - first_step))} left")
+            parts.append(f"{duration((self.total - step) * (now - first_time) / (step - first_step))} left")
         self._step, self._text = step, " | ".join(parts)
         if self._enabled and self._live is None and self._is_due(now):
             self._print(now)

@@ -1,25 +1,40 @@
-"""Print numbers of the paper beside ours.
+"""The paper's tables and pictures, beside ours.
 
-python scripts/paper_tables.py parameters     # sizes of the update networks, and basis terms a layer
+python scripts/paper_tables.py parameters                         # sizes of the update networks, and basis terms a layer
+python scripts/paper_tables.py figure2 --task mlp --budget cpu    # meta-train all rivals, race them, draw figure 2
 """
 
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from lopt import checkpoint, metrics
+from lopt.comparison.config import ComparisonConfig, Plan, make_plan
+from lopt.comparison.races import Bench
+from lopt.comparison.report import short_table, write_comparison
+from lopt.comparison.work import Found, InterruptedPlanError, carry_out, collect
+from lopt.compilation_cache import use_compilation_cache
+from lopt.config import load_file
 from lopt.layers.nfn import nfn_layer
 from lopt.networks import DeepSetsConfig, NetworkConfig, UNFConfig, update_network
 from lopt.optimizer import LearnedMomentumConfig, LearnedOptimizer, learned_optimizer
 from lopt.symmetry import SpecError, WeightSpec
 from lopt.symmetry.describe import count_layer
+from lopt.tables import rich_lines
+from lopt.trainer import use_all_cores
+from lopt.tuning import TuningError
+from tasks.datasets import cache_root
 from tasks.paper_specs import CNN, HEADS, MLP, MLP3, RNN, TRANSFORMER, WeightSpace
 
+ROOT = Path(__file__).resolve().parents[1]
+COMPARISONS = ROOT / "configs" / "paper"
 DEFAULTS = LearnedMomentumConfig()
 # As printed: "Universal Neural Functionals" (NeurIPS 2024), the table of f's sizes; the three scalars are included.
 PAPER_PARAMETERS: dict[tuple[str, str], int] = {
@@ -160,17 +175,86 @@ def print_parameters(console: Console) -> None:
     console.print(view)
 
 
-TABLES: dict[str, tuple[Callable[[Console], None], str]] = {
-    "parameters": (print_parameters, "sizes of the update networks beside the paper's, and basis terms a layer"),
-}
+FIGURE2 = """\
+Meta-train every rival of configs/paper/TASK.py from several seeds, race them against tuned Adam and SGDM, and draw the paper's figure 2
+with the budget written in it. The order of work is seed 0 of all rivals, then seed 1, so that a part is a comparison too.
+
+Runs are RUNS/TASK-BUDGET-RIVAL-SEED, as scripts/meta_train.py writes them; races are kept in RUNS/TASK-BUDGET-races. Ctrl-C saves, and
+the same command goes on; what is done is not done again. The report is written after each seed:
+  figure2.png           training loss over inner steps, held-out loss over outer steps
+  README.md             picture, table, budget, devices, what differs from the paper, an independent re-run's figures beside ours
+  table.md .csv .json   the figures;  curves.npz  the races;  metrics.npz  the meta-trainings
+  theta/                the meta-parameters that were raced"""
+
+
+def comparisons() -> dict[str, Path]:
+    """The comparisons' config files by name."""
+    return {path.stem: path for path in sorted(COMPARISONS.glob("[!_]*.py"))}
+
+
+def add_figure2(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--task", required=True, choices=comparisons(), help="a comparison of configs/paper/")
+    parser.add_argument(
+        "--budget", default="paper", metavar="NAME", help="one of the comparison's: paper, cpu, smoke (default: paper)"
+    )
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs/paper"), metavar="RUNS", help="default: runs/paper")
+    parser.add_argument(
+        "--rivals", nargs="+", metavar="LABEL", help="work on these alone (default: all); the report has all there are"
+    )
+    parser.add_argument("--draw", action="store_true", help="meta-train nothing: race and draw what is there")
+    text = "where to write the report (default: RUNS/TASK-BUDGET-report; without DIR: docs/reproduction/TASK-BUDGET)"
+    parser.add_argument("--out", nargs="?", type=Path, const=Path(), metavar="DIR", help=text)
+
+
+def report_dir(args: argparse.Namespace, plan: Plan) -> Path:
+    if args.out is None:
+        return args.runs_dir / f"{plan.name}-report"
+    return ROOT / "docs" / "reproduction" / plan.name if args.out == Path() else args.out
+
+
+def figure2(args: argparse.Namespace, console: Console) -> None:
+    config: ComparisonConfig = load_file(comparisons()[args.task])
+    plan = make_plan(args.task, config, args.budget, args.runs_dir)
+    labels = [rival.label for rival in config.rivals]
+    unknown = [label for label in args.rivals or () if label not in labels]
+    if unknown:
+        raise ValueError(f"no rival '{unknown[0]}' in {args.task}; its rivals are {', '.join(labels)}")
+    chosen = args.rivals or labels
+    bench, out = Bench(plan, cache_root() / "tuning"), report_dir(args, plan)
+
+    def found() -> Found:
+        # What another process may be meta-training is taken only where its race is kept.
+        return collect(bench, lambda run: run.label in chosen)
+
+    if not args.draw:
+        carry_out(bench, chosen, console=console, after_seed=lambda: write_comparison(found(), out))
+    last = found()
+    console.print(rich_lines(short_table(last), f"{plan.title}, budget {plan.budget.name}"))
+    for path in write_comparison(last, out):
+        console.print(str(path), soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="paper_tables.py", description="Print numbers of the paper beside ours.")
-    commands = parser.add_subparsers(dest="table", required=True, metavar="TABLE")
-    for name, (_, text) in TABLES.items():
-        commands.add_parser(name, help=text, description=text)
-    TABLES[parser.parse_args(argv).table][0](Console())
+    parser = argparse.ArgumentParser(prog="paper_tables.py", description="The paper's tables and pictures, beside ours.")
+    commands = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
+    text = "sizes of the update networks beside the paper's, and basis terms a layer"
+    commands.add_parser("parameters", help=text, description=text)
+    formatter = argparse.RawDescriptionHelpFormatter
+    text = "learned optimizers meta-trained, raced and drawn as in the paper's figure 2"
+    add_figure2(commands.add_parser("figure2", help=text, description=FIGURE2, formatter_class=formatter))
+    args, console = parser.parse_args(argv), Console()
+    if args.what == "parameters":
+        print_parameters(console)
+        return 0
+    use_compilation_cache()
+    use_all_cores()
+    try:
+        figure2(args, console)
+    except (checkpoint.CheckpointError, metrics.MetricsError, TuningError, ValueError, OSError) as error:
+        sys.exit(f"paper_tables.py: {error}")
+    except (InterruptedPlanError, KeyboardInterrupt) as error:
+        print(f"{str(error) or 'interrupted'}; the same command goes on from there", file=sys.stderr)
+        return 130
     return 0
 
 

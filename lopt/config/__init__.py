@@ -5,12 +5,13 @@ int, float, bool, str, None, tuples of these, and further frozen dataclasses. Ea
 """
 
 from lopt.config.command_line import load_file, parse_experiment
-from lopt.config.serialize import CONFIG_FILE, claim_run_dir, from_dict, load_run, save, to_dict, write_atomically
+from lopt.config.serialize import CONFIG_FILE, check_run_dir, claim_run_dir, from_dict, load_run, save, to_dict, write_atomically
 from lopt.config.tree import ConfigError, differences, validate
 
 __all__ = [
     "CONFIG_FILE",
     "ConfigError",
+    "check_run_dir",
     "claim_run_dir",
     "differences",
     "from_dict",

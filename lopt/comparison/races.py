@@ -1,0 +1,195 @@
+"""The races of a comparison: the thetas of its runs and the tuned rivals, from the same initialisations on the same minibatches."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lopt.baselines import find_baseline
+from lopt.comparison.config import Plan, Run
+from lopt.comparison.kept import kept_race, race_once
+from lopt.comparison.state import RunState, chosen_theta, state_of
+from lopt.config import to_dict
+from lopt.estimators.base import PARTICLES
+from lopt.evaluate import RACE, TUNE, EvaluationConfig, tune_baseline
+from lopt.mixture import optimizer_of
+from lopt.optimizer import LearnedOptimizer
+from lopt.race import Competitor, race
+from lopt.summary import Curve
+from lopt.symmetry.spec import PyTree
+from lopt.task import Problem
+from lopt.tuning_cache import digest
+
+SEED = 0  # root of the racing and tuning seeds, the same for all runs of a comparison; meta-training never uses these keys
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A run that was raced.
+
+    Attributes:
+      run: of the plan.
+      state: how far it was then.
+      curve: the race of its theta.
+      step: the outer step that theta is of.
+      which: `best` or `newest`.
+      inner_steps: of an outer step, all particles counted.
+      theta: what was raced.
+    """
+
+    run: Run
+    state: RunState
+    curve: Curve
+    step: int
+    which: str
+    inner_steps: int
+    theta: PyTree
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in theta."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.theta))
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned:
+    """A tuned rival that was raced.
+
+    Attributes:
+      curve: its race.
+      setting: what it was tuned to, as text; empty where its learning rate was given.
+      at_edge: the best setting lies at the edge of what was tried.
+    """
+
+    curve: Curve
+    setting: str = ""
+    at_edge: bool = False
+
+
+class Bench:
+    """What races and meta-trainings of a plan have in common, made when it is first needed: data may take long to load.
+
+    Args:
+      plan: whose task it is.
+      cache: directory of the searches that tuning made; None: none is kept.
+    """
+
+    def __init__(self, plan: Plan, cache: Path | None = None) -> None:
+        self.plan, self.cache = plan, cache
+
+    @property
+    def evaluation(self) -> EvaluationConfig:
+        return self.plan.budget.experiment.evaluation
+
+    @functools.cached_property
+    def problem(self) -> Problem:
+        """The task with its data."""
+        made = self.plan.budget.experiment.task.make()
+        assert isinstance(made, Problem)  # a budget's experiment is on one task
+        return made
+
+    @functools.cached_property
+    def optimizers(self) -> dict[str, LearnedOptimizer]:
+        """By label.
+
+        Raises:
+          ValueError: naming the rival whose network does not serve the task.
+        """
+        found = {}
+        for rival in self.plan.config.rivals:
+            try:
+                found[rival.label] = optimizer_of(self.plan.budget.experiment_of(rival, 0).optimizer, self.problem)
+            except ValueError as error:
+                raise ValueError(f"{rival.label} does not apply to {self.problem.name}: {error}") from error
+        return found
+
+    @functools.cached_property
+    def inner_steps(self) -> int:
+        """Of an outer step, all particles counted."""
+        mesh = jax.sharding.Mesh(jax.devices()[:1], (PARTICLES,))
+        optimizer = next(iter(self.optimizers.values()))
+        return self.plan.budget.experiment.estimator.make(self.problem, optimizer, mesh).inner_steps
+
+    def _race(self, competitor: Competitor) -> Curve:
+        config = self.evaluation
+        key = jax.random.fold_in(jax.random.key(SEED), RACE)
+        return race(
+            self.problem,
+            [competitor],
+            key,
+            steps=config.steps,
+            seeds=config.seeds,
+            measurements=config.measurements,
+            measured_batches=config.measured_batches,
+        )[0]
+
+    def _identity(self, what: Mapping[str, Any]) -> dict[str, Any]:
+        experiment, config = self.plan.budget.experiment, self.evaluation
+        fields = ("steps", "seeds", "measurements", "measured_batches")
+        settings = {name: getattr(config, name) for name in fields}
+        return {"task": to_dict(experiment.task), "seed": SEED, **settings, **what}
+
+    def _theta_identity(self, run: Run, theta: Any) -> dict[str, Any]:
+        return self._identity({"optimizer": to_dict(run.experiment.optimizer), "theta": digest(theta)})
+
+    def entry(self, run: Run, *, may_race: bool = True) -> Entry | None:
+        """A run's theta, raced unless its race is kept; None if it has no checkpoint, or no race and none may be run.
+
+        Raises:
+          CheckpointError: if no checkpoint of the run can be used.
+        """
+        state = state_of(run)
+        if not state.done:
+            return None
+        theta, step, which = chosen_theta(run)
+        identity = self._theta_identity(run, theta)
+
+        def compete() -> tuple[Curve, dict[str, Any]]:
+            return self._race(Competitor(run.label, self.optimizers[run.label].opt_fn, theta)), {"inner_steps": self.inner_steps}
+
+        found = race_once(run.kept_race, identity, compete) if may_race else kept_race(run.kept_race, identity)
+        if found is None:
+            return None
+        return Entry(run, state, found[0], step, which, found[1]["inner_steps"], theta)
+
+    def is_raced(self, run: Run) -> bool:
+        """Whether the race of a run's theta, as it is now, is kept."""
+        return bool(state_of(run).done) and self.entry(run, may_race=False) is not None
+
+    def _tuned_file(self, name: str) -> tuple[Path, dict[str, Any]]:
+        search = {field.name: getattr(self.evaluation, field.name) for field in dataclasses.fields(EvaluationConfig)}
+        search = {key: search[key] for key in search if key not in ("cost_turns", "baselines")}
+        identity = self._identity({"baseline": name, "search": search})
+        return self.plan.races / f"tuned-{name.replace(':', '-')}.npz", identity
+
+    def is_tuned(self, name: str) -> bool:
+        """Whether the race of a tuned rival is kept."""
+        return kept_race(*self._tuned_file(name)) is not None
+
+    def tuned(self, name: str, *, reference: bool) -> Tuned:
+        """A rival by hand, tuned and raced unless its race is kept.
+
+        Args:
+          name: as `lopt.baselines.find_baseline` takes it.
+          reference: its final loss is the target of speed-ups.
+
+        Raises:
+          TuningError: if it diverged at every learning rate.
+        """
+        baseline, config = find_baseline(name), self.evaluation
+
+        def compete() -> tuple[Curve, dict[str, Any]]:
+            theta: Any = jax.numpy.float32(baseline.learning_rate or 0.0)
+            about = {"setting": "", "at_edge": False}
+            if baseline.learning_rate is None:
+                key = jax.random.fold_in(jax.random.key(SEED), TUNE)
+                found = tune_baseline(self.problem, name, config, key, self.cache)
+                theta = config.search(baseline).theta(found.best, config.steps)
+                about = {"setting": str(found.best), "at_edge": found.at_edge}
+            return self._race(Competitor(baseline.label, baseline.opt_fn, theta, reference)), about
+
+        curve, about = race_once(*self._tuned_file(name), compete)
+        return Tuned(dataclasses.replace(curve, reference=reference), about["setting"], about["at_edge"])

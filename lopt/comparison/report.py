@@ -1,0 +1,302 @@
+"""The files of a comparison: picture, tables, curves, thetas and metrics in small form, and a README of all that."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lopt import checkpoint, config, plots
+from lopt.comparison.figure import comparison_figure
+from lopt.comparison.races import Entry
+from lopt.comparison.results import Row, goal, rows
+from lopt.comparison.state import seconds_of
+from lopt.comparison.words import budget_lines, captions, hours, loss_text, outer_steps_text, speedup_text
+from lopt.comparison.work import Found
+from lopt.environment import environment
+from lopt.plots import over_seeds
+from lopt.summary import Estimate, final_losses, markdown, steps_to_reach
+
+THETA_DIR = "theta"
+_EVERY, _MOST = 50, 200  # metrics of every 50th outer step, of fewer where a run would have more than 200 of them
+_METRICS = ("meta_loss", "final_loss", "gradient_norm", "alpha", "beta", "g0", "diverged", "inner_steps_per_s")
+
+
+def table(found: Found) -> list[list[str]]:
+    """The lines of the table, its header first."""
+    lines, total = rows(found), found.plan.budget.experiment.outer_steps
+    metrics = [name for name in lines[-1].test if name != "loss"] or list(lines[-1].test)
+    header = [
+        "optimizer",
+        "meta-seeds",
+        "final training loss",
+        *(f"test {name.replace('_', ' ')}" for name in metrics),
+        "speed-up",
+    ]
+    header += ["diverged", "meta-parameters", "outer steps", "time"]
+    return [header, *(_cells(row, metrics, total) for row in lines)]
+
+
+def _cells(row: Row, metrics: Sequence[str], total: int) -> list[str]:
+    seeds = f"{row.seeds} of {row.planned}" if row.is_learned else ""
+    diverged = f"{row.diverged} of {row.raced}" if row.diverged else "0"
+    diverged += f"; {row.diverged_runs} of {row.seeds} meta-trainings" if row.diverged_runs else ""
+    name = f"{row.label} ({row.tuned})" if row.tuned else row.label
+    sizes = [f"{row.parameters:,}", outer_steps_text(row, total), hours(row.seconds)] if row.is_learned else ["", "", ""]
+    return [name, seeds, loss_text(row), *(str(row.test[metric]) for metric in metrics), speedup_text(row), diverged, *sizes]
+
+
+def short_table(found: Found) -> list[list[str]]:
+    """The lines of a table that is narrow enough for a terminal."""
+    lines = rows(found)
+    header = ["optimizer", "meta-seeds", "final training loss", "speed-up", "diverged"]
+    return [header, *(_cells(row, (), found.plan.budget.experiment.outer_steps)[: len(header)] for row in lines)]
+
+
+def csv_text(found: Found) -> str:
+    """One line an optimizer, numbers alone; a cell is empty where there is none, as for a speed-up that was never reached."""
+    lines = []
+    for row in rows(found):
+        line: dict[str, Any] = {"optimizer": row.label, "meta_seeds": row.seeds, "meta_seeds_planned": row.planned}
+        for name, estimate in (("final_training_loss", row.final_loss), ("speed_up", row.speedup), *_tests(row)):
+            line |= {name: _finite(estimate.mean), f"{name}_standard_error": _finite(estimate.error)}
+        line |= {"racing_seeds": row.raced, "reached": row.reached, "diverged": row.diverged}
+        line |= {"diverged_meta_trainings": row.diverged_runs, "meta_parameters": row.parameters or None}
+        line |= {"outer_steps": sum(row.outer_steps) or None, "hours": row.seconds / 3600 if row.is_learned else None}
+        lines.append(line)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def _tests(row: Row) -> list[tuple[str, Estimate]]:
+    return [(f"test_{name}", estimate) for name, estimate in row.test.items()]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def json_text(found: Found) -> str:
+    """All figures but the curves, with the configs, versions and devices; null where there is no finite number."""
+    plan, (target, steps) = found.plan, goal(found)
+    whole = {
+        "task": plan.task,
+        "title": plan.title,
+        "budget": plan.budget.name,
+        "differs": plan.budget.differs,
+        "target": target,
+        "reference_steps": steps,
+        "window": plan.budget.experiment.evaluation.smoothing,
+        "rows": [dataclasses.asdict(row) for row in rows(found)],
+        "runs": [_run(entry) for entry in _entries(found)],
+        "planned": [run.name for run in plan.runs],
+        "published": {"source": plan.config.source, "speed_ups": [dataclasses.asdict(one) for one in plan.config.published]},
+        "config": config.to_dict(plan.budget.experiment),
+        "rivals": {rival.label: config.to_dict(plan.budget.experiment_of(rival, 0).optimizer) for rival in plan.config.rivals},
+        "environment": environment(),
+    }
+    return json.dumps(_plain(whole), indent=2, allow_nan=False) + "\n"
+
+
+def _run(entry: Entry) -> dict[str, Any]:
+    state = entry.state
+    return {
+        "label": entry.run.label,
+        "seed": entry.run.seed,
+        "outer_steps": state.done,
+        "theta": {"which": entry.which, "outer_step": entry.step},
+        "diverged": state.diverged,
+        "seconds": seconds_of(state.records, entry.inner_steps),
+        "starts": state.starts,
+    }
+
+
+def _entries(found: Found) -> list[Entry]:
+    return [entry for entries in found.entries.values() for entry in entries]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return _finite(value) if isinstance(value, float) else value
+
+
+def curve_arrays(found: Found) -> dict[str, np.ndarray]:
+    """What curves.npz holds: of every optimizer, S meta-seeds (1 for a rival by hand), K racing seeds, T steps, M measurements.
+
+    `NAME/mean` and `NAME/error` [S, T]: training loss over racing seeds and its standard error; `NAME/final_loss`,
+    `NAME/steps_to_target` and `NAME/test/METRIC` [S, K]; `NAME/held_out/METRIC` [S, M], means over racing seeds, at the steps `at` [M];
+    `NAME/seeds` [S].
+    """
+    window, (target, _) = found.plan.budget.experiment.evaluation.smoothing, goal(found)
+    groups = {label: [entry.curve for entry in entries] for label, entries in found.entries.items() if entries}
+    seeds = {label: [entry.run.seed for entry in entries] for label, entries in found.entries.items()}
+    groups |= {tuned.curve.name: [tuned.curve] for tuned in found.tuned}
+    arrays: dict[str, np.ndarray] = {"target": np.array(target), "window": np.array(window), "at": found.tuned[0].curve.at}
+    for name, curves in groups.items():
+        means = [over_seeds(curve.losses) for curve in curves]
+        arrays |= {
+            f"{name}/seeds": np.array(seeds.get(name, [0])),
+            f"{name}/mean": np.stack([mean for mean, _ in means]).astype(np.float32),
+            f"{name}/error": np.stack([error for _, error in means]).astype(np.float32),
+            f"{name}/final_loss": np.stack([final_losses(curve.losses, window) for curve in curves]),
+            f"{name}/steps_to_target": np.stack([steps_to_reach(curve.losses, target, window) for curve in curves]),
+        }
+        for metric in curves[0].test:
+            arrays[f"{name}/test/{metric}"] = np.stack([curve.test[metric] for curve in curves])
+        for metric in curves[0].held_out:
+            held_out = [over_seeds(curve.held_out[metric])[0].astype(np.float32) for curve in curves]
+            arrays[f"{name}/held_out/{metric}"] = np.stack(held_out)
+    return arrays
+
+
+def metric_arrays(found: Found) -> dict[str, np.ndarray]:
+    """What metrics.npz holds of every run: `LABEL-SEED/METRIC` of every 50th outer step, or fewer, and all held-out evaluations.
+
+    `outer_step` [n] belongs to the metrics; `held_out/outer_step` and `held_out/score` [m] to each other.
+    """
+    arrays = {}
+    for entry in _entries(found):
+        every = max(_EVERY, math.ceil(entry.state.done / _MOST))
+        name = f"{entry.run.label}-{entry.run.seed}"
+        kept = [record for record in entry.state.records if record["outer_step"] % every == 0] or list(entry.state.records[-1:])
+        arrays[f"{name}/outer_step"] = np.array([record["outer_step"] for record in kept], np.int32)
+        for metric in _METRICS:
+            if any(metric in record for record in kept):
+                arrays[f"{name}/{metric}"] = np.array([record.get(metric, math.nan) for record in kept], np.float32)
+        scored = [record for record in entry.state.records if "held_out/score" in record]
+        if scored:
+            arrays[f"{name}/held_out/outer_step"] = np.array([record["outer_step"] for record in scored], np.int32)
+            arrays[f"{name}/held_out/score"] = np.array([record["held_out/score"] for record in scored], np.float32)
+    return arrays
+
+
+def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
+    return buffer.getvalue()
+
+
+def _bullets(lines: Sequence[str]) -> str:
+    return "\n".join(textwrap.fill(line, 130, initial_indent="- ", subsequent_indent="  ") for line in lines)
+
+
+def _beside(found: Found) -> str:
+    published = found.plan.config.published
+    if not published:
+        return "No independent re-run of this task is published."
+    ours = {row.label: speedup_text(row) for row in rows(found)}
+    lines = [["optimizer", "speed-up here", "re-run"]]
+    lines += [[one.label, ours.get(one.label, "not run"), f"{one.speedup:g} ± {one.error:g}x"] for one in published]
+    return f"The figures of {found.plan.config.source}, at the paper's budget:\n\n{markdown(lines)}"
+
+
+def _runs(found: Found) -> str:
+    lines = [["run", "outer steps", "theta that was raced", "time", "jax", "device"]]
+    for entry in _entries(found):
+        state, start = entry.state, (entry.state.starts or ({},))[-1]
+        done = f"{state.done:,}" + " (diverged)" * state.diverged
+        device = f"{start.get('device', 'unknown')} x {start.get('devices', '?')}"
+        seconds = hours(seconds_of(state.records, entry.inner_steps))
+        jax = start.get("packages", {}).get("jax", "unknown")
+        lines.append([entry.run.name, done, f"{entry.which}, outer step {entry.step:,}", seconds, jax, device])
+    missing = [run.name for run in found.plan.runs if run.name not in {entry.run.name for entry in _entries(found)}]
+    return markdown(lines) + (f"\n\nNot run yet: {'; '.join(missing)}." if missing else "")
+
+
+def readme(found: Found) -> str:
+    """README.md: the picture, the table, the budget and what differs from the paper."""
+    plan, window = found.plan, found.plan.budget.experiment.evaluation.smoothing
+    target, steps = goal(found)
+    definitions = [
+        *captions(found),
+        f"Final training loss: mean of the last {window} minibatch losses of a racing seed.",
+        f"Speed-up: the {steps:,.0f} steps after which {found.tuned[0].curve.name} is at its own final loss, {target:.4g}, over the steps "
+        f"after which the mean of a racing seed's last {window} losses is; over the seeds that get there. How many never do is said.",
+        "Diverged: a loss was not finite. Such seeds are left out of means, which then begin with `nan`. A meta-training is given up "
+        "when nothing finite has come of many outer steps in a row.",
+    ]
+    packages = environment()["packages"]
+    return f"""# {plan.title}: budget `{plan.budget.name}`
+
+![training loss over inner steps, and held-out loss over outer steps](figure2.png)
+
+{markdown(table(found))}
+
+## Beside others
+
+{_beside(found)}
+
+## Budget
+
+{_bullets(budget_lines(found))}
+
+{_runs(found)}
+
+Drawn with {", ".join(f"{name} {version}" for name, version in packages.items())}.
+
+## What differs from the paper
+
+{_bullets(plan.budget.differs or ("Nothing is known to differ.",))}
+
+## Definitions
+
+{_bullets(definitions)}
+
+## Files
+
+`table.md`, `table.csv`, `table.json`: the figures. `curves.npz`: the races. `metrics.npz`: the meta-trainings. `theta/`: the
+meta-parameters that were raced, each with its config, for `scripts/evaluate.py --task {plan.task} --optimizer adam theta/LABEL-SEED`.
+Again: `python scripts/paper_tables.py figure2 --task {plan.task} --budget {plan.budget.name}`.
+"""
+
+
+def _write_theta(entry: Entry, directory: Path) -> Path:
+    """A theta as a directory that `scripts/evaluate.py` takes for a run's: its config and one checkpoint of theta alone."""
+    path = directory / THETA_DIR / f"{entry.run.label}-{entry.run.seed}"
+    path.mkdir(parents=True, exist_ok=True)
+    config.save(entry.run.experiment, path / config.CONFIG_FILE)
+    written = checkpoint.save(path, entry.step, {"theta": entry.theta}, keep=1)
+    for other in written.parent.glob("*.safetensors"):
+        if other != written:
+            other.unlink()
+    return written
+
+
+def write_comparison(found: Found, directory: str | Path) -> list[Path]:
+    """Write figure2.png, README.md, table.md, .csv and .json, curves.npz, metrics.npz and theta/, each file atomically.
+
+    Args:
+      found: what to report; a part of a plan will do.
+      directory: made if need be.
+
+    Returns:
+      The paths written but theta's, the picture first.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    files = {
+        "figure2.png": plots.png(comparison_figure(found)),
+        "README.md": readme(found).encode(),
+        "table.md": (markdown(table(found)) + "\n").encode(),
+        "table.csv": csv_text(found).encode(),
+        "table.json": json_text(found).encode(),
+        "curves.npz": _npz(curve_arrays(found)),
+        "metrics.npz": _npz(metric_arrays(found)),
+    }
+    for name, content in files.items():
+        config.write_atomically(directory / name, content)
+    for entry in _entries(found):
+        _write_theta(entry, directory)
+    return [directory / name for name in files]

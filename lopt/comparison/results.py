@@ -1,0 +1,157 @@
+"""What a comparison comes to: figures over meta-seeds, with standard errors.
+
+A figure of a meta-seed is the mean over the racing seeds of its theta; its standard error is over meta-seeds. Where there is a single
+meta-seed, mean and error are over its racing seeds, as they are of the rivals by hand.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from lopt.comparison.races import Entry
+from lopt.comparison.state import seconds_of
+from lopt.comparison.work import Found
+from lopt.plots import over_seeds
+from lopt.summary import Curve, Estimate, final_losses, steps_of_reference, steps_to_reach, target_loss, trailing_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+      label: the optimizer.
+      final_loss: final training loss over the seeds that did not diverge.
+      speedup: the reference's steps to its final loss over the optimizer's, over the seeds that reach it.
+      test: metric -> its estimate, over the seeds that did not diverge.
+      raced: racing seeds, of all meta-seeds.
+      reached: how many of them reach the reference's final loss.
+      diverged: how many of them diverged.
+      seeds: meta-seeds; 0 for a rival by hand.
+      planned: meta-seeds of the plan.
+      diverged_runs: meta-trainings that were given up as diverged.
+      outer_steps: done by each run.
+      thetas: of each run, which theta was raced, as in `best, outer step 250`.
+      parameters: numbers in theta; 0 for a rival by hand.
+      seconds: of all outer steps.
+      tuned: the setting of a rival by hand.
+      reference: it sets the loss to reach.
+    """
+
+    label: str
+    final_loss: Estimate
+    speedup: Estimate
+    test: Mapping[str, Estimate]
+    raced: int
+    reached: int
+    diverged: int
+    seeds: int = 0
+    planned: int = 0
+    diverged_runs: int = 0
+    outer_steps: tuple[int, ...] = ()
+    thetas: tuple[str, ...] = ()
+    parameters: int = 0
+    seconds: float = 0.0
+    tuned: str = ""
+    reference: bool = False
+
+    @property
+    def is_learned(self) -> bool:
+        return self.seeds > 0
+
+
+def estimate(groups: Sequence[np.ndarray]) -> Estimate:
+    """The mean over meta-seeds of their means over racing seeds; over racing seeds where there is one meta-seed.
+
+    Args:
+      groups: one array a meta-seed, [K]; what is not finite is left out.
+
+    Example:
+      >>> str(estimate([np.array([1.0, 3.0]), np.array([4.0, np.nan])]))
+      '3.0 ± 1.0'
+    """
+    if len(groups) == 1:
+        return Estimate.of(groups[0])
+    return Estimate.of(np.array([Estimate.of(group).mean for group in groups]))
+
+
+def reference_of(found: Found) -> Curve:
+    """The race of the rival by hand that sets the loss to reach."""
+    return found.tuned[0].curve
+
+
+def goal(found: Found) -> tuple[float, float]:
+    """The loss to reach, the reference's final loss, and the steps that the reference takes to it."""
+    window = found.plan.budget.experiment.evaluation.smoothing
+    return target_loss(reference_of(found), window), steps_of_reference(reference_of(found), window)
+
+
+def rows(found: Found) -> list[Row]:
+    """The lines of the table: the learned optimizers that were raced, in the plan's order, then those by hand."""
+    lines = [_learned(found, label, entries) for label, entries in found.entries.items() if entries]
+    return [*lines, *(_by_hand(found, index) for index in range(len(found.tuned)))]
+
+
+def _over_kept(curves: Sequence[Curve], values: Callable[[Curve], np.ndarray]) -> Estimate:
+    return estimate([np.where(curve.diverged, math.nan, values(curve)) for curve in curves])
+
+
+def _figures(found: Found, curves: Sequence[Curve]) -> dict[str, object]:
+    window, (target, base) = found.plan.budget.experiment.evaluation.smoothing, goal(found)
+    steps = [np.full(len(c.losses), base) if c.reference else steps_to_reach(c.losses, target, window) for c in curves]
+    return {
+        "final_loss": _over_kept(curves, lambda curve: final_losses(curve.losses, window)),
+        "speedup": estimate([base / s for s in steps]),
+        "test": {name: _over_kept(curves, lambda curve, name=name: curve.test[name]) for name in curves[0].test},
+        "raced": sum(len(s) for s in steps),
+        "reached": sum(int(np.isfinite(s).sum()) for s in steps),
+        "diverged": sum(int(curve.diverged.sum()) for curve in curves),
+    }
+
+
+def _learned(found: Found, label: str, entries: Sequence[Entry]) -> Row:
+    figures: dict = _figures(found, [entry.curve for entry in entries])
+    return Row(
+        label=label,
+        **figures,
+        seeds=len(entries),
+        planned=found.plan.budget.seeds,
+        diverged_runs=sum(entry.state.diverged for entry in entries),
+        outer_steps=tuple(entry.state.done for entry in entries),
+        thetas=tuple(f"{entry.which}, outer step {entry.step:,}" for entry in entries),
+        parameters=entries[0].parameters,
+        seconds=sum(seconds_of(entry.state.records, entry.inner_steps) for entry in entries),
+    )
+
+
+def _by_hand(found: Found, index: int) -> Row:
+    tuned = found.tuned[index]
+    setting = tuned.setting + " (at the edge of what was tried)" * tuned.at_edge
+    figures: dict = _figures(found, [tuned.curve])
+    return Row(label=tuned.curve.name, **figures, tuned=setting, reference=tuned.curve.reference)
+
+
+def mean_curve(curves: Sequence[Curve], window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Training loss over inner steps, `(steps, mean, error)`, as `estimate` has it; averaged over the last `window` steps.
+
+    A value that is not finite is left out of the means.
+    """
+    smooth = [trailing_mean(curve.losses, window) for curve in curves]
+    values = smooth[0] if len(smooth) == 1 else np.stack([over_seeds(losses)[0] for losses in smooth])
+    return np.arange(values.shape[1]) + window, *over_seeds(values)
+
+
+def meta_curves(entries: Sequence[Entry], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """A metric over outer steps: `(outer steps [n], values [S, n])`, NaN where a run does not have it."""
+    series = [
+        {
+            record["outer_step"]: float(record[name])
+            for record in entry.state.records
+            if isinstance(record.get(name), (int, float))
+        }
+        for entry in entries
+    ]
+    at = sorted(set().union(*series))
+    return np.array(at, int), np.array([[one.get(step, math.nan) for step in at] for one in series], float)
