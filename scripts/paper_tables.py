@@ -203,13 +203,13 @@ def add_figure2(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--draw", action="store_true", help="meta-train nothing: race and draw what is there")
     text = "where to write the report (default: RUNS/TASK-BUDGET-report; without DIR: docs/reproduction/TASK-BUDGET)"
-    parser.add_argument("--out", nargs="?", type=Path, const=Path(), metavar="DIR", help=text)
+    parser.add_argument("--out", nargs="?", type=Path, const=True, metavar="DIR", help=text)
 
 
 def report_dir(args: argparse.Namespace, plan: Plan) -> Path:
     if args.out is None:
         return args.runs_dir / f"{plan.name}-report"
-    return ROOT / "docs" / "reproduction" / plan.name if args.out == Path() else args.out
+    return ROOT / "docs" / "reproduction" / plan.name if args.out is True else args.out
 
 
 def figure2(args: argparse.Namespace, console: Console) -> None:

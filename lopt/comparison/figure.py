@@ -5,12 +5,12 @@ Learned optimizers have colours of Okabe and Ito, which remain distinct to colou
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lopt.comparison.results import Row, goal, mean_curve, meta_curves, rows
+from lopt.comparison.results import Row, entries_of, goal, mean_curve, meta_curves, rows
 from lopt.comparison.words import budget_lines, captions, loss_text, speedup_text
 from lopt.comparison.work import Found
 from lopt.plots import loss_axis, over_seeds, style
@@ -25,8 +25,9 @@ GREYS = ("#333333", "#8C8C8C", "#5F5F5F", "#B0B0B0")
 DASHES = ((0, (6, 2)), (0, (2, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (1, 2)))
 SCORE, META_LOSS = "held_out/score", "meta_loss"
 _WIDTH, _MARGIN, _GAP = 10.5, 0.65, 0.75  # inches
-_PANEL, _LINE, _ENTRY = 3.5, 0.155, 0.2  # heights: of the panels, of a line of text, of an entry of the legend
+_PANEL, _LINE, _ENTRY = 3.5, 0.142, 0.2  # heights: of the panels, of a line of text, of an entry of the legend
 _CHARACTERS = 190  # in a line of the text below
+_LABEL, _COLUMN = 125, 62  # in a line of the legend; in one of two columns
 
 
 def comparison_figure(found: Found) -> "Figure":
@@ -40,18 +41,20 @@ def comparison_figure(found: Found) -> "Figure":
 
     lines = rows(found)
     text = [line for one in _sentences(found) for line in textwrap.wrap(one, _CHARACTERS, subsequent_indent="   ")]
-    columns = 2
-    legend = _ENTRY * math.ceil((len(lines) + 1) / columns) + 0.3
+    labels = ["\n".join(textwrap.wrap(_label(found, row), _LABEL)) for row in lines]
+    columns = 2 if max(map(len, labels)) <= _COLUMN else 1
+    entries = math.ceil((len(lines) + 1) / columns) + sum(label.count("\n") for label in labels)
+    legend = _ENTRY * entries + 0.3
     below = _LINE * len(text) + 0.15
     height = 0.85 + _PANEL + 0.55 + legend + below
     with style():
         figure = Figure(figsize=(_WIDTH, height))
-        width = (_WIDTH - 2 * _MARGIN - _GAP + 0.4) / 2
+        width = (_WIDTH - 2 * _MARGIN - _GAP + 0.25) / 2
         panels = [
             figure.add_axes((left / _WIDTH, (below + legend + 0.55) / height, width / _WIDTH, _PANEL / height))
             for left in (_MARGIN, _MARGIN + width + _GAP)
         ]
-        handles = _draw_race(panels[0], found, lines)
+        handles = _draw_race(panels[0], found, dict(zip(labels, lines, strict=True)))
         _draw_meta_training(panels[1], found)
         figure.text(0.15 / _WIDTH, 1 - 0.12 / height, found.plan.title, fontsize=12, fontweight="bold", va="top")
         figure.text(0.15 / _WIDTH, 1 - 0.37 / height, _subtitle(found), fontsize=8.5, va="top", color="#555555")
@@ -70,10 +73,14 @@ def comparison_figure(found: Found) -> "Figure":
 
 
 def _subtitle(found: Found) -> str:
-    budget, done = found.plan.budget, sum(map(len, found.entries.values()))
-    part = f", so far {done} of {len(found.plan.runs)} runs" * (done < len(found.plan.runs))
-    steps = budget.experiment.evaluation.steps
-    return f"budget '{budget.name}': {budget.experiment.outer_steps:,} outer steps, T = {steps:,} inner steps in the race{part}"
+    budget, entries, planned = found.plan.budget, entries_of(found), len(found.plan.runs)
+    total = budget.experiment.outer_steps
+    unfinished = sum(not entry.state.is_over(total) for entry in entries)
+    part = f"; so far {len(entries)} of {planned} runs" * (len(entries) < planned or unfinished > 0)
+    part += f", {unfinished} of them unfinished" * (unfinished > 0)
+    return (
+        f"budget '{budget.name}': {total:,} outer steps; T = {budget.experiment.evaluation.steps:,} inner steps in the race{part}"
+    )
 
 
 def _sentences(found: Found) -> list[str]:
@@ -98,21 +105,21 @@ def _label(found: Found, row: Row) -> str:
     return label + f" ({row.diverged_runs} of {row.seeds} meta-trainings diverged)" * (row.diverged_runs > 0)
 
 
-def _draw_race(ax: "Axes", found: Found, lines: Sequence[Row]) -> list[Any]:
-    """The left panel; the handles of the legend."""
+def _draw_race(ax: "Axes", found: Found, lines: Mapping[str, Row]) -> list[Any]:
+    """The left panel, of rows by their label in the legend; the handles of the legend."""
     evaluation = found.plan.budget.experiment.evaluation
     smoothing = max(1, evaluation.steps // 50)
     curves = {label: [entry.curve for entry in entries] for label, entries in found.entries.items() if entries}
     curves |= {tuned.curve.name: [tuned.curve] for tuned in found.tuned}
     handles, ranges, starts, by_hand = [], [], [], 0
-    for row in lines:
+    for label, row in lines.items():
         steps, mean, error = mean_curve(curves[row.label], smoothing)
         if row.is_learned:
             look: dict[str, Any] = {"color": color_of(found, row.label), "linewidth": 2.0, "zorder": 6}
         else:
             look = {"color": GREYS[by_hand % 4], "linestyle": DASHES[by_hand % 4], "linewidth": 1.5, "zorder": 5}
             by_hand += 1
-        handles += ax.plot(steps, mean, label=_label(found, row), **look)
+        handles += ax.plot(steps, mean, label=label, **look)
         ax.fill_between(steps, mean - error, mean + error, color=look["color"], alpha=0.2, linewidth=0, zorder=2)
         ranges.append(_range(steps, mean))
         starts.append(mean[0])

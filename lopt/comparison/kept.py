@@ -46,7 +46,7 @@ def kept_race(path: Path, identity: Mapping[str, Any]) -> tuple[Curve, dict[str,
     A damaged file is warned of and counts as none.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         text = json.loads(str(arrays.pop("text")))
         if text["format"] != _FORMAT or text["identity"] != json.loads(json.dumps(identity)):

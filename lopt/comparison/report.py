@@ -10,22 +10,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lopt import checkpoint, config, plots
+from lopt.comparison.arrays import curve_arrays, metric_arrays, npz
 from lopt.comparison.figure import comparison_figure
 from lopt.comparison.races import Entry
-from lopt.comparison.results import Row, goal, rows
+from lopt.comparison.results import Row, entries_of, goal, rows
 from lopt.comparison.state import seconds_of
 from lopt.comparison.words import budget_lines, captions, hours, loss_text, outer_steps_text, speedup_text
 from lopt.comparison.work import Found
 from lopt.environment import environment
-from lopt.plots import over_seeds
-from lopt.summary import Estimate, final_losses, markdown, steps_to_reach
+from lopt.summary import Estimate, markdown
 
 THETA_DIR = "theta"
-_EVERY, _MOST = 50, 200  # metrics of every 50th outer step, of fewer where a run would have more than 200 of them
-_METRICS = ("meta_loss", "final_loss", "gradient_norm", "alpha", "beta", "g0", "diverged", "inner_steps_per_s")
 
 
 def table(found: Found) -> list[list[str]]:
@@ -97,7 +93,7 @@ def json_text(found: Found) -> str:
         "reference_steps": steps,
         "window": plan.budget.experiment.evaluation.smoothing,
         "rows": [dataclasses.asdict(row) for row in rows(found)],
-        "runs": [_run(entry) for entry in _entries(found)],
+        "runs": [_run(entry) for entry in entries_of(found)],
         "planned": [run.name for run in plan.runs],
         "published": {"source": plan.config.source, "speed_ups": [dataclasses.asdict(one) for one in plan.config.published]},
         "config": config.to_dict(plan.budget.experiment),
@@ -120,72 +116,12 @@ def _run(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _entries(found: Found) -> list[Entry]:
-    return [entry for entries in found.entries.values() for entry in entries]
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return _finite(value) if isinstance(value, float) else value
-
-
-def curve_arrays(found: Found) -> dict[str, np.ndarray]:
-    """What curves.npz holds: of every optimizer, S meta-seeds (1 for a rival by hand), K racing seeds, T steps, M measurements.
-
-    `NAME/mean` and `NAME/error` [S, T]: training loss over racing seeds and its standard error; `NAME/final_loss`,
-    `NAME/steps_to_target` and `NAME/test/METRIC` [S, K]; `NAME/held_out/METRIC` [S, M], means over racing seeds, at the steps `at` [M];
-    `NAME/seeds` [S].
-    """
-    window, (target, _) = found.plan.budget.experiment.evaluation.smoothing, goal(found)
-    groups = {label: [entry.curve for entry in entries] for label, entries in found.entries.items() if entries}
-    seeds = {label: [entry.run.seed for entry in entries] for label, entries in found.entries.items()}
-    groups |= {tuned.curve.name: [tuned.curve] for tuned in found.tuned}
-    arrays: dict[str, np.ndarray] = {"target": np.array(target), "window": np.array(window), "at": found.tuned[0].curve.at}
-    for name, curves in groups.items():
-        means = [over_seeds(curve.losses) for curve in curves]
-        arrays |= {
-            f"{name}/seeds": np.array(seeds.get(name, [0])),
-            f"{name}/mean": np.stack([mean for mean, _ in means]).astype(np.float32),
-            f"{name}/error": np.stack([error for _, error in means]).astype(np.float32),
-            f"{name}/final_loss": np.stack([final_losses(curve.losses, window) for curve in curves]),
-            f"{name}/steps_to_target": np.stack([steps_to_reach(curve.losses, target, window) for curve in curves]),
-        }
-        for metric in curves[0].test:
-            arrays[f"{name}/test/{metric}"] = np.stack([curve.test[metric] for curve in curves])
-        for metric in curves[0].held_out:
-            held_out = [over_seeds(curve.held_out[metric])[0].astype(np.float32) for curve in curves]
-            arrays[f"{name}/held_out/{metric}"] = np.stack(held_out)
-    return arrays
-
-
-def metric_arrays(found: Found) -> dict[str, np.ndarray]:
-    """What metrics.npz holds of every run: `LABEL-SEED/METRIC` of every 50th outer step, or fewer, and all held-out evaluations.
-
-    `outer_step` [n] belongs to the metrics; `held_out/outer_step` and `held_out/score` [m] to each other.
-    """
-    arrays = {}
-    for entry in _entries(found):
-        every = max(_EVERY, math.ceil(entry.state.done / _MOST))
-        name = f"{entry.run.label}-{entry.run.seed}"
-        kept = [record for record in entry.state.records if record["outer_step"] % every == 0] or list(entry.state.records[-1:])
-        arrays[f"{name}/outer_step"] = np.array([record["outer_step"] for record in kept], np.int32)
-        for metric in _METRICS:
-            if any(metric in record for record in kept):
-                arrays[f"{name}/{metric}"] = np.array([record.get(metric, math.nan) for record in kept], np.float32)
-        scored = [record for record in entry.state.records if "held_out/score" in record]
-        if scored:
-            arrays[f"{name}/held_out/outer_step"] = np.array([record["outer_step"] for record in scored], np.int32)
-            arrays[f"{name}/held_out/score"] = np.array([record["held_out/score"] for record in scored], np.float32)
-    return arrays
-
-
-def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
-    return buffer.getvalue()
 
 
 def _bullets(lines: Sequence[str]) -> str:
@@ -204,14 +140,14 @@ def _beside(found: Found) -> str:
 
 def _runs(found: Found) -> str:
     lines = [["run", "outer steps", "theta that was raced", "time", "jax", "device"]]
-    for entry in _entries(found):
+    for entry in entries_of(found):
         state, start = entry.state, (entry.state.starts or ({},))[-1]
         done = f"{state.done:,}" + " (diverged)" * state.diverged
         device = f"{start.get('device', 'unknown')} x {start.get('devices', '?')}"
         seconds = hours(seconds_of(state.records, entry.inner_steps))
         jax = start.get("packages", {}).get("jax", "unknown")
         lines.append([entry.run.name, done, f"{entry.which}, outer step {entry.step:,}", seconds, jax, device])
-    missing = [run.name for run in found.plan.runs if run.name not in {entry.run.name for entry in _entries(found)}]
+    missing = [run.name for run in found.plan.runs if run.name not in {entry.run.name for entry in entries_of(found)}]
     return markdown(lines) + (f"\n\nNot run yet: {'; '.join(missing)}." if missing else "")
 
 
@@ -292,11 +228,11 @@ def write_comparison(found: Found, directory: str | Path) -> list[Path]:
         "table.md": (markdown(table(found)) + "\n").encode(),
         "table.csv": csv_text(found).encode(),
         "table.json": json_text(found).encode(),
-        "curves.npz": _npz(curve_arrays(found)),
-        "metrics.npz": _npz(metric_arrays(found)),
+        "curves.npz": npz(curve_arrays(found)),
+        "metrics.npz": npz(metric_arrays(found)),
     }
     for name, content in files.items():
         config.write_atomically(directory / name, content)
-    for entry in _entries(found):
+    for entry in entries_of(found):
         _write_theta(entry, directory)
     return [directory / name for name in files]

@@ -82,6 +82,11 @@ def reference_of(found: Found) -> Curve:
     return found.tuned[0].curve
 
 
+def entries_of(found: Found) -> list[Entry]:
+    """All runs that were raced, by label and seed."""
+    return [entry for entries in found.entries.values() for entry in entries]
+
+
 def goal(found: Found) -> tuple[float, float]:
     """The loss to reach, the reference's final loss, and the steps that the reference takes to it."""
     window = found.plan.budget.experiment.evaluation.smoothing

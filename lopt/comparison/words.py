@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lopt.comparison.results import Row, rows
+from lopt.comparison.results import Row, entries_of, rows
 from lopt.comparison.state import seconds_of
 from lopt.comparison.work import Found
 
@@ -34,7 +34,7 @@ def hours(seconds: float) -> str:
 
 def devices(found: Found) -> str:
     """The devices that the runs were meta-trained on."""
-    starts = [start for entries in found.entries.values() for entry in entries for start in entry.state.starts]
+    starts = [start for entry in entries_of(found) for start in entry.state.starts]
     names = [f"{start.get('device', 'unknown')} x {start.get('devices', '?')}" for start in starts]
     return "; ".join(dict.fromkeys(names)) or "unknown"
 
@@ -63,7 +63,7 @@ def budget_lines(found: Found) -> list[str]:
     """What was spent, as sentences."""
     experiment, plan = found.plan.budget.experiment, found.plan
     evaluation = experiment.evaluation
-    entries = [entry for of_label in found.entries.values() for entry in of_label]
+    entries = entries_of(found)
     inner_steps = entries[0].inner_steps if entries else 0
     total = sum(entry.state.done * entry.inner_steps for entry in entries)
     spent = sum(seconds_of(entry.state.records, entry.inner_steps) for entry in entries)
@@ -71,7 +71,7 @@ def budget_lines(found: Found) -> list[str]:
     a_run = f"{experiment.outer_steps:,} outer steps of {inner_steps:,} inner steps, {_count(experiment.outer_steps * inner_steps)} a run"
     tuned = ", ".join(f"{row.label} ({row.tuned})" for row in rows(found) if row.tuned)
     return [
-        f"Meta-training: {a_run}. Meta-seeds done, of {plan.budget.seeds}: {labels}. In all {_count(total)} inner steps in "
+        f"Meta-training: {a_run}. Meta-seeds raced, of {plan.budget.seeds}: {labels}. In all {_count(total)} inner steps in "
         f"{hours(spent)} of outer steps (compilation and held-out evaluations not counted) on {devices(found)}.",
         f"Race: {evaluation.steps:,} inner steps from {evaluation.seeds} racing seeds, the same for all. Tuned on "
         f"{evaluation.tuning_seeds} other{' seeds' if evaluation.tuning_seeds > 1 else ''}: {tuned or 'none'}.",
