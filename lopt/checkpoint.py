@@ -27,6 +27,7 @@ from lopt.symmetry.spec import named_leaves
 PyTree = Any
 
 CHECKPOINTS_DIR = "checkpoints"
+BEST_DIR = "best"  # of a run directory: holds the checkpoint that is best by the held-out evaluation
 _FORMAT = "lopt-checkpoint-1"
 _FILE = re.compile(r"(\d{8,})\.safetensors")
 _NO_DIGEST = "0" * 64
@@ -276,3 +277,21 @@ def load_theta(run_dir: str | Path, step: int | None = None) -> PyTree:
     if content is None:
         raise CheckpointError(f"no checkpoint in {Path(run_dir) / CHECKPOINTS_DIR}: is {run_dir} a run directory?")
     return _decode_containers(content.theta, content)
+
+
+def pack_theta(theta: PyTree, step: int) -> bytes:
+    """The bytes of a safetensors file that holds theta alone, and the outer step it is of; `ValueError` names what cannot be stored."""
+    return _pack(step, {"theta": theta})
+
+
+def read_theta(path: str | Path) -> PyTree:
+    """The theta that a file of `pack_theta` holds, whoever wrote it: data alone, nothing in it is executed.
+
+    Raises:
+      CheckpointError: naming the file that is missing, cut short or not what its digest says.
+    """
+    try:
+        content = _unpack(Path(path))
+        return _decode_containers(content.theta, content)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} does not hold a theta: its header does not describe its arrays ({error})") from error

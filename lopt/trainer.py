@@ -20,6 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 from tyro.conf import arg as tyro_arg
 
 from lopt import checkpoint, config, distributed
+from lopt.checkpoint import BEST_DIR
 from lopt.distributed import use_all_cores
 from lopt.environment import record_start
 from lopt.estimators.base import PARTICLES, EstimatorConfig
@@ -102,7 +103,6 @@ class DivergedError(RuntimeError):
 
 RESUME_MAY_CHANGE = ("outer_steps", "logging")
 Observer = Callable[[int, Mapping[str, Any]], None]  # outer steps done, what was measured
-BEST_DIR = "best"  # of a run directory: holds the checkpoint that is best by the held-out evaluation
 
 
 def particle_mesh(particles: int) -> Mesh:
