@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import difflib
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,18 +14,20 @@ from rich.console import Console
 from lopt import checkpoint, metrics
 from lopt.baselines import SCHEDULES
 from lopt.compilation_cache import use_compilation_cache
-from lopt.config import CONFIG_FILE, load_run
+from lopt.config import load_run
 from lopt.estimators.base import PARTICLES
 from lopt.evaluate import Competitor, Evaluation, EvaluationConfig, evaluate
 from lopt.families import MixtureConfig
+from lopt.fitting import fit
 from lopt.generalization import KINDS, conditions, generalize, stages, table
 from lopt.generalization_report import write_generalization
-from lopt.mixture import check_serves, optimizer_of, set_up
+from lopt.mixture import optimizer_of, set_up
 from lopt.report import terminal_table, write_report
 from lopt.stages import Stages
 from lopt.tables import rich_lines
 from lopt.task import Problem, TaskConfig
-from lopt.trainer import BEST_DIR, initial_theta, use_all_cores
+from lopt.trained import is_trained, open_trained, run_theta
+from lopt.trainer import initial_theta, use_all_cores
 from lopt.tuning import TuningError
 from tasks.datasets import cache_root
 from tasks.datasets.local import local_alternatives
@@ -58,7 +59,7 @@ What baselines were tuned to is kept there too, in tuning/.
 examples:
   python scripts/evaluate.py --run-dir runs/digits --steps 300 --seeds 10
   python scripts/evaluate.py --task mlp --optimizer adam sgdm adamw:1e-3 --steps 300 --seeds 3 --task.hidden 64 64
-  python scripts/evaluate.py --task mlp --optimizer adam runs/digits --steps 300
+  python scripts/evaluate.py --task mlp --optimizer adam small-mixture-unf runs/digits --steps 300
   python scripts/evaluate.py --run-dir runs/digits --generalize horizon width --seeds 3 --tuning-seeds 2
   python scripts/evaluate.py --task mlp --optimizer adam sgdm nadamw lion muon --steps 300 --refinements 2
       --momenta 0.5 0.9 0.99 --schedules constant cosine warmup_cosine"""
@@ -96,7 +97,8 @@ def argument_parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="OPT",
         help="rivals: adam, sgdm or the name of an optimizer of optax, with a tuned learning rate or as NAME:RATE with that one; "
-        "or a run directory, for the optimizer that it has meta-trained (default: the run's evaluation.baselines; adam sgdm)",
+        "or a trained one: the name of a shipped one, a run directory, a folder with a card, or hf://owner/name (default: the run's "
+        "evaluation.baselines; adam sgdm)",
     )
     default = EvaluationConfig()
     for option, metavar, text, value in (
@@ -164,34 +166,29 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, TaskConfig | 
     return args, None
 
 
-def theta_of(run_dir: Path, which: str) -> tuple[Any, int]:
-    """The theta of a run, and the outer step it is of: the best by the run's held-out evaluations where there were any, or the newest."""
-    best = run_dir / BEST_DIR
-    source = best if which == "best" and checkpoint.steps(best) else run_dir
-    return checkpoint.load_theta(source), (checkpoint.steps(source) or [0])[-1]
-
-
-def from_run(run_dir: Path, problem: Problem, which: str) -> Competitor:
-    """The optimizer that a run has meta-trained, on a task that need not be the run's.
+def trained_optimizer(source: str, problem: Problem, which: str) -> Competitor:
+    """A shipped optimizer, or one of a run, a folder or a repository, on a task that need not be one it was trained on.
 
     Raises:
       ValueError: if its theta cannot serve the task's weights.
     """
-    theta, _ = theta_of(run_dir, which)
-    optimizer = optimizer_of(load_run(run_dir).optimizer, problem)
-    check_serves(optimizer, theta, problem)
-    return Competitor(str(run_dir), optimizer.opt_fn, theta)
+    trained = open_trained(source, best=which == "best")
+    try:
+        optimizer = fit(trained, problem.spec, problem.param_shapes())
+    except ValueError as error:
+        raise ValueError(f"'{source}' does not serve the weights of '{problem.name}': {error}") from error
+    return Competitor(source, optimizer.opt_fn, trained.theta)
 
 
-def overrides(args: argparse.Namespace) -> tuple[dict[str, Any], list[Path]]:
-    """What of the evaluation's config the arguments give, and the runs whose meta-trained optimizers are among the rivals."""
+def overrides(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """What of the evaluation's config the arguments give, and which of the rivals are trained optimizers."""
     fields = ("steps", "seeds", "tuning_seeds", "refinements", "momenta", "schedules")
     given = {name: getattr(args, name) for name in fields if getattr(args, name) is not None}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    runs = [name for name in args.optimizer or () if os.sep in name or (Path(name) / CONFIG_FILE).is_file()]
+    trained = [name for name in args.optimizer or () if is_trained(name)]
     if args.optimizer is not None:
-        given["baselines"] = tuple(name for name in args.optimizer if name not in runs)
-    return given, list(map(Path, runs))
+        given["baselines"] = tuple(name for name in args.optimizer if name not in trained)
+    return given, trained
 
 
 def kept_searches(args: argparse.Namespace) -> Path | None:
@@ -199,9 +196,9 @@ def kept_searches(args: argparse.Namespace) -> Path | None:
 
 
 def of_task(args: argparse.Namespace, config: TaskConfig, console: Console) -> Iterator[tuple[Evaluation, list[Path]]]:
-    given, runs = overrides(args)
+    given, trained = overrides(args)
     evaluation_config, problem = EvaluationConfig(**given), config.make()
-    learned = [from_run(run, problem, args.checkpoint) for run in runs]
+    learned = [trained_optimizer(source, problem, args.checkpoint) for source in trained]
     evaluation = evaluate(problem, learned, evaluation_config, args.seed or 0, console.print, kept_searches(args))
     out = args.out or Path("runs") / "evaluate" / args.task
     out.mkdir(parents=True, exist_ok=True)
@@ -211,11 +208,11 @@ def of_task(args: argparse.Namespace, config: TaskConfig, console: Console) -> I
 def of_run(args: argparse.Namespace, console: Console) -> Iterator[tuple[Evaluation, list[Path]]]:
     """One evaluation; of a run over several tasks, one of each, in a directory of its own."""
     experiment = load_run(args.run_dir)
-    theta, step = theta_of(args.run_dir, args.checkpoint)
+    theta, step = run_theta(args.run_dir, best=args.checkpoint == "best")
     done = checkpoint.steps(args.run_dir)[-1]
     # A run that was killed may have logged outer steps after its newest checkpoint, which this theta has not seen.
     records = [record for record in metrics.read(args.run_dir) if record["outer_step"] <= done]
-    given, runs = overrides(args)
+    given, trained = overrides(args)
     config: EvaluationConfig = dataclasses.replace(experiment.evaluation, **given)
     setup = set_up(
         experiment.task, experiment.optimizer, experiment.estimator, jax.sharding.Mesh(jax.devices()[:1], (PARTICLES,))
@@ -227,7 +224,7 @@ def of_run(args: argparse.Namespace, console: Console) -> Iterator[tuple[Evaluat
         competitors = [
             Competitor(title, optimizer.opt_fn, theta),
             Competitor("before meta-training", optimizer.opt_fn, initial_theta(experiment.seed, setup.optimizer)),
-            *(from_run(run, problem, args.checkpoint) for run in runs),
+            *(trained_optimizer(source, problem, args.checkpoint) for source in trained),
         ]
         evaluation = evaluate(problem, competitors, config, seed, console.print, kept_searches(args))
         out = args.out or args.run_dir
@@ -244,10 +241,10 @@ def show(paths: Sequence[Path], console: Console) -> None:
 
 def generalizations(args: argparse.Namespace, config: TaskConfig | None, console: Console) -> Iterator[list[Path]]:
     """One table; of a run over several tasks, one of each."""
-    given, runs = overrides(args)
+    given, trained = overrides(args)
     if config is not None:
         tasks, evaluation, seed = (config,), EvaluationConfig(**given), args.seed or 0
-        sources, base = {str(run): run for run in runs}, Path("runs") / "evaluate" / args.task
+        sources, base = {name: name for name in trained}, Path("runs") / "evaluate" / args.task
     else:
         experiment = load_run(args.run_dir)
         tasks = experiment.task.tasks if isinstance(experiment.task, MixtureConfig) else (experiment.task,)
@@ -255,10 +252,13 @@ def generalizations(args: argparse.Namespace, config: TaskConfig | None, console
             dataclasses.replace(experiment.evaluation, **given),
             args.seed if args.seed is not None else experiment.seed,
         )
-        sources, base = {"meta-trained": args.run_dir, **{str(run): run for run in runs}}, args.run_dir
+        sources, base = {"meta-trained": str(args.run_dir), **{name: name for name in trained}}, args.run_dir
 
     def setup(problem: Problem) -> list[Competitor]:
-        return [dataclasses.replace(from_run(run, problem, args.checkpoint), name=name) for name, run in sources.items()]
+        return [
+            dataclasses.replace(trained_optimizer(source, problem, args.checkpoint), name=name)
+            for name, source in sources.items()
+        ]
 
     for task in tasks:
         near = args.data or local_alternatives(getattr(task, "dataset", ""))

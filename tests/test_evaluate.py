@@ -787,23 +787,26 @@ def test_the_script_races_meta_trained_optimizers_on_other_tasks(tmp_path, monke
         config.save(experiment, tmp_path / name / config.CONFIG_FILE)
         theta = jax.jit(optimizer.make(task.make().spec).init)(jax.random.key(0))
         checkpoint.save(tmp_path / name, 2, {"theta": theta})
-    found = script.from_run(tmp_path / "pointwise", other, "best")
-    assert found.name == str(tmp_path / "pointwise")
+    pointwise = str(tmp_path / "pointwise")
+    found = script.trained_optimizer(pointwise, other, "best")
+    assert found.name == pointwise
     curves = race(other, [found], jax.random.key(0), steps=3, seeds=1)
     assert np.isfinite(curves[0].losses).all()
-    with pytest.raises(ValueError, match=r"this theta does not serve the weights of 'digits4_mlp_5_4'.*DeepSetsConfig"):
-        script.from_run(tmp_path / "unf", other, "best")
+    with pytest.raises(ValueError, match=r"'.*unf' does not serve the weights of 'digits4_mlp_5_4': .* not shared by role"):
+        script.trained_optimizer(str(tmp_path / "unf"), other, "best")
+    shipped = script.trained_optimizer("small-mixture-unf", other, "best")
+    assert np.isfinite(race(other, [shipped], jax.random.key(0), steps=3, seeds=1)[0].losses).all()
     # The best of a run by its held-out evaluations comes before its newest, unless that is asked for.
     best = jax.tree.map(jnp.zeros_like, found.theta)
     checkpoint.save(tmp_path / "pointwise" / "best", 1, {"theta": best})
-    assert script.theta_of(tmp_path / "pointwise", "best")[1] == 1
-    assert script.theta_of(tmp_path / "pointwise", "newest")[1] == 2
-    assert float(script.from_run(tmp_path / "pointwise", other, "best").theta["alpha"]) == 0
+    assert float(script.trained_optimizer(pointwise, other, "best").theta["alpha"]) == 0
+    assert float(script.trained_optimizer(pointwise, other, "newest").theta["alpha"]) > 0
     monkeypatch.chdir(tmp_path)
-    args, _ = script.parse(["--task", "mlp", "--optimizer", "unf", "adam", "missing/run", "--steps", "7"])
-    given, runs = script.overrides(args)
+    names = ["unf", "adam", "missing/run", "small-mixture-unf", "hf://owner/name"]
+    args, _ = script.parse(["--task", "mlp", "--optimizer", *names, "--steps", "7"])
+    given, trained = script.overrides(args)
     assert given == {"steps": 7, "baselines": ("adam",)}
-    assert runs == [pathlib.Path("unf"), pathlib.Path("missing/run")]
+    assert trained == ["unf", "missing/run", "small-mixture-unf", "hf://owner/name"]
 
 
 @pytest.mark.slow
