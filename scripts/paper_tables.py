@@ -206,6 +206,11 @@ def add_figure2(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", nargs="?", type=Path, const=True, metavar="DIR", help=text)
 
 
+def plan_of(args: argparse.Namespace) -> Plan:
+    config: ComparisonConfig = load_file(comparisons()[args.task])
+    return make_plan(args.task, config, args.budget, args.runs_dir)
+
+
 def report_dir(args: argparse.Namespace, plan: Plan) -> Path:
     if args.out is None:
         return args.runs_dir / f"{plan.name}-report"
@@ -213,9 +218,8 @@ def report_dir(args: argparse.Namespace, plan: Plan) -> Path:
 
 
 def figure2(args: argparse.Namespace, console: Console) -> None:
-    config: ComparisonConfig = load_file(comparisons()[args.task])
-    plan = make_plan(args.task, config, args.budget, args.runs_dir)
-    labels = [rival.label for rival in config.rivals]
+    plan = plan_of(args)
+    labels = [rival.label for rival in plan.config.rivals]
     unknown = [label for label in args.rivals or () if label not in labels]
     if unknown:
         raise ValueError(f"no rival '{unknown[0]}' in {args.task}; its rivals are {', '.join(labels)}")
@@ -234,7 +238,7 @@ def figure2(args: argparse.Namespace, console: Console) -> None:
         console.print(str(path), soft_wrap=True)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="paper_tables.py", description="The paper's tables and pictures, beside ours.")
     commands = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
     text = "sizes of the update networks beside the paper's, and basis terms a layer"
@@ -242,7 +246,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     formatter = argparse.RawDescriptionHelpFormatter
     text = "learned optimizers meta-trained, raced and drawn as in the paper's figure 2"
     add_figure2(commands.add_parser("figure2", help=text, description=FIGURE2, formatter_class=formatter))
-    args, console = parser.parse_args(argv), Console()
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args, console = argument_parser().parse_args(argv), Console()
     if args.what == "parameters":
         print_parameters(console)
         return 0
