@@ -14,10 +14,11 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lopt.features import NUM_CHANNELS, NUM_WEIGHT_CHANNELS, WeightFeatures
+from lopt.features import NUM_CHANNELS, NUM_WEIGHT_CHANNELS, WeightFeatures, finish, put_together
 from lopt.layers.base import Layer, chain, channels_first, channels_last
 from lopt.layers.deep_sets import deep_sets_layer, pooled_deep_sets_layer
 from lopt.layers.dense import init_dense
+from lopt.layers.digest import Digest, Needs, digest
 from lopt.layers.folded import folded_unf_layer
 from lopt.layers.nfn import nfn_layer
 from lopt.layers.pointwise import Dense, pointwise, pointwise_pallas
@@ -147,58 +148,39 @@ def update_network(hidden: tuple[int, ...], last: Layer, apply_pointwise: Pointw
         return {"pointwise": init_dense(keys, widths), "last": last.init(keys[-1])}
 
     def apply(theta: PyTree, features: WeightFeatures) -> dict[str, jax.Array]:
-        shapes = {path: x.shape[:-1] for path, x in features.weights.items()}
         (kernel, bias), *others = ((layer["kernel"], layer["bias"]) for layer in (theta["pointwise"][name] for name in names))
         # The time features are the same for every weight: they act as a bias.
-        first = kernel[:NUM_WEIGHT_CHANNELS], bias + features.time @ kernel[NUM_WEIGHT_CHANNELS:]
+        kernel, bias = kernel[:NUM_WEIGHT_CHANNELS], bias + features.time @ kernel[NUM_WEIGHT_CHANNELS:]
 
-        def trunk(x: jax.Array) -> jax.Array:
-            return apply_pointwise([first, *others], x)
+        def digested(path: str, needs: Needs) -> Digest:
+            channels, scale = features.large[path]
+            scaled = kernel * scale[:, None]
+            return digest(lambda x: apply_pointwise([(scaled, bias), *others], put_together(x)), channels, needs)
 
-        matrices = {}
-        if last.early is not None and any(map(_is_large, shapes.values())):
-            matrices = last.early.matrices(theta["last"], shapes)
-        products = {
-            path: channels_last(_in_blocks(trunk, matrix, channels_first(features.weights[path])), shapes[path])
-            for path, matrix in matrices.items()
-            if _is_large(shapes[path])
-        }
+        digests: dict[str, Digest] = {}
+        if last.early is not None and features.large:
+            shapes = {path: x.shape[:-1] for path, x in features.weights.items()}
+            shapes |= {path: x.channels[0].shape[1:] for path, x in features.large.items()}
+            needs = last.early.needs(theta["last"], shapes)
+            digests = {path: digested(path, needs[path]) for path in features.large if path in needs}
+        weights = features.weights | {path: finish(x) for path, x in features.large.items() if path not in digests}
         hidden_features: dict[str, jax.Array] = {}
-        if len(products) < len(shapes):
+        if weights:
             # One matmul over all weights rather than one per tensor; tensors of one shape are neighbours, as layers stack them.
             # Channels come first: the rows of the products are then as long as there are weights, not as there are channels.
-            paths = sorted(shapes.keys() - products.keys(), key=lambda path: (shapes[path], path))
+            shapes = {path: x.shape[:-1] for path, x in weights.items()}
+            paths = sorted(shapes, key=lambda path: (shapes[path], path))
             with jax.named_scope("trunk"):
-                x = trunk(jnp.concatenate([channels_first(features.weights[path]) for path in paths], axis=1))
+                x = jnp.concatenate([channels_first(weights[path]) for path in paths], axis=1)
+                x = apply_pointwise([(kernel, bias), *others], x)
                 ends = list(itertools.accumulate(math.prod(shapes[path]) for path in paths))
                 splits = jnp.split(x, ends[:-1], axis=1)
             hidden_features = {path: channels_last(y, shapes[path]) for path, y in zip(paths, splits, strict=True)}
         with jax.named_scope("last_layer"):
-            if last.early is not None and products:
-                out = last.early.apply(theta["last"], hidden_features, products)
+            if last.early is not None and digests:
+                out = last.early.apply(theta["last"], hidden_features, digests)
             else:
                 out = last.apply(theta["last"], hidden_features)
             return {path: y[..., 0] for path, y in out.items()}
 
     return UpdateNetwork(init, apply)
-
-
-# Weights at a time: their hidden features stay in the cache of a CPU, where those of all would go to memory and back.
-BLOCK = 16_384
-
-
-def _is_large(shape: tuple[int, ...]) -> bool:
-    return math.prod(shape) >= BLOCK and jax.default_backend() == "cpu"
-
-
-def _in_blocks(trunk: Callable[[jax.Array], jax.Array], matrix: jax.Array, x: jax.Array) -> jax.Array:
-    """matrix^T trunk(x), [C, K] and [c, N] to [K, N], without the N hidden features in memory."""
-    blocks = x.shape[1] // BLOCK
-
-    def block(index: jax.Array) -> jax.Array:
-        with jax.named_scope("trunk"):
-            return matrix.T @ trunk(jax.lax.dynamic_slice_in_dim(x, index * BLOCK, BLOCK, axis=1))
-
-    whole = jnp.moveaxis(jax.lax.map(block, jnp.arange(blocks)), 0, 1)
-    rest = matrix.T @ trunk(x[:, blocks * BLOCK :])
-    return jnp.concatenate([jnp.reshape(whole, (matrix.shape[1], blocks * BLOCK)), rest], axis=1)

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-import lopt.networks
-from lopt.features import NUM_TIME_CHANNELS, NUM_WEIGHT_CHANNELS, WeightFeatures
+import lopt.layers.digest
+from lopt.features import NUM_TIME_CHANNELS, NUM_WEIGHT_CHANNELS, WeightFeatures, weight_features
 from lopt.layers.unf import unf_layer
 from lopt.networks import DeepSetsConfig, NFNConfig, PooledDeepSetsConfig, UNFConfig
 from lopt.optimizer import LearnedMomentumConfig
@@ -142,22 +142,44 @@ def test_predictor_needs_a_layer():
         invariant_predictor(MLP.relax(), unf_layer, channels=(1,))
 
 
-@pytest.mark.parametrize("config", [UNFConfig((6, 16)), UNFConfig((6, 16), share="role"), DeepSetsConfig((6, 16))], ids=str)
-def test_large_leaves_are_computed_in_blocks(config, monkeypatch):
-    """Blocks of 12 weights: leaves of 12 and more are cut up, smaller ones are not, and a rest is left over; forwards and backwards."""
-    spec = WeightSpec.parse({"w0": "in! a", "b0": "a", "w1": "a a2", "b1": "a2"})
-    shapes = {"w0": (3, 9), "b0": (9,), "w1": (9, 5), "b1": (5,)}
-    network = config.make(spec)
-    theta = network.init(jax.random.key(0))
-    keys = jax.random.split(jax.random.key(1), len(shapes))
-    weights = {path: jax.random.normal(key, (*shapes[path], 8)) for path, key in zip(shapes, keys, strict=True)}
+LARGE = WeightSpec.parse({"w0": "a a", "b0": "a", "w1": "kh! a b", "b1": "b", "w2": "(kh! b) c!"})
+SHAPES = {"w0": (9, 9), "b0": (9,), "w1": (2, 9, 5), "b1": (5,), "w2": (10, 4)}
 
-    def loss(theta, weights):
-        out = network.apply(theta, WeightFeatures(weights, jnp.ones(11)))
+
+@pytest.mark.parametrize(
+    ("config", "digests"),
+    [
+        (UNFConfig((6, 6)), 3),
+        (UNFConfig((6, 6), share="role"), 3),
+        (DeepSetsConfig((6, 4)), 3),
+        (PooledDeepSetsConfig((6, 4)), 0),
+    ],
+    ids=str,
+)
+def test_large_leaves_are_computed_in_blocks(config, digests, monkeypatch):
+    """Blocks of 12 weights: leaves of 12 and more are cut up along any axis, with and without a rest, those with diagonals as well;
+    forwards, backwards and over particles."""
+    network = config.make(LARGE)
+    theta = network.init(jax.random.key(0))
+
+    def tree(index):
+        keys = jax.random.split(jax.random.key(index), len(SHAPES))
+        return {path: jax.random.normal(key, (2, *shape)) for key, (path, shape) in zip(keys, SHAPES.items(), strict=True)}
+
+    params, grads = tree(1), tree(2)
+    momenta = jax.tree.map(lambda g: jnp.stack([g * i for i in range(6)], axis=1), grads)
+
+    def loss(theta, params, grads, momenta):
+        out = network.apply(theta, weight_features(params, grads, momenta, jnp.int32(3)))
         return sum(jnp.sum(jnp.sin(y)) for y in out.values()), out
 
-    whole = jax.grad(loss, has_aux=True)(theta, weights)
-    monkeypatch.setattr(lopt.networks, "BLOCK", 12)
-    assert str(jax.make_jaxpr(loss)(theta, weights)).count("scan[") == 2
-    blocks = jax.grad(loss, has_aux=True)(theta, weights)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), blocks, whole)
+    def particles(*args):
+        return jax.vmap(jax.grad(loss, argnums=(0, 1, 2, 3), has_aux=True), in_axes=(None, 0, 0, 0))(*args)
+
+    args = theta, params, grads, momenta
+    whole = jax.jit(particles)(*args)
+    monkeypatch.setattr(lopt.layers.digest, "BLOCK", 12)
+    traced = jax.jit(lambda *args: particles(*args)).trace(*args)  # a new function, as the other's program is kept
+    assert str(traced.jaxpr).count("scan[") == 2 * digests
+    blocks = traced.lower().compile()(*args)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), blocks, whole)

@@ -22,12 +22,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lopt.layers.arrange import Batch, Channels, Kind, Untied, View, arrange
+from lopt.layers.arrange import Batch, Channels, Kind, Untied, View, arrange, is_whole
 from lopt.layers.base import Features, PyTree, channels_first, multiply
+from lopt.layers.digest import Digest, Needs
 from lopt.layers.pooling import take_blocks, write_blocks
 from lopt.symmetry.basis import Blocks, Plan
 
-NOTHING: Features = MappingProxyType({})
+NOTHING: Mapping[str, Digest] = MappingProxyType({})
 
 
 def apply_plan(
@@ -37,7 +38,7 @@ def apply_plan(
     c_in: Channels,
     c_out: Channels,
     untied: Untied | None = None,
-    products: Features = NOTHING,
+    digests: Mapping[str, Digest] = NOTHING,
 ) -> dict[str, jax.Array]:
     """Apply coefficients to features along a plan.
 
@@ -48,8 +49,7 @@ def apply_plan(
       c_in: channels of the input features.
       c_out: channels of the output features.
       untied: kept axes of groups whose matrices have these axes before their rows and columns.
-      products: instead of features, for some of the leaves that `early_matrices` names, their products with these matrices: leaf
-        path -> [one axis per factor, K].
+      digests: instead of features, what `plan_needs` asks for of some of the leaves that it names; of all of one shape or none.
 
     Returns:
       Leaf path -> [one axis per factor, c_out[path]].
@@ -58,27 +58,32 @@ def apply_plan(
       ValueError: if theta was made for a spec with other names.
     """
     _check_labels(plan, theta)
-    shapes = {path: x.shape[:-1] for path, x in {**features, **products}.items()}
-    arrangement = arrange(plan, shapes, c_in, c_out, untied or {})
+    shapes = {path: x.shape[:-1] for path, x in features.items()}
+    shapes |= {path: digest.product.shape[1:] for path, digest in digests.items()}
+    arrangement = arrange(plan, shapes, c_in, c_out, untied or {}, digests)
     tensors = arrangement.classes
     matrices = [_matrices(batch, theta["weights"]) for batch in arrangement.batches]
     early: dict[int, dict[int, list[jax.Array]]] = {}  # batch -> group -> [columns, kept axes]
     for path, found in arrangement.early.items():
-        product = products.get(path)
-        if product is None:
-            product = multiply(features[path], _early_matrix(found, matrices, c_in[path]))
-        for view, average in zip(found, _averages(jnp.moveaxis(product, -1, 0), found, matrices), strict=True):
+        if path in digests:
+            product = digests[path].product
+        else:
+            product = jnp.moveaxis(multiply(features[path], _early_matrix(found, matrices, c_in[path])), -1, 0)
+        for view, average in zip(found, _averages(product, found, matrices), strict=True):
             early.setdefault(view.batch, {}).setdefault(view.group, []).append(average)
-    is_early = [paths[0] in arrangement.early for paths in tensors]
-    stacks = [None if is_early[i] else _stack_features([features[path] for path in paths]) for i, paths in enumerate(tensors)]
+    multiplied = {view.kind for found in arrangement.early.values() for view in found}
+    stacks = [None if paths[0] in arrangement.early else _stack_features([features[path] for path in paths]) for paths in tensors]
     views = _ClassViews(stacks)
+    for index, paths in enumerate(tensors):
+        if paths[0] in digests:
+            views.add(index, [digests[path] for path in paths])
     pieces: dict[Kind, list[tuple[np.ndarray, jax.Array]]] = {}
     for index, (batch, matrix) in enumerate(zip(arrangement.batches, matrices, strict=True)):
         parts = []
         if index in early:
             sums = [sum(found[1:], found[0]) for found in (early[index][group] for group in range(len(batch.labels)))]
             parts.append(_stack(sums))
-        pooled = [run for run in batch.views if not is_early[run.kind.tensors]]
+        pooled = [run for run in batch.views if run.kind not in multiplied]
         if pooled:
             x = jnp.concatenate([_side_by_side(views(run.kind), run.members) for run in pooled], axis=1)
             rows = np.concatenate([np.arange(run.start, run.stop) for run in pooled])
@@ -108,17 +113,24 @@ def apply_plan(
     return out
 
 
-def early_matrices(
+def plan_needs(
     plan: Plan, theta: PyTree, shapes: Mapping[str, tuple[int, ...]], c_in: Channels, c_out: Channels
-) -> dict[str, jax.Array]:
-    """What features are multiplied with at every weight, before anything is averaged: leaf path -> [c_in[path], K].
+) -> dict[str, Needs]:
+    """What is needed of features, for the leaves alone whose products with coefficients have no more channels than they.
 
-    For the leaves alone where K is not larger than the channels. Arguments as for `apply_plan`; shapes with one axis per factor.
+    Arguments as for `apply_plan`; shapes with one axis per factor.
     """
     _check_labels(plan, theta)
-    arrangement = arrange(plan, shapes, c_in, c_out, {})
+    arrangement = arrange(plan, shapes, c_in, c_out, {}, digested=shapes)
     matrices = [_matrices(batch, theta["weights"]) for batch in arrangement.batches]
-    return {path: _early_matrix(found, matrices, c_in[path]) for path, found in arrangement.early.items()}
+    needs = {}
+    for path, found in arrangement.early.items():
+        others = [view.kind for view in arrangement.views[path] if not is_whole(view.kind)]
+        rank = len(shapes[path])
+        diagonals = tuple(sorted({kind.blocks for kind in others if len(kind.blocks) < rank}))
+        means = tuple(range(rank)) if any(len(kind.blocks) == rank for kind in others) else ()
+        needs[path] = Needs(shapes[path], _early_matrix(found, matrices, c_in[path]), means, diagonals)
+    return needs
 
 
 def _check_labels(plan: Plan, theta: PyTree) -> None:
@@ -136,6 +148,16 @@ class _ClassViews:
     def __init__(self, stacks: Sequence[jax.Array | None]):
         self._stacks = stacks
         self._pooled: dict[tuple[int, Blocks, frozenset[int]], jax.Array] = {}
+
+    def add(self, tensors: int, digests: Sequence[Digest]) -> None:
+        """Has the averages and diagonals of the members of a class; all others come from them."""
+        axes = range(digests[0].product.ndim - 1)
+        for axis in digests[0].means:
+            kept = frozenset(axes) - {axis}
+            self._pooled[tensors, tuple((i,) for i in axes), kept] = _stack([digest.means[axis] for digest in digests])
+        for blocks in digests[0].diagonals:
+            kept = frozenset(range(len(blocks)))
+            self._pooled[tensors, blocks, kept] = _stack([digest.diagonals[blocks] for digest in digests])
 
     def _pool(self, tensors: int, blocks: Blocks, kept: frozenset[int]) -> jax.Array:
         """Averages over the blocks outside `kept`; the mean over two blocks comes from the mean over one of them."""

@@ -6,7 +6,7 @@ kinds of targets form a batch.
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -97,15 +97,29 @@ class Arrangement(NamedTuple):
     Attributes:
       classes: the paths of the members of each class.
       batches: groups of terms that line up.
-      early: path -> views of a tensor that is multiplied before it is averaged.
+      views: path -> views of a tensor.
+      early: path -> those of them that are multiplied with coefficients before they are averaged; for some tensors.
     """
 
     classes: list[list[str]]
     batches: list[Batch]
+    views: dict[str, list[View]]
     early: dict[str, list[View]]
 
 
-def arrange(plan: Plan, shapes: Mapping[str, tuple[int, ...]], c_in: Channels, c_out: Channels, untied: Untied) -> Arrangement:
+def is_whole(kind: Kind) -> bool:
+    """Whether views of a kind are the tensor itself, up to the order of axes: nothing is averaged, no diagonal taken."""
+    return len(kind.kept) == len(kind.blocks) == sum(map(len, kind.blocks))
+
+
+def arrange(
+    plan: Plan,
+    shapes: Mapping[str, tuple[int, ...]],
+    c_in: Channels,
+    c_out: Channels,
+    untied: Untied,
+    digested: Collection[str] = (),
+) -> Arrangement:
     """How the terms of a plan are computed.
 
     Args:
@@ -114,27 +128,27 @@ def arrange(plan: Plan, shapes: Mapping[str, tuple[int, ...]], c_in: Channels, c
       c_in: channels of the input features.
       c_out: channels of the output features.
       untied: as `Untied` has it.
+      digested: paths of tensors whose averages and diagonals are there already: only they themselves are multiplied early.
     """
     classes = _classes(plan, shapes, c_in, c_out)
     batches = list(_batches(plan, classes, c_in, c_out, untied))
-    early: dict[str, list[View]] = {}
-    if any(batch.untied for batch in batches):
-        return Arrangement(classes, batches, early)
-    views: dict[str, list[View]] = {}
+    views: dict[str, list[View]] = {path: [] for path in plan.spec.paths}
     for index, batch in enumerate(batches):
         for run in batch.views:
             paths = classes[run.kind.tensors]
             for (group, side), member in np.ndenumerate(run.members):
                 view = View(index, group, run.kind, run.start + side * c_in[paths[member]])
-                views.setdefault(paths[member], []).append(view)
+                views[paths[member]].append(view)
 
-    def products(path: str) -> int:
-        return sum(batches[view.batch].columns[view.group].size for view in views[path])
+    def products(chosen: Sequence[View]) -> int:
+        return sum(batches[view.batch].columns[view.group].size for view in chosen)
 
-    for paths in classes:
-        if all(path in views and products(path) <= c_in[path] for path in paths):
-            early |= {path: views[path] for path in paths}
-    return Arrangement(classes, batches, early)
+    early: dict[str, list[View]] = {}
+    for paths in classes if not any(batch.untied for batch in batches) else ():
+        chosen = {path: [view for view in views[path] if path not in digested or is_whole(view.kind)] for path in paths}
+        if all(chosen[path] and products(chosen[path]) <= c_in[path] for path in paths):
+            early |= chosen
+    return Arrangement(classes, batches, views, early)
 
 
 def _classes(plan: Plan, shapes: Mapping[str, tuple[int, ...]], c_in: Channels, c_out: Channels) -> list[list[str]]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lopt.layers.digest import Digest, Needs
 from lopt.symmetry.spec import WeightSpec
 
 PyTree = Any
@@ -17,14 +18,14 @@ class Early(NamedTuple):
     """A layer in two steps, for features that are too many to be held in memory: at every weight, then what brings weights together.
 
     Attributes:
-      matrices: `matrices(theta, shapes) -> {leaf path: [C, K]}` for leaf path -> leaf shape: what features are multiplied with at every
-        weight; some leaves may have none.
-      apply: `apply(theta, features, products) -> features`, as the layer's own, from the products [*leaf.shape, K] of some of the
-        leaves that have a matrix, and the features of all others.
+      needs: `needs(theta, shapes) -> {leaf path: Needs}` for leaf path -> leaf shape: what the layer needs of features; some leaves may
+        be missing.
+      apply: `apply(theta, features, digests) -> features`, as the layer's own, from what it needs of some of those leaves, and the
+        features of all others.
     """
 
-    matrices: Callable[[PyTree, Mapping[str, tuple[int, ...]]], dict[str, jax.Array]]
-    apply: Callable[[PyTree, Features, Features], dict[str, jax.Array]]
+    needs: Callable[[PyTree, Mapping[str, tuple[int, ...]]], dict[str, Needs]]
+    apply: Callable[[PyTree, Features, Mapping[str, Digest]], dict[str, jax.Array]]
 
 
 class Layer(NamedTuple):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from lopt.layers.base import Early, Features, Layer, PyTree, multiply
+from lopt.layers.digest import Digest, Needs
 from lopt.symmetry.spec import WeightSpec
 
 
@@ -30,17 +31,20 @@ def deep_sets_layer(spec: WeightSpec, c_in: int, c_out: int) -> Layer:
         return {"kernel": jax.random.normal(key, (c_in, c_out), jnp.float32) * c_in**-0.5, "bias": jnp.zeros(c_out, jnp.float32)}
 
     def apply(theta: PyTree, features: Features) -> dict[str, jax.Array]:
-        products = {path: multiply(x, theta["kernel"]) for path, x in features.items()}
-        return from_products(theta, {}, products)
+        return {path: _add_bias(multiply(x, theta["kernel"]), theta["bias"]) for path, x in features.items()}
 
-    def matrices(theta: PyTree, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, jax.Array]:
-        return {path: theta["kernel"] for path in shapes}
+    def needs(theta: PyTree, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Needs]:
+        return {path: Needs(shape, theta["kernel"]) for path, shape in shapes.items()}
 
-    def from_products(theta: PyTree, features: Features, products: Features) -> dict[str, jax.Array]:
-        there = {path: y + jnp.broadcast_to(theta["bias"], y.shape) for path, y in products.items()}
-        return there | (apply(theta, features) if features else {})
+    def from_digests(theta: PyTree, features: Features, digests: Mapping[str, Digest]) -> dict[str, jax.Array]:
+        found = {path: _add_bias(jnp.moveaxis(digest.product, 0, -1), theta["bias"]) for path, digest in digests.items()}
+        return found | apply(theta, features)
 
-    return Layer(init, apply, Early(matrices, from_products))
+    return Layer(init, apply, Early(needs, from_digests))
+
+
+def _add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
+    return y + jnp.broadcast_to(bias, y.shape)
 
 
 def pooled_deep_sets_layer(spec: WeightSpec, c_in: int, c_out: int) -> Layer:

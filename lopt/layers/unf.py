@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lopt.layers.apply_plan import Channels, apply_plan, early_matrices
+from lopt.layers.apply_plan import Channels, apply_plan, plan_needs
 from lopt.layers.base import Early, Features, Layer, PyTree, expand_factors, shape_sizes
+from lopt.layers.digest import Digest, Needs
 from lopt.symmetry.basis import Blocks, Plan, make_plan
 from lopt.symmetry.spec import WeightSpec
 
@@ -75,21 +76,21 @@ def coefficient_layer(
     inputs, outputs = dict.fromkeys(spec.paths, c_in), dict.fromkeys(spec.paths, c_out)
 
     def apply(theta: PyTree, features: Features) -> dict[str, jax.Array]:
-        return from_products(theta, features, {})
+        return from_digests(theta, features, {})
 
-    def from_products(theta: PyTree, features: Features, products: Features) -> dict[str, jax.Array]:
-        shapes = {path: x.shape[:-1] for path, x in {**features, **products}.items()}
-        sizes = shape_sizes(spec, shapes)
-        x, y = expand_factors(spec, features, sizes), expand_factors(spec, products, sizes)
-        out = apply_plan(plan, coefficients(theta), x, inputs, outputs, products=y)
+    def from_digests(theta: PyTree, features: Features, digests: Mapping[str, Digest]) -> dict[str, jax.Array]:
+        shapes = {path: x.shape[:-1] for path, x in features.items()}
+        shapes |= {path: digest.shape for path, digest in digests.items()}
+        x = expand_factors(spec, features, shape_sizes(spec, shapes))
+        out = apply_plan(plan, coefficients(theta), x, inputs, outputs, digests=digests)
         return {path: jnp.reshape(out[path], (*shape, c_out)) for path, shape in shapes.items()}
 
-    def matrices(theta: PyTree, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, jax.Array]:
+    def needs(theta: PyTree, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Needs]:
         sizes = shape_sizes(spec, shapes)
         expanded = {path: tuple(sizes[factor.name] for factor in spec.factors(path)) for path in spec.paths}
-        return early_matrices(plan, coefficients(theta), expanded, inputs, outputs)
+        return plan_needs(plan, coefficients(theta), expanded, inputs, outputs)
 
-    return Layer(init, apply, Early(matrices, from_products))
+    return Layer(init, apply, Early(needs, from_digests))
 
 
 def init_coefficients(
