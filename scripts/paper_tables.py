@@ -19,6 +19,7 @@ from lopt import checkpoint, metrics
 from lopt.comparison.config import ComparisonConfig, Plan, make_plan
 from lopt.comparison.races import Bench
 from lopt.comparison.report import short_table, write_comparison
+from lopt.comparison.state import state_of
 from lopt.comparison.work import Found, InterruptedPlanError, carry_out, collect
 from lopt.compilation_cache import use_compilation_cache
 from lopt.config import load_file
@@ -227,8 +228,10 @@ def figure2(args: argparse.Namespace, console: Console) -> None:
     bench, out = Bench(plan, cache_root() / "tuning"), report_dir(args, plan)
 
     def found() -> Found:
-        # What another process may be meta-training is taken only where its race is kept.
-        return collect(bench, lambda run: run.label in chosen)
+        # A run that another process may be on is taken only where the race of its theta is kept.
+        return collect(
+            bench, lambda run: run.label in chosen and (args.draw or state_of(run).is_over(run.experiment.outer_steps))
+        )
 
     if not args.draw:
         carry_out(bench, chosen, console=console, after_seed=lambda: write_comparison(found(), out))

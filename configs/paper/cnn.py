@@ -1,7 +1,7 @@
 """The paper's Figure 2, CNN on CIFAR-10: SGDM, DeepSets, UNF and NFN, meta-trained and raced.
 
 Command:  python scripts/paper_tables.py figure2 --task cnn --budget cpu
-Budgets:  paper: configs/cifar_cnn.py, 5 seeds; cpu: a small CNN on FashionMNIST, 3 seeds; smoke: seconds, on the digits
+Budgets:  paper: configs/cifar_cnn.py, 5 seeds; cpu: a small CNN on FashionMNIST, 3 seeds; smoke: minutes of compilation
 Cost:     cpu: about 11 minutes a run (UNF) on 2 idle cores by the speed of its first outer steps, 12 runs
 """
 

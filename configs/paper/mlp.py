@@ -1,7 +1,7 @@
 """The paper's Figure 2, MLP on FashionMNIST: SGDM, DeepSets and UNF, meta-trained and raced.
 
 Command:  python scripts/paper_tables.py figure2 --task mlp --budget cpu
-Budgets:  paper: configs/fashion_mlp.py, 5 seeds; cpu: 16 million inner steps a run, 3 seeds; smoke: seconds, on the digits
+Budgets:  paper: configs/fashion_mlp.py, 5 seeds; cpu: 16 million inner steps a run, 3 seeds; smoke: minutes of compilation
 Cost:     cpu: about 40 minutes a run on 2 idle cores (UNF), 9 runs; paper: 3 hours a run
 
 NFN has no runs of its own: on dense layers it is the UNF, coefficient for coefficient, and its runs are the same bit for bit.

@@ -1,7 +1,7 @@
 """The paper's Figure 2, RNN on text: SGDM, DeepSets and UNF, meta-trained and raced.
 
 Command:  python scripts/paper_tables.py figure2 --task rnn --budget cpu
-Budgets:  paper: configs/lm1b_rnn.py, 5 seeds; cpu: a smaller RNN on the reference that comes with Python, 3 seeds; smoke: seconds
+Budgets:  paper: configs/lm1b_rnn.py, 5 seeds; cpu: a smaller RNN on Python's reference, 3 seeds; smoke: minutes of compilation
 Cost:     cpu: about 15 minutes a run (UNF) on 2 idle cores by the speed of its first outer steps, 9 runs
 """
 

@@ -1,7 +1,7 @@
 """The paper's Figure 2, Transformer on text: SGDM, DeepSets and UNF, meta-trained and raced.
 
 Command:  python scripts/paper_tables.py figure2 --task transformer --budget cpu
-Budgets:  paper: configs/lm1b_transformer.py, 3 seeds; cpu: one small block on the reference that comes with Python, 3 seeds; smoke: seconds
+Budgets:  paper: configs/lm1b_transformer.py, 3 seeds; cpu: one small block on Python's reference, 3 seeds; smoke: minutes of compilation
 Cost:     cpu: about 22 minutes a run (UNF) on 2 idle cores by the speed of its first outer steps, 9 runs
 """
 

@@ -91,10 +91,15 @@ class PlanProgress:
         if now - at >= _SECONDS_BETWEEN_LINES or done - last >= _SHARE_BETWEEN_LINES * self._jobs[index].inner_steps:
             self._print()
 
-    def end(self, detail: str = "done") -> None:
-        """The job is over, all of it or as much as there will be."""
+    def end(self, detail: str = "done", measure: bool = True) -> None:
+        """The job is over, all of it or as much as there will be.
+
+        Args:
+          detail: how it ended.
+          measure: the time that it took, if it had no updates, is that of its inner steps.
+        """
         index, job = self._current, self._jobs[self._current]
-        if self._first is None and job.inner_steps > self._done[index]:
+        if measure and self._first is None and job.inner_steps > self._done[index]:
             self._cost[job.kind] = (self._clock() - self._began) / (job.inner_steps - self._done[index])
         self._done[index], self._detail = job.inner_steps, detail
         self._print()

@@ -1,7 +1,9 @@
 """Carrying out a plan: meta-train and race, one after another; what is done already is left alone."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+import fcntl
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from lopt.comparison.races import Bench, Entry, Tuned
 from lopt.comparison.state import check_runs, state_of
 from lopt.trainer import DivergedError, meta_train
 
-Task = Callable[[PlanProgress], str]  # does a job, and says how it ended
+Task = Callable[[PlanProgress], str | None]  # does a job, and says how it ended; None: it is left to another process
 
 
 class InterruptedPlanError(RuntimeError):
@@ -68,7 +70,7 @@ def carry_out(
     """Do what is left of a plan: tune and race the rivals by hand, then for each seed meta-train and race every learned one.
 
     All that can be wrong with configs and data is found before anything is trained. A meta-training that diverges is left as it is, its
-    theta raced all the same, and the plan goes on.
+    theta raced all the same, and the plan goes on. Several processes may carry out one plan: each leaves alone the run that another is on.
 
     Args:
       bench: of the plan.
@@ -109,7 +111,8 @@ def carry_out(
         for index, (job, task) in enumerate(zip(jobs, tasks, strict=True)):
             if job.done < job.inner_steps:
                 bar.begin(index)
-                bar.end(task(bar))
+                detail = task(bar)
+                bar.end(detail or "left to another process", measure=detail is not None)
                 worked = True
             if worked and index in seed_ends:
                 after_seed()
@@ -140,9 +143,11 @@ def _tune(bench: Bench, name: str, reference: bool) -> Task:
 
 
 def _race(bench: Bench, run: Run) -> Task:
-    def task(bar: PlanProgress) -> str:
+    def task(bar: PlanProgress) -> str | None:
+        if not state_of(run).is_over(run.experiment.outer_steps):
+            return None
         entry = bench.entry(run)
-        return "" if entry is None else f"raced, {entry.which} theta, of outer step {entry.step:,}"
+        return None if entry is None else f"raced, {entry.which} theta, of outer step {entry.step:,}"
 
     return task
 
@@ -150,19 +155,36 @@ def _race(bench: Bench, run: Run) -> Task:
 def _train(run: Run, inner_steps: int) -> Task:
     total = run.experiment.outer_steps
 
-    def task(bar: PlanProgress) -> str:
+    def task(bar: PlanProgress) -> str | None:
         def observe(step: int, info: Mapping[str, Any]) -> None:
             parts = [f"outer step {step:,}/{total:,}", f"meta-loss {info['meta_loss']:.4g}"]
             parts += [f"{info['inner_steps_per_s']:,.0f} inner steps/s"]
             parts += [f"{info['diverged']} diverged"] if info["diverged"] else []
             bar.update(step * inner_steps, " | ".join(parts))
 
-        try:
-            result = meta_train(run.experiment, run.directory, progress=False, observers=(observe,))
-        except DivergedError as error:
-            return f"diverged: {error}"
-        if result.interrupted:
-            raise InterruptedPlanError(f"{run.name}: stopped after outer step {result.step:,} of {total:,}, all saved")
-        return "meta-trained"
+        with _alone(run) as alone:
+            if not alone or state_of(run).is_over(total):
+                return None
+            try:
+                result = meta_train(run.experiment, run.directory, progress=False, observers=(observe,))
+            except DivergedError as error:
+                return f"diverged: {error}"
+            if result.interrupted:
+                raise InterruptedPlanError(f"{run.name}: stopped after outer step {result.step:,} of {total:,}, all saved")
+            return "meta-trained"
 
     return task
+
+
+@contextmanager
+def _alone(run: Run) -> Iterator[bool]:
+    """Whether this is the only process that works on a run of the plan, until the end of the block: a lock that no kill leaves behind."""
+    path = run.kept_race.with_suffix(".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True

@@ -76,6 +76,15 @@ def test_a_job_that_ends_early_is_done():
     assert bar.text().startswith(" 48% | 1 of 3: UNF, seed 0 | diverged")
 
 
+def test_a_job_that_was_left_to_another_process_says_nothing_about_its_cost():
+    clock = Clock()
+    bar = PlanProgress(JOBS, {"SGDM": 0.1}, console=plain(), clock=clock)
+    bar.begin(0)
+    clock.now = 1.0
+    bar.end("left", measure=False)
+    assert bar.text() == " 48% | 1 of 3: UNF, seed 0 | left | about 1:50 left"
+
+
 @pytest.mark.parametrize(("seconds", "expected"), [(1e-3, 10), (5.0, 16)])
 def test_plain_lines_come_every_tenth_and_every_minute(seconds, expected):
     console, clock = plain(), Clock()

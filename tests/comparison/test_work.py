@@ -1,6 +1,7 @@
 """A plan is carried out once: it stops anywhere and goes on, leaves what is done alone, and finds what is wrong before it begins."""
 
 import dataclasses
+import fcntl
 import io
 import json
 import shutil
@@ -209,6 +210,23 @@ def test_meta_trainings_that_diverge_do_not_stop_the_plan(tmp_path):
     assert json.loads((tmp_path / "report" / "table.json").read_text())["rows"][0]["final_loss"]["mean"] is None
     assert run_plan(bench) == ""  # a run that was given up is not taken up again
     assert [record["outer_step"] for record in metrics.read(bench.plan.runs[0].directory)] == [1, 2]
+
+
+def test_a_run_that_another_process_is_on_is_left_to_it(done, tmp_path):
+    """The lock is this process's, of another open file: to the system that is another holder."""
+    shutil.copytree(done[0], tmp_path / "runs")
+    bench = bench_in(tmp_path / "runs")
+    run = bench.plan.runs[1]
+    for directory in (run.directory, bench.plan.runs[3].directory):
+        shutil.rmtree(directory)
+    with run.kept_race.with_suffix(".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        printed = run_plan(bench)
+        assert "DeepSets, seed 0 | left to another process" in printed
+        assert "DeepSets, seed 0, race | left to another process" in printed
+        assert [state_of(run).done for run in bench.plan.runs] == [6, 0, 6, 6]
+    assert begun_in(run_plan(bench)) == ["DeepSets, seed 0", "DeepSets, seed 0, race"]
+    assert_bit_equal(thetas(bench.plan)[1], thetas(bench_in(done[0]).plan)[1])
 
 
 def test_a_run_is_given_up_only_after_so_many_steps_in_a_row():
