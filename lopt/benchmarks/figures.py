@@ -14,6 +14,7 @@ Record = Mapping[str, Any]
 TITLES = {
     "adam": "optax.adam",
     "unf": "UNF",
+    "unf_bfloat16": "UNF, products in bfloat16",
     "unf_role": "UNF, shared by role",
     "deep_sets": "DeepSets",
     "none": "a coefficient a pair",

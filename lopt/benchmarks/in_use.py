@@ -21,6 +21,7 @@ PyTree = Any
 ADAM = "adam"
 NETWORKS: dict[str, NetworkConfig] = {
     "unf": UNFConfig(),  # the published one, 32-32-32
+    "unf_bfloat16": UNFConfig(matmul_dtype="bfloat16"),
     "unf_role": UNFConfig(share="role"),
     "deep_sets": DeepSetsConfig(),
 }

@@ -45,7 +45,7 @@ def png_file(text: str) -> Path:
     return Path(text)
 
 
-NETWORKS = ["unf", "unf_role", "deep_sets"]
+NETWORKS = ["unf", "unf_bfloat16", "unf_role", "deep_sets"]
 
 
 def compiling(command: argparse.ArgumentParser, root: Path) -> None:

@@ -1,4 +1,4 @@
-"""The kernel for accelerators computes what the products of XLA do, forwards and backwards, on any device by interpretation."""
+"""The kernel for accelerators and the products in bfloat16 compute what XLA's in float32 do, forwards and backwards."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lopt.features import weight_features
-from lopt.layers.pointwise import BLOCK, pointwise, pointwise_pallas
+from lopt.layers.pointwise import BLOCK, pointwise, pointwise_bfloat16, pointwise_pallas
 from lopt.networks import UNFConfig
 from lopt.symmetry.spec import WeightSpec
 
@@ -37,6 +37,40 @@ def test_kernel_is_batched_over_particles_and_differentiable():
     expected = jax.value_and_grad(lambda *a: loss(pointwise, *a), argnums=(0, 1))(layers, x)
     found = jax.value_and_grad(lambda *a: loss(lambda *b: pointwise_pallas(*b, interpret=True), *a), argnums=(0, 1))(layers, x)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
+
+
+def rounded(x):
+    return x.astype(jnp.bfloat16).astype(jnp.float32)
+
+
+@pytest.mark.parametrize("count", [1, 2410])
+def test_products_in_bfloat16_round_their_operands_alone(count):
+    ((kernel, bias),) = dense(jax.random.key(0), (8, 32))
+    x = jax.random.normal(jax.random.key(1), (8, count))
+    found = jax.jit(pointwise_bfloat16)([(kernel, bias)], x)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, pointwise([(rounded(kernel), bias)], rounded(x)), rtol=1e-5, atol=1e-5)
+    assert jnp.max(jnp.abs(found - pointwise([(kernel, bias)], x))) > 1e-3
+
+
+def test_products_in_bfloat16_are_close_over_particles_and_differentiable():
+    layers = jax.vmap(lambda key: dense(key, (8, 32, 16)))(jax.random.split(jax.random.key(0), 3))
+    x = jax.random.normal(jax.random.key(1), (3, 8, 50))
+
+    def loss(f, layers, x):
+        return jnp.mean(jnp.square(jax.vmap(f)(layers, x)))
+
+    expected = jax.value_and_grad(lambda *a: loss(pointwise, *a), argnums=(0, 1))(layers, x)
+    found = jax.value_and_grad(lambda *a: loss(pointwise_bfloat16, *a), argnums=(0, 1))(layers, x)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype
+        assert jnp.linalg.norm(a - b) < 0.03 * jnp.linalg.norm(b)
+
+
+def test_a_kernel_without_products_in_bfloat16_is_refused():
+    spec = WeightSpec.parse({"w": "inputs! units"})
+    with pytest.raises(ValueError, match="kernel='pallas' has no products in bfloat16: use kernel='xla'"):
+        UNFConfig(kernel="pallas", matmul_dtype="bfloat16").make(spec)
 
 
 def test_other_dtypes_are_refused():
