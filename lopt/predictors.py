@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from lopt.layers.base import Features, Layer, chain
-from lopt.layers.dense import init_dense
+from lopt.layers.dense import init_dense, perceptron
 from lopt.symmetry.spec import PyTree, WeightSpec
 
 
@@ -72,9 +72,42 @@ def invariant_predictor(
         x = invariant_pooling(
             spec, {path: jax.nn.relu(y) for path, y in equivariant.apply(theta["equivariant"], features).items()}
         )
-        for i in range(len(widths) - 1):
-            dense = theta["perceptron"][f"dense{i}"]
-            x = (jax.nn.relu(x) if i > 0 else x) @ dense["kernel"] + dense["bias"]
-        return x
+        return perceptron(theta["perceptron"], x)
 
     return Predictor(init, apply)
+
+
+QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def statistics(spec: WeightSpec, features: Features) -> jax.Array:
+    """Mean, variance and the 0, 25, 50, 75, 100 percentiles of each tensor's channels: [tensors * 7 * C]."""
+
+    def of_tensor(x: jax.Array) -> jax.Array:
+        rows = jnp.reshape(x, (-1, x.shape[-1]))
+        quantiles = jnp.quantile(rows, jnp.asarray(QUANTILES, jnp.float32), axis=0)
+        return jnp.ravel(jnp.concatenate([jnp.mean(rows, axis=0)[None], jnp.var(rows, axis=0)[None], quantiles]))
+
+    return jnp.concatenate([of_tensor(features[path]) for path in spec.paths])
+
+
+def statistics_predictor(
+    spec: WeightSpec, *, channels: int = 1, hidden: Sequence[int] = (600, 600), outputs: int = 1
+) -> Predictor:
+    """StatNN: a perceptron on statistics of each tensor; invariant under any permutation of a tensor's entries.
+
+    Args:
+      spec: of the weights; its tensors are all that is used.
+      channels: of the input features.
+      hidden: widths of the perceptron's hidden layers.
+      outputs: numbers predicted.
+
+    References:
+      Unterthiner et al., "Predicting Neural Network Accuracy from Weights", 2020, arXiv 2002.11448.
+    """
+    widths = ((2 + len(QUANTILES)) * channels * len(spec.paths), *hidden, outputs)
+
+    def init(key: jax.Array) -> PyTree:
+        return init_dense(jax.random.split(key, len(widths)), widths)
+
+    return Predictor(init, lambda theta, features: perceptron(theta, statistics(spec, features)))

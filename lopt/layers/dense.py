@@ -22,3 +22,10 @@ def init_dense(keys: jax.Array, widths: Sequence[int]) -> PyTree:
         }
         for i, (c_in, c_out) in enumerate(itertools.pairwise(widths))
     }
+
+
+def perceptron(theta: PyTree, x: jax.Array) -> jax.Array:
+    """Dense layers with ReLU between them: [c_0] to [c_L], with the theta of `init_dense`."""
+    for i in range(len(theta)):
+        x = (jax.nn.relu(x) if i > 0 else x) @ theta[f"dense{i}"]["kernel"] + theta[f"dense{i}"]["bias"]
+    return x

@@ -18,6 +18,7 @@ from tasks.registry import task_configs
 from tests.tasks.common import Mover, batch_of, freed, general, make, shapes
 
 VARIATIONS: dict[str, list[dict[str, Any]]] = {
+    "addition": [{"digits": 2, "hidden": 6, "batch_size": 16, "examples": 400}],
     "mlp": [{}, {"hidden": ()}, {"hidden": (12, 12, 5), "activation": "tanh", "init_scale": 1.5}],
     "cnn": [{}, {"channels": (6,), "window": 2, "stride": 1}, {"channels": (4, 6, 5), "activation": "gelu", "init_scale": 0.7}],
     "rnn": [{}, {"hidden": (6, 5), "activation": "tanh", "embedding": 7, "length": 5, "init_scale": 0.5, "tokenizer": "bytes"}],
@@ -148,6 +149,7 @@ def test_params_of_lower_precision(name):
 
 # Adam at the best learning rate of half a decade's grid, on two seeds: (rate, steps, line).
 LEARNS = {
+    "addition": (0.01, 500, 1.3),
     "mlp": (0.032, 300, 0.06),
     "cnn": (0.032, 200, 0.2),
     "rnn": (0.01, 500, 2.1),
@@ -155,14 +157,17 @@ LEARNS = {
 }
 
 
+SMALLER = {"addition": {"digits": 2, "hidden": 32, "batch_size": 64, "examples": 5_000}}
+
+
 @pytest.mark.slow
 @each_task
 def test_adam_learns_it(name):
     rate, steps, line = LEARNS[name]
-    task = make(name)
+    task = make(name, **SMALLER.get(name, {}))
     train = train_fn(task, find_baseline("adam").opt_fn, steps)
     trained, losses = train(jnp.float32(rate), seed_keys(jax.random.key(0), 2), task.datasets.at(0))
     assert losses[:, :5].mean() > 0.8 * task.initial_loss
     assert float(losses[:, -50:].mean(axis=1).max()) < line
     accuracy = metrics_fn(task)(None, (trained, seed_keys(jax.random.key(0), 2)), task.datasets.at(0))["accuracy"]
-    assert float(accuracy.min()) > {"mlp": 0.92, "cnn": 0.9, "rnn": 0.35, "transformer": 0.2}[name]
+    assert float(accuracy.min()) > {"addition": 0.4, "mlp": 0.92, "cnn": 0.9, "rnn": 0.35, "transformer": 0.2}[name]

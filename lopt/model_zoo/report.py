@@ -1,0 +1,107 @@
+"""What predictors came to on a zoo: kept for each method, and shown as a table beside the paper's."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from lopt.config import to_dict, write_atomically
+from lopt.environment import stamp
+from lopt.model_zoo.plots import scatter_figure
+from lopt.model_zoo.predict import Prediction, PredictionConfig, Scores
+from lopt.model_zoo.store import ZooError
+from lopt.plots import png
+from lopt.summary import markdown
+
+# Kendall's tau on the test part, "Universal Neural Functionals" (NeurIPS 2024), table 1: on a zoo that was not released.
+PAPER: Mapping[str, str] = MappingProxyType({"unf": ".8968 ± .0006", "statnn": ".8839 ± .0007", "deep_sets": ".8306 ± .0006"})
+_ORDER = ("unf", "shared_unf", "statnn", "pooled_deep_sets", "deep_sets")
+
+
+def write_predictions(
+    out: Path, config: PredictionConfig, predictions: Sequence[Prediction], *, label: str, models: int, zoo: str
+) -> None:
+    """Keep a method's predictions: `METHOD.json` with config, scores of every seed, and predictions on the test part."""
+    content = {
+        "config": to_dict(config),
+        "zoo": {"name": zoo, "models": models, "label": label},
+        "environment": stamp(),
+        "seeds": [_encode(one) for one in predictions],
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / f"{config.method}.json", (json.dumps(content, allow_nan=False) + "\n").encode())
+
+
+def _encode(one: Prediction) -> dict[str, Any]:
+    scores = {part: {k: _finite(v) for k, v in getattr(one, part)._asdict().items()} for part in ("valid", "test")}
+    arrays = {name: [float(f"{x:.5g}") for x in getattr(one, name)] for name in ("predicted", "labels")}
+    return {"seed": one.seed, "epoch": one.epoch, "epochs": one.epochs, **scores, **arrays}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def read_predictions(out: Path) -> tuple[dict[str, list[Prediction]], dict[str, Any]]:
+    """Method -> its seeds, of all that is kept in a directory, and the zoo that they are of.
+
+    Raises:
+      ZooError: if a file cannot be read, or two are of different zoos.
+    """
+    found: dict[str, list[Prediction]] = {}
+    zoo: dict[str, Any] = {}
+    for method in _ORDER:
+        path = out / f"{method}.json"
+        if not path.is_file():
+            continue
+        try:
+            content = json.loads(path.read_text())
+            found[method] = [_decode(one) for one in content["seeds"]]
+            of = content["zoo"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ZooError(f"{path} does not hold predictions: {error}") from error
+        if zoo and of != zoo:
+            raise ZooError(f"{path} is of another zoo ({of}) than the others in {out} ({zoo}): give each zoo its own --out")
+        zoo = of
+    return found, zoo
+
+
+def _decode(one: dict[str, Any]) -> Prediction:
+    valid, test = (Scores(**{k: math.nan if v is None else v for k, v in one[part].items()}) for part in ("valid", "test"))
+    predicted, labels = np.array(one["predicted"]), np.array(one["labels"])
+    return Prediction(one["seed"], one["epoch"], one["epochs"], valid, test, predicted, labels)
+
+
+def table(predictions: Mapping[str, Sequence[Prediction]]) -> list[list[str]]:
+    """The lines of the table, its header first: means over seeds and their standard errors."""
+    lines = [["method", "Kendall tau", "R^2", "cross entropy", "epoch", "seeds", "tau in the paper"]]
+    for method, seeds in predictions.items():
+        test = [one.test for one in seeds]
+        cells = [_estimate([getattr(scores, name) for scores in test]) for name in ("tau", "r2", "loss")]
+        epoch = f"{np.mean([one.epoch for one in seeds]):.1f}"
+        lines.append([method, *cells, epoch, str(len(seeds)), PAPER.get(method, "-")])
+    return lines
+
+
+def _estimate(values: Sequence[float]) -> str:
+    array = np.asarray(values, np.float64)
+    if len(array) == 1:
+        return f"{array[0]:.4f}"
+    return f"{array.mean():.4f} ± {array.std(ddof=1) / math.sqrt(len(array)):.4f}"
+
+
+def write_report(out: Path) -> list[Path]:
+    """The table and the picture of all methods that are kept in a directory: `table.md`, `scatter.png`."""
+    predictions, zoo = read_predictions(out)
+    text = [
+        f"Predicting {zoo['label']} from the weights of {zoo['models']:,} models ({zoo['name']}); the test part of the zoo.\n"
+    ]
+    text += [markdown(table(predictions)), "", "Means over seeds of theta and order, and their standard errors.\n"]
+    paths = [out / "table.md", out / "scatter.png"]
+    write_atomically(paths[0], "\n".join(text).encode())
+    write_atomically(paths[1], png(scatter_figure(predictions, label=zoo["label"])))
+    return paths
