@@ -60,7 +60,7 @@ def throughput_table(records: Sequence[Record]) -> str:
 def in_use_table(records: Sequence[Record]) -> str:
     """A row for each size and optimizer."""
     rows = []
-    for r in newest(records, "optimizer", "weights", "device"):
+    for r in sorted(newest(records, "optimizer", "weights", "device"), key=lambda r: (r["weights"], r["ratio"] != 1)):
         step = [f"{r['step_us'] / 1e3:,.3g} ms", f"{r['ns_per_weight']:.3g}", f"{r['ratio']:.3g}"]
         memory = [r["state_bytes"], r["temp_bytes"], r["peak_bytes"]]
         rows.append([f"{r['weights']:,}", TITLES.get(r["optimizer"], r["optimizer"]), *step, *memory])
