@@ -13,14 +13,16 @@ TESTS ?=
 # The fast tests compile more than they compute: without LLVM's optimisations they take about half as long. The slow ones have them.
 FAST_XLA_FLAGS ?= --xla_backend_optimization_level=0
 INTEROP_VENV ?= .venv-interop
+DOCS_VENV ?= .venv-docs
 
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 INTEROP_INSTALLED := $(INTEROP_VENV)/.installed
+DOCS_INSTALLED := $(DOCS_VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo install test test-slow test-gpu test-interop lint format clean
+.PHONY: help demo install test test-slow test-gpu test-interop lint format docs clean
 
 help: ## List the targets
 	@echo "make TARGET, where TARGET is one of"
@@ -54,6 +56,9 @@ format: $(INSTALLED) ## Format the code and fix what ruff can fix
 	$(PY) -m ruff check --fix
 	$(PY) -m ruff format
 
+docs: $(DOCS_INSTALLED) ## Build the documentation into site/, in an environment of its own (DOCS_VENV=.venv-docs)
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/python -m mkdocs --quiet build --strict
+
 clean: ## Remove caches and builds; environments and runs stay
 	rm -rf dist build site .pytest_cache .ruff_cache .import_linter_cache
 	find . -path ./runs -prune -o -path './.venv*' -prune -o -name __pycache__ -type d -exec rm -rf {} +
@@ -75,4 +80,10 @@ $(INTEROP_INSTALLED): pyproject.toml | $(INSTALLED)
 	@echo "Installing lopt with other people's packages into $(INTEROP_VENV): 3 GB"
 	@$(INTEROP_VENV)/bin/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[interop,tasks]' pytest
 	@$(INTEROP_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps learned-optimization==0.0.1
+	@touch $@
+
+# The pages are made of the sources' text: nothing of lopt is imported, and JAX is not needed.
+$(DOCS_INSTALLED): docs/requirements.txt | $(INSTALLED)
+	@test -x $(DOCS_VENV)/bin/pip || $(PY) -m venv $(DOCS_VENV)
+	@$(DOCS_VENV)/bin/pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r $<
 	@touch $@
