@@ -18,7 +18,8 @@ from lopt.symmetry.spec import named_leaves
 
 def main(folder: str = "runs/cnn_zoo", models: int = 100, steps: int = 400) -> None:
     task, zoo = make_task(), Path(folder)
-    train, test = task.datasets.train, task.datasets.test.all()
+    datasets = task.datasets.at(0)
+    train, test = datasets.train, datasets.test.all()
 
     @jax.jit
     def trained(key, rate):
