@@ -24,6 +24,13 @@ COLORS = ("#D55E00", "#7F7F7F", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56
 DASHES = ("-", (0, (5, 1.5)), "-", (0, (1, 1)), (0, (3, 1, 1, 1)), "-", (0, (5, 1.5)))
 
 
+def line_look(index: int) -> dict[str, Any]:
+    """Colour, dash and width of a competitor's line, by its place. Where colours come again, it is with another dash."""
+    round_, place = divmod(index, len(COLORS))
+    dash = DASHES[(place + round_) % len(DASHES)]
+    return {"color": COLORS[place], "linestyle": dash, "linewidth": 2.2 if index == 0 else 1.5}
+
+
 @dataclasses.dataclass(frozen=True)
 class Look:
     """For which page a figure is drawn.
@@ -145,7 +152,7 @@ def _draw_curve(
     losses = np.where(np.isfinite(losses), losses, np.nan)
     steps = np.arange(losses.shape[1]) + smoothing
     mean, error = over_seeds(losses)
-    color, dash = COLORS[index % len(COLORS)], DASHES[index % len(DASHES)]
+    line = line_look(index)
     label = f"{curve.name}: {Estimate.of(final_losses(curve.losses, window)[~curve.diverged])}"
     if curve.diverged.any():
         label = f"{curve.name}: nan ({curve.diverged.sum()} of {len(curve.diverged)} seeds diverged)"
@@ -154,9 +161,9 @@ def _draw_curve(
     if dot.count and not curve.reference:
         label += f", {Estimate.of(base / reached).mean:.2f}x"
         label += f" ({dot.count} of {len(reached)} seeds)" * (dot.count < len(reached))
-        ax.errorbar(dot.mean, target, xerr=np.nan_to_num(dot.error), fmt="o", ms=5, color=color, mec=look.paper, zorder=9)
-    ax.plot(steps, mean, color=color, linestyle=dash, linewidth=2.2 if index == 0 else 1.5, label=label, zorder=8 - index)
-    ax.fill_between(steps, mean - error, mean + error, color=color, alpha=0.18, linewidth=0, zorder=2)
+        ax.errorbar(dot.mean, target, xerr=np.nan_to_num(dot.error), fmt="o", ms=5, color=line["color"], mec=look.paper, zorder=9)
+    ax.plot(steps, mean, **line, label=label, zorder=8 - index)
+    ax.fill_between(steps, mean - error, mean + error, color=line["color"], alpha=0.18, linewidth=0, zorder=2)
     finite = mean[np.isfinite(mean)]
     return (float(finite.min()), float(finite.max())) if finite.size else (math.nan, math.nan)
 
@@ -171,14 +178,18 @@ def over_seeds(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _mark_divergence(ax: "Axes", index: int, curve: Curve, smoothing: int) -> None:
-    """A cross where each diverged seed was last in the mean, at the frame's edge if that is beyond it."""
-    losses = trailing_mean(curve.losses, smoothing)
-    for seed in losses[curve.diverged]:
-        bad = np.flatnonzero(~np.isfinite(seed))
-        last = (bad[0] if bad.size else len(seed)) - 1
-        if last >= 0:
-            height = np.clip(seed[last], *ax.get_ylim())
-            ax.plot(last + smoothing, height, "x", color=COLORS[index % len(COLORS)], ms=7, mew=1.8, zorder=10, clip_on=False)
+    """A cross where each diverged seed was last in the mean, at the frame's edge if that is beyond it.
+
+    One that was never in it has its cross where its loss was last finite; at the frame's corner if it never was.
+    """
+    bottom, top = ax.get_ylim()
+    for raw, smooth in zip(curve.losses[curve.diverged], trailing_mean(curve.losses, smoothing)[curve.diverged], strict=True):
+        losses, first = (smooth, smoothing) if np.isfinite(smooth[0]) else (raw, 1)
+        bad = np.flatnonzero(~np.isfinite(losses))
+        last = (bad[0] if bad.size else len(losses)) - 1
+        height = np.clip(losses[last], bottom, top) if last >= 0 else top
+        color = line_look(index)["color"]
+        ax.plot(last + first, height, "x", color=color, ms=7, mew=1.8, zorder=10, clip_on=False)
 
 
 def loss_axis(ax: "Axes", bottoms: Sequence[float], tops: Sequence[float], start: float) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lopt.plots import COLORS, DASHES, LIGHT, Look, loss_axis, over_seeds, style
+from lopt.plots import LIGHT, Look, line_look, loss_axis, over_seeds, style
 from lopt.summary import Curve
 
 if TYPE_CHECKING:
@@ -40,18 +40,9 @@ def held_out_figure(curves: Sequence[Curve], *, task: str, look: Look = LIGHT) -
             for index, curve in enumerate(curves):
                 mean, error = over_seeds(np.asarray(curve.held_out[name], np.float64))
                 at = np.maximum(curve.at, 0.5)  # a place for the start on a logarithmic axis
-                color, dash = COLORS[index % len(COLORS)], DASHES[index % len(DASHES)]
-                ax.plot(
-                    at,
-                    mean,
-                    color=color,
-                    linestyle=dash,
-                    linewidth=2.2 if index == 0 else 1.5,
-                    label=curve.name,
-                    marker=".",
-                    ms=3,
-                )
-                ax.fill_between(at, mean - error, mean + error, color=color, alpha=0.18, linewidth=0)
+                line = line_look(index)
+                ax.plot(at, mean, **line, label=curve.name, marker=".", ms=3)
+                ax.fill_between(at, mean - error, mean + error, color=line["color"], alpha=0.18, linewidth=0)
                 finite = mean[np.isfinite(mean)]
                 ranges.append((finite.min(), finite.max()) if finite.size else (np.nan, np.nan))
             if name == "loss":

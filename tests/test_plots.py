@@ -8,6 +8,7 @@ import pytest
 from matplotlib.collections import PolyCollection
 
 from lopt import plots, plots_meta
+from lopt.plots_held_out import held_out_figure
 from lopt.summary import Curve
 
 
@@ -91,6 +92,24 @@ def test_a_diverged_seed_leaves_the_mean_and_is_marked_and_counted(curves):
     assert sorted(x for x, _ in crosses(figure)) == [50, 70]
     _, y = lines(figure)["learned"]
     np.testing.assert_allclose(y[-1], losses[[0, 3], -2:].mean())
+
+
+def test_a_seed_that_diverges_before_the_mean_begins_is_marked_too(curves):
+    losses = decay(0.01, T=500)
+    losses[0, 4:], losses[1, :] = np.nan, np.nan
+    others = [curve(name, decay(0.02, T=500), name == "Adam") for name in ("b", "Adam")]
+    figure = plots.curves_figure([curve("early", losses), *others], task="toy", window=10)
+    top = figure.axes[0].get_ylim()[1]
+    assert sorted(crosses(figure)) == [(0, top), (4, pytest.approx(losses[0, 3]))]
+
+
+def test_no_two_of_many_competitors_look_alike():
+    names = [f"c{index}" for index in range(14)]
+    many = [curve(name, decay(0.01 + 0.002 * index), name == "c13") for index, name in enumerate(names)]
+    held_out = [dataclasses.replace(c, at=np.array([1, 100]), held_out={"loss": c.losses[:, [0, -1]]}) for c in many]
+    for figure in (plots.curves_figure(many, task="toy", window=10), held_out_figure(held_out, task="toy")):
+        drawn = {line.get_label().split(":")[0]: line for line in figure.axes[0].get_lines()}
+        assert len({(drawn[name].get_color(), str(drawn[name]._dash_pattern)) for name in names}) == len(names)
 
 
 def test_a_competitor_that_is_nan_from_the_start_is_in_the_legend(curves):
