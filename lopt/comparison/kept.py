@@ -4,6 +4,7 @@ import io
 import json
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from lopt.config import write_atomically
 from lopt.summary import Curve
 
 _FORMAT = 1
-_DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+# RuntimeError and NotImplementedError: flipped bits that zipfile takes for encryption or another compression.
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def keep_race(path: Path, curve: Curve, identity: Mapping[str, Any], about: Mapping[str, Any]) -> None:
@@ -40,16 +42,23 @@ def keep_race(path: Path, curve: Curve, identity: Mapping[str, Any], about: Mapp
     write_atomically(path, buffer.getvalue())
 
 
-def kept_race(path: Path, identity: Mapping[str, Any]) -> tuple[Curve, dict[str, Any]] | None:
+def kept_race(path: Path, identity: Mapping[str, Any], data: str | None = None) -> tuple[Curve, dict[str, Any]] | None:
     """A race that is kept, and what was written about it; None if there is none of this identity.
 
     A damaged file is warned of and counts as none.
+
+    Args:
+      path: the file.
+      identity: all that the race depends on but the data, as JSON values.
+      data: digest of the data; None: it is not known, as they are not loaded. A race on data of another digest counts as none.
     """
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         text = json.loads(str(arrays.pop("text")))
         if text["format"] != _FORMAT or text["identity"] != json.loads(json.dumps(identity)):
+            return None
+        if data is not None and text["about"].get("data", data) != data:
             return None
 
         def group(prefix: str) -> dict[str, np.ndarray]:
@@ -73,10 +82,10 @@ def kept_race(path: Path, identity: Mapping[str, Any]) -> tuple[Curve, dict[str,
 
 
 def race_once(
-    path: Path, identity: Mapping[str, Any], run: Callable[[], tuple[Curve, Mapping[str, Any]]]
+    path: Path, identity: Mapping[str, Any], run: Callable[[], tuple[Curve, Mapping[str, Any]]], data: str | None = None
 ) -> tuple[Curve, Mapping[str, Any]]:
-    """What is kept of a race with this identity, or a new one, which is then kept."""
-    found = kept_race(path, identity)
+    """What is kept of a race with this identity, on these data where they are known, or a new one, which is then kept."""
+    found = kept_race(path, identity, data)
     if found is None:
         found = run()
         keep_race(path, found[0], identity, found[1])

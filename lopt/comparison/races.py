@@ -92,6 +92,16 @@ class Bench:
         return made
 
     @functools.cached_property
+    def data(self) -> str:
+        """A digest of the data: a data set of one name may be another on another machine, as that which comes with Python is."""
+        return digest(self.problem.datasets.at(0))
+
+    @property
+    def _known_data(self) -> str | None:
+        """That digest where the data are loaded, as they are whenever something is trained; to draw what is there takes none."""
+        return self.data if "problem" in self.__dict__ else None
+
+    @functools.cached_property
     def optimizers(self) -> dict[str, LearnedOptimizer]:
         """By label.
 
@@ -148,9 +158,11 @@ class Bench:
         identity = self._theta_identity(run, theta)
 
         def compete() -> tuple[Curve, dict[str, Any]]:
-            return self._race(Competitor(run.label, self.optimizers[run.label].opt_fn, theta)), {"inner_steps": self.inner_steps}
+            competitor = Competitor(run.label, self.optimizers[run.label].opt_fn, theta)
+            return self._race(competitor), {"inner_steps": self.inner_steps, "data": self.data}
 
-        found = race_once(run.kept_race, identity, compete) if may_race else kept_race(run.kept_race, identity)
+        kept = run.kept_race, identity
+        found = race_once(*kept, compete, self._known_data) if may_race else kept_race(*kept, self._known_data)
         if found is None:
             return None
         return Entry(run, state, found[0], step, which, found[1]["inner_steps"], theta)
@@ -167,7 +179,7 @@ class Bench:
 
     def is_tuned(self, name: str) -> bool:
         """Whether the race of a tuned rival is kept."""
-        return kept_race(*self._tuned_file(name)) is not None
+        return kept_race(*self._tuned_file(name), self._known_data) is not None
 
     def tuned(self, name: str, *, reference: bool) -> Tuned:
         """A rival by hand, tuned and raced unless its race is kept.
@@ -183,13 +195,13 @@ class Bench:
 
         def compete() -> tuple[Curve, dict[str, Any]]:
             theta: Any = jax.numpy.float32(baseline.learning_rate or 0.0)
-            about = {"setting": "", "at_edge": False}
+            about = {"setting": "", "at_edge": False, "data": self.data}
             if baseline.learning_rate is None:
                 key = jax.random.fold_in(jax.random.key(SEED), TUNE)
                 found = tune_baseline(self.problem, name, config, key, self.cache)
                 theta = config.search(baseline).theta(found.best, config.steps)
-                about = {"setting": str(found.best), "at_edge": found.at_edge}
+                about |= {"setting": str(found.best), "at_edge": found.at_edge}
             return self._race(Competitor(baseline.label, baseline.opt_fn, theta, reference)), about
 
-        curve, about = race_once(*self._tuned_file(name), compete)
+        curve, about = race_once(*self._tuned_file(name), compete, self._known_data)
         return Tuned(dataclasses.replace(curve, reference=reference), about["setting"], about["at_edge"])

@@ -21,10 +21,11 @@ from lopt.comparison.progress import PlanProgress
 from lopt.comparison.races import Bench
 from lopt.comparison.report import readme, table, write_comparison
 from lopt.comparison.results import rows
-from lopt.comparison.state import has_diverged, state_of
+from lopt.comparison.state import chosen_theta, has_diverged, state_of
 from lopt.comparison.work import InterruptedPlanError, carry_out, collect
 from lopt.config import ConfigError, claim_run_dir
 from lopt.evaluate import RACE, Competitor, race
+from lopt.task import ArraySplit, Datasets
 from lopt.trainer import meta_train
 from tests.comparison.toy import COMPARISON, EXPERIMENT
 
@@ -157,6 +158,42 @@ def test_a_theta_that_changed_is_raced_again(done, tmp_path):
     assert not np.array_equal(bench.entry(run).curve.losses, entry.curve.losses)
 
 
+def test_on_other_data_of_the_same_name_all_is_raced_again(done, tmp_path, monkeypatch):
+    shutil.copytree(done[0], tmp_path / "runs")
+    plain = type(EXPERIMENT.task).make
+    other = Datasets(*[ArraySplit({"x": part}, batch_size=4) for part in jax.random.normal(jax.random.key(7), (4, 32, 3))])
+    before = collect(bench_in(tmp_path / "runs"))
+    monkeypatch.setattr(type(EXPERIMENT.task), "make", lambda self: dataclasses.replace(plain(self), datasets=other))
+    begun = begun_in(run_plan(bench_in(tmp_path / "runs")))
+    assert begun == ["adam, tuned", "sgdm, tuned", *(f"{run.name}, race" for run in bench_in(tmp_path / "runs").plan.runs)]
+    assert rows(collect(bench_in(tmp_path / "runs")))[0].final_loss != rows(before)[0].final_loss
+    assert run_plan(bench_in(tmp_path / "runs")) == ""
+
+
+def test_the_step_is_that_of_the_theta_that_is_raced(done, tmp_path, monkeypatch):
+    shutil.copytree(done[0], tmp_path / "runs")
+    run = bench_in(tmp_path / "runs").plan.runs[0]
+    shutil.rmtree(run.directory / "best")
+    theta = checkpoint.load_theta(run.directory, 4)
+    load = checkpoint.load_theta
+
+    def load_while_it_trains(source, step=None):
+        found = load(source, step)
+        checkpoint.save(run.directory, 8, {"theta": jax.tree.map(lambda leaf: 2 * leaf, theta)})
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "load_theta", load_while_it_trains)
+        assert chosen_theta(run)[1:] == (6, "newest")
+    for file in (run.directory / checkpoint.CHECKPOINTS_DIR).iterdir():
+        if "4." not in file.name:
+            file.write_bytes(file.read_bytes()[:100])
+    with pytest.warns(RuntimeWarning, match="looking for an earlier"):
+        found, step, which = chosen_theta(run)
+    assert (step, which) == (4, "newest")
+    assert_bit_equal(found, theta)
+
+
 def test_rivals_that_are_not_asked_for_are_left_alone_but_drawn(done, tmp_path):
     shutil.copytree(done[0], tmp_path / "runs")
     bench = bench_in(tmp_path / "runs")
@@ -241,6 +278,12 @@ def test_a_damaged_race_is_warned_of_and_run_again(done, tmp_path):
     bench = bench_in(done[0])
     run, kept = bench.plan.runs[0], bench.plan.runs[0].kept_race
     content, entry = kept.read_bytes(), bench.entry(bench.plan.runs[0])
+    flipped = [content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :] for at in range(0, len(content), 61)]
+    for bad in flipped:  # whatever bit it is, and whatever the archive's reader makes of it
+        kept.write_bytes(bad)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            bench.entry(run, may_race=False)
     for damaged in (content[:100], b"", b"no race"):
         kept.write_bytes(damaged)
         with pytest.warns(UserWarning, match="SGDM-0.npz is damaged and run again"):
