@@ -48,7 +48,8 @@ def measure_costs(problem: Problem, optimizers: Mapping[str, tuple[OptFn, PyTree
 
     Args:
       problem: its initial weights are what is updated.
-      optimizers: name -> (`opt_fn`, theta). Names with the same `opt_fn` have one program and one cost, that of the first theta.
+      optimizers: name -> (`opt_fn`, theta). Names with the same `opt_fn`, and theta of the same structure, have one program and one
+        cost, that of the first theta.
       turns: of each, of which medians are taken.
 
     Returns:
@@ -56,23 +57,24 @@ def measure_costs(problem: Problem, optimizers: Mapping[str, tuple[OptFn, PyTree
     """
     params = jax.jit(as_family(problem).example.init)(jax.random.key(0))
     programs: dict[Any, _Steps] = {None: _Steps(BASELINES["adam"].opt_fn, jnp.float32(1e-3), params)}
-    for opt_fn, theta in optimizers.values():
-        if opt_fn not in programs:
-            programs[opt_fn] = _Steps(opt_fn, theta, params)
+    kinds = {name: (opt_fn, jax.tree.structure(theta)) for name, (opt_fn, theta) in optimizers.items()}
+    for name, (opt_fn, theta) in optimizers.items():
+        if kinds[name] not in programs:
+            programs[kinds[name]] = _Steps(opt_fn, theta, params)
     seconds: dict[Any, list[float]] = {which: [] for which in programs}
     for _ in range(turns):
         for which, program in programs.items():
             seconds[which].append(program.turn())
     adam = programs[None]
     found = {}
-    for name, (opt_fn, _) in optimizers.items():
-        program = programs[opt_fn]
-        ratio = np.median(np.asarray(seconds[opt_fn]) / np.asarray(seconds[None]))
+    for name, kind in kinds.items():
+        program = programs[kind]
+        ratio = np.median(np.asarray(seconds[kind]) / np.asarray(seconds[None]))
         known = program.temporary is not None and adam.temporary is not None
         memory = program.state + (program.temporary or 0) if known else program.state
         base = adam.state + (adam.temporary or 0) if known else adam.state
         found[name] = Cost(
-            seconds=float(np.median(seconds[opt_fn])),
+            seconds=float(np.median(seconds[kind])),
             time_ratio=float(ratio),
             state_bytes=program.state / program.weights,
             temporary_bytes=None if program.temporary is None else program.temporary / program.weights,
