@@ -19,7 +19,7 @@ import numpy as np
 from lopt.baselines import SCHEDULES, Baseline, ScheduleName, find_baseline
 from lopt.costs import Cost, measure_costs
 from lopt.frozen import OptFn, grid_fn, metrics_fn, on_cpu, seed_keys, train_fn
-from lopt.race import Competitor, measured_steps, race
+from lopt.race import Competitor, check_names, measured_steps, race
 from lopt.summary import Curve, Row, final_losses, summarize, target_loss
 from lopt.symmetry.spec import PyTree
 from lopt.task import Datasets, Problem
@@ -81,6 +81,8 @@ class EvaluationConfig:
         for name in ("steps", "seeds", "tuning_seeds", "points_per_decade", "window", "measurements", "measured_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"evaluation.{name} must be at least 1, got {getattr(self, name)}")
+        if self.points_per_decade > 10:  # closer rungs are no longer different in two digits
+            raise ValueError(f"evaluation.points_per_decade must be at most 10, got {self.points_per_decade}")
         for name in ("max_extensions", "refinements", "cost_turns"):
             if getattr(self, name) < 0:
                 raise ValueError(f"evaluation.{name} must not be negative, got {getattr(self, name)}")
@@ -123,6 +125,7 @@ class Evaluation:
       config: how it was run.
       curves: one a competitor, in the table's order.
       tunings: title of a baseline -> the search for its learning rate, where that was not given.
+      seed: root of all keys.
       costs: name of a competitor -> what its steps cost; empty where that was not measured.
     """
 
@@ -130,6 +133,7 @@ class Evaluation:
     config: EvaluationConfig
     curves: tuple[Curve, ...]
     tunings: Mapping[str, Tuning]
+    seed: int
     costs: Mapping[str, Cost] = dataclasses.field(default_factory=lambda: MappingProxyType({}))
 
     @property
@@ -223,7 +227,12 @@ def evaluate(
       seed: root of all keys; that of the meta-training will do, the keys differ.
       progress: called with a line of text before each stage.
       cache: directory of the searches that were made; None: every baseline is tuned anew.
+
+    Raises:
+      ValueError: if two competitors have one name.
+      TuningError: naming the baseline that diverged at every learning rate.
     """
+    check_names([*(competitor.name for competitor in competitors), *(find_baseline(name).label for name in config.baselines)])
     root = jax.random.key(seed)
     tunings: dict[str, Tuning] = {}
     rivals = []
@@ -252,4 +261,4 @@ def evaluate(
     if config.cost_turns:
         progress(f"timing the optimizers' own steps beside Adam's: {config.cost_turns} turns")
         costs = measure_costs(problem, {c.name: (c.opt_fn, c.theta) for c in everyone}, turns=config.cost_turns)
-    return Evaluation(problem.name, config, curves, tunings, costs)
+    return Evaluation(problem.name, config, curves, tunings, seed, costs)

@@ -83,6 +83,11 @@ def conditions(task: TaskConfig, kinds: Sequence[str] = KINDS, datasets: Sequenc
     return found
 
 
+def dataset_of(task: TaskConfig) -> str:
+    """The name of the data of a task, or of the tasks of a family; "" where its config has no field `dataset`."""
+    return getattr(_plain(task), "dataset", "")
+
+
 def _plain(task: TaskConfig) -> TaskConfig:
     return _plain(task.task) if isinstance(task, FamilyConfig) else task
 
@@ -104,12 +109,14 @@ class Generalization:
     Attributes:
       task: name of the task as it was trained on.
       config: of the races; the steps of a condition are these times its horizon.
+      seed: root of all keys.
       conditions: in the order of the table.
       found: name of a condition -> its race, or why there was none.
     """
 
     task: str
     config: EvaluationConfig
+    seed: int
     conditions: tuple[Condition, ...]
     found: Mapping[str, Evaluation | str]
 
@@ -184,15 +191,20 @@ def generalize(
             problem = condition.make()
             competitors = list(setup(problem))
         except ValueError as error:  # no such data, or a theta that does not serve
-            found[condition.name] = str(error)
+            found[condition.name] = _one_line(error)
             said("no race", (len(config.baselines) * 2 + 1) * condition.horizon)
             continue
         name = problem.name if condition.kind == AS_TRAINED else name
         try:
             found[condition.name] = evaluate(problem, competitors, steps, seed, said, cache)
         except TuningError as error:
-            found[condition.name] = str(error)
-    return Generalization(name, config, tuple(chosen), found)
+            found[condition.name] = _one_line(error)
+    return Generalization(name, config, seed, tuple(chosen), found)
+
+
+def _one_line(error: Exception) -> str:
+    """A message as a cell of a table can hold it."""
+    return " ".join(str(error).split())
 
 
 def table(result: Generalization) -> list[list[str]]:

@@ -32,13 +32,16 @@ def _tuned(result: Generalization) -> list[list[str]]:
     return [["condition", *titles], *lines] if titles else []
 
 
+def _conditions(result: Generalization) -> list[dict[str, Any]]:
+    """What is raced under each condition, as JSON can hold it."""
+    return [dataclasses.asdict(one) | {"task": to_dict(one.task)} for one in result.conditions]
+
+
 def generalization_json(result: Generalization) -> str:
     """All figures, with the configs of the conditions; null where there is no finite number."""
     conditions = []
-    for condition in result.conditions:
+    for condition, about in zip(result.conditions, _conditions(result), strict=True):
         found = result.found[condition.name]
-        about: dict[str, Any] = {"name": condition.name, "kind": condition.kind, "task": to_dict(condition.task)}
-        about |= {"horizon": condition.horizon, "init_scale": condition.init_scale}
         if isinstance(found, str):
             conditions.append(about | {"error": found})
             continue
@@ -47,6 +50,7 @@ def generalization_json(result: Generalization) -> str:
         conditions.append(about | {"steps": found.config.steps, "target": found.target, "rows": rows, "tuned": tuned})
     whole = {
         "task": result.task,
+        "seed": result.seed,
         "config": dataclasses.asdict(result.config),
         "conditions": conditions,
         "environment": environment(),
@@ -90,7 +94,11 @@ def write_generalization(result: Generalization, directory: Path) -> list[Path]:
         pictures=[Picture(CAPTION, drawn)] if drawn else [],
         tables={"Tuned to": _tuned(result)},
         lists={"Definitions": budget},
-        details={"Config": dataclasses.asdict(config), "Versions and device": environment()},
+        details={
+            "Config of the races": {"seed": result.seed, **dataclasses.asdict(config)},
+            "Conditions": _conditions(result),
+            "Versions and device": environment(),
+        },
         results_last=True,
     )
     text = io.StringIO()

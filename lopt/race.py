@@ -43,6 +43,17 @@ def measured_steps(steps: int, count: int) -> list[int]:
     return [int(n) for n in np.unique(np.rint([*linear, *np.geomspace(1, steps, count)]).astype(int))]
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Raise unless all competitors have different names.
+
+    Raises:
+      ValueError: naming those that are given twice.
+    """
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"competitors need different names; these are given twice: {repeated}")
+
+
 def race(
     problem: Problem,
     competitors: Sequence[Competitor],
@@ -72,10 +83,7 @@ def race(
     Raises:
       ValueError: if two competitors have one name.
     """
-    names = [competitor.name for competitor in competitors]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ValueError(f"competitors need different names; these are given twice: {repeated}")
+    check_names([competitor.name for competitor in competitors])
     keys, datasets, metrics = seed_keys(key, seeds), problem.datasets.at(0), metrics_fn(problem)
     at = measured_steps(steps, measurements)
     compiled: dict[Any, jax.stages.Compiled] = {}  # theta of another structure is another program

@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -103,7 +104,8 @@ def _definitions(evaluation: Evaluation) -> list[str]:
         f"reach it within {config.steps} steps, and those that never do are counted. It cannot be less than {window}. For "
         f"{reference} itself it is counted on the mean of its seeds' curves.",
         f"Speed-up: the steps of {reference} over those of a seed, averaged over the seeds that reach the loss.",
-        "Diverged: a loss of the seed was not finite. Such seeds are left out of means, which then begin with `nan`.",
+        "Diverged: a loss of the seed was not finite. Such seeds are left out of the means of losses and metrics, which then begin with "
+        "`nan`. One that was at the loss to reach before it diverged counts as having reached it.",
         "ms / step: wall time of all seeds together over the number of their inner steps, without compilation and with the looks at "
         "held-out data, on the machine that ran this.",
         "Score of a setting: the mean final training loss over the tuning seeds, or `inf` if any of them diverged. Learning rates are "
@@ -189,6 +191,7 @@ def _page(
     records: Sequence[Mapping[str, Any]],
     inner_steps: int | None,
     drawn: Mapping[tuple[bool, bool], Mapping[str, bytes]],
+    configs: Mapping[str, Any],
 ) -> str:
     """report.html, with the pictures by page (dark, narrow) and name."""
     shown = [Picture(_CAPTIONS[name], {which: files[name] for which, files in drawn.items()}) for name in drawn[False, False]]
@@ -200,7 +203,11 @@ def _page(
             pictures=shown,
             tables={"Costs": cost_table(evaluation), "Tuning": tuning_table(evaluation)},
             lists={"Budget": _budget(evaluation, records, inner_steps), "Definitions": _definitions(evaluation)},
-            details={"Config": dataclasses.asdict(config), "Versions and device": environment()},
+            details={
+                "Config of the evaluation": {"seed": evaluation.seed, **dataclasses.asdict(config)},
+                **{f"Config of the {name}": value for name, value in configs.items()},
+                "Versions and device": environment(),
+            },
         )
     )
 
@@ -211,6 +218,7 @@ def write_report(
     *,
     records: Sequence[Mapping[str, Any]] = (),
     inner_steps: int | None = None,
+    configs: Mapping[str, Any] = MappingProxyType({}),
 ) -> list[Path]:
     """Write the files of an evaluation, each atomically; those of an earlier one are replaced.
 
@@ -219,6 +227,7 @@ def write_report(
       run_dir: an existing directory.
       records: of the meta-training, in order, from `lopt.metrics.read`; without any there is no meta_training.png.
       inner_steps: in one outer step, all particles counted, for the budget in summary.md.
+      configs: of the task or the run, by these names, as `lopt.config.to_dict` has them; they go into report.html and table.json.
 
     Returns:
       The paths written, summary first.
@@ -230,10 +239,10 @@ def write_report(
     tables = [markdown_table(evaluation.rows), markdown(cost_table(evaluation)), markdown(tuning_table(evaluation))]
     files = {
         "summary.md": summary_markdown(evaluation, records, inner_steps).encode(),
-        "report.html": _page(evaluation, records, inner_steps, drawn).encode(),
+        "report.html": _page(evaluation, records, inner_steps, drawn, configs).encode(),
         "table.md": ("\n\n".join(filter(None, tables)) + "\n").encode(),
         "table.csv": csv_text(evaluation).encode(),
-        "table.json": json_text(evaluation).encode(),
+        "table.json": json_text(evaluation, configs).encode(),
         **drawn[False, False],
         "curves.npz": arrays.getvalue(),
     }

@@ -5,6 +5,8 @@ import dataclasses
 import io
 import json
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from lopt.costs import Cost
@@ -102,8 +104,13 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def json_text(evaluation: Evaluation) -> str:
-    """All figures of an evaluation but the curves, with its config and what it was run on; null where there is no finite number."""
+def json_text(evaluation: Evaluation, configs: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """All figures of an evaluation but the curves, with its config and what it was run on; null where there is no finite number.
+
+    Args:
+      evaluation: whose figures.
+      configs: others that it was made by, as `write_report` takes them.
+    """
     rows = [{**dataclasses.asdict(row), "cost": _asdict(evaluation.costs.get(row.name))} for row in evaluation.rows]
     tunings = {
         title: {
@@ -115,7 +122,9 @@ def json_text(evaluation: Evaluation) -> str:
     }
     found = {
         "task": evaluation.task,
+        "seed": evaluation.seed,
         "config": dataclasses.asdict(evaluation.config),
+        "configs": dict(configs),
         "target": evaluation.target,
         "window": evaluation.config.smoothing,
         "rows": rows,

@@ -14,12 +14,12 @@ from rich.console import Console
 from lopt import checkpoint, metrics
 from lopt.baselines import SCHEDULES
 from lopt.compilation_cache import use_compilation_cache
-from lopt.config import load_run
+from lopt.config import load_run, to_dict
 from lopt.estimators.base import PARTICLES
 from lopt.evaluate import Competitor, Evaluation, EvaluationConfig, evaluate
 from lopt.families import MixtureConfig
 from lopt.fitting import fit
-from lopt.generalization import KINDS, conditions, generalize, stages, table
+from lopt.generalization import KINDS, conditions, dataset_of, generalize, stages, table
 from lopt.generalization_report import write_generalization
 from lopt.mixture import optimizer_of, set_up
 from lopt.report import terminal_table, write_report
@@ -159,6 +159,8 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, TaskConfig | 
         parser.print_help()
         sys.exit(0)
     args, rest = parser.parse_known_args(argv)
+    if args.data is not None and "data" not in (KINDS if args.generalize == [] else args.generalize or ()):
+        parser.error("--data names what --generalize data races on; give that too")
     if args.task is not None:
         return args, task_config(parser, args.task, ["--help"] if wants_help else rest)
     if rest:
@@ -202,7 +204,7 @@ def of_task(args: argparse.Namespace, config: TaskConfig, console: Console) -> I
     evaluation = evaluate(problem, learned, evaluation_config, args.seed or 0, console.print, kept_searches(args))
     out = args.out or Path("runs") / "evaluate" / args.task
     out.mkdir(parents=True, exist_ok=True)
-    yield evaluation, write_report(evaluation, out)
+    yield evaluation, write_report(evaluation, out, configs={"task": to_dict(config)})
 
 
 def of_run(args: argparse.Namespace, console: Console) -> Iterator[tuple[Evaluation, list[Path]]]:
@@ -231,7 +233,9 @@ def of_run(args: argparse.Namespace, console: Console) -> Iterator[tuple[Evaluat
         if len(setup.problems) > 1:
             out = out / name
         out.mkdir(parents=True, exist_ok=True)
-        yield evaluation, write_report(evaluation, out, records=records, inner_steps=setup.estimator.inner_steps)
+        inner_steps = setup.estimator.inner_steps
+        configs = {"run": to_dict(experiment)}
+        yield evaluation, write_report(evaluation, out, records=records, inner_steps=inner_steps, configs=configs)
 
 
 def show(paths: Sequence[Path], console: Console) -> None:
@@ -261,7 +265,7 @@ def generalizations(args: argparse.Namespace, config: TaskConfig | None, console
         ]
 
     for task in tasks:
-        near = args.data or local_alternatives(getattr(task, "dataset", ""))
+        near = args.data or local_alternatives(dataset_of(task))
         chosen = conditions(task, args.generalize or KINDS, near)
         with Stages(stages(chosen, len(sources), evaluation), console=console) as view:
             result = generalize(task, setup, evaluation, seed, chosen, progress=view.stage, cache=kept_searches(args))

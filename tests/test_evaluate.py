@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import html
 import io
 import itertools
 import json
@@ -42,7 +43,7 @@ from lopt.summary import Curve, Estimate, markdown_table, rich_table, steps_to_r
 from lopt.symmetry.spec import WeightSpec
 from lopt.tables import csv_text, json_text
 from lopt.task import ArraySplit, Datasets, Task
-from lopt.tuning import TuningError
+from lopt.tuning import Search, TuningError
 
 # --- A task whose answers are known: loss = h/2 mean_b |w - x_b|^2; without noise in the data, SGD multiplies w by 1 - lr h.
 
@@ -198,6 +199,23 @@ def test_costs_are_those_of_adam_for_adam():
     assert 0.2 < costs["mine"].time_ratio < 5.0  # the same program, on a machine that others use
     assert costs["plain"].memory_ratio < costs["mine"].memory_ratio == 1.0
     assert all(0 < cost.seconds < 1 for cost in costs.values())
+
+
+def test_costs_of_a_schedule_are_not_those_of_a_given_rate():
+    adam, scheduled = find_baseline("adam"), Search(1e-3, 1e-1, schedules=("constant", "cosine"))
+    theta = scheduled.theta(scheduled.grid()[0], 10)
+    optimizers = {"tuned": (adam.opt_fn, theta), "given": (adam.opt_fn, jnp.float32(0.1))}
+    costs = measure_costs(quadratic(1.0), optimizers, turns=1)
+    assert costs["tuned"].state_bytes == pytest.approx(costs["given"].state_bytes + 4 / 3)  # the schedule counts steps too
+    assert costs["given"].memory_ratio == 1.0
+
+
+def test_names_that_are_given_twice_are_found_before_anything_is_tuned():
+    said = []
+    competitors = [Competitor("twice", sgd, jnp.float32(0.1))] * 2
+    with pytest.raises(ValueError, match=r"given twice: \['twice'\]"):
+        evaluate(quadratic(1.0), competitors, SMALL, seed=0, progress=said.append)
+    assert not said
 
 
 def test_names_must_differ():
@@ -525,6 +543,8 @@ def test_a_config_names_baselines_that_exist():
         EvaluationConfig(baselines=("adam", "adam:1e-3", "adam:0.001"))
     with pytest.raises(ValueError, match="empty"):
         EvaluationConfig(baselines=())
+    with pytest.raises(ValueError, match=r"evaluation.points_per_decade must be at most 10, got 11"):
+        EvaluationConfig(points_per_decade=11)
     for field, value in (("max_extensions", -1), ("refinements", -1), ("cost_turns", -1)):
         with pytest.raises(ValueError, match=field):
             EvaluationConfig(**{field: value})
@@ -619,7 +639,13 @@ RECORDS = [{"outer_step": n, "meta_loss": 1.0 / n, "gradient_norm": 1.0, "inner_
 
 def test_the_report_is_written(evaluation, tmp_path):
     (tmp_path / "summary.md").write_text("of an earlier evaluation")
-    paths = write_report(evaluation, tmp_path, records=RECORDS, inner_steps=1600)
+    configs = {"task": {"hidden": [32, 16]}}
+    paths = write_report(evaluation, tmp_path, records=RECORDS, inner_steps=1600, configs=configs)
+    page = html.unescape((tmp_path / "report.html").read_text())
+    for title, shown in (("evaluation", '"seed": 0,'), ("evaluation", '"tuning_seeds": 2'), ("task", '"hidden": [')):
+        assert shown in page.split(f"<summary>Config of the {title}</summary>")[1].split("</details>")[0]
+    stored = json.loads((tmp_path / "table.json").read_text())
+    assert (stored["seed"], stored["config"]["steps"], stored["configs"]) == (0, 60, configs)
     pictures, tables = ["curves.png", "held_out.png", "meta_training.png"], ["table.csv", "table.json", "table.md"]
     assert sorted(path.name for path in paths) == sorted([*pictures, *tables, "curves.npz", "report.html", "summary.md"])
     assert sorted(os.listdir(tmp_path)) == sorted(path.name for path in paths)  # nothing temporary is left
@@ -765,6 +791,7 @@ def test_the_script_evaluates_any_task_without_a_run(tmp_path):
         "table.json",
         "table.md",
     ]
+    assert json.loads((tmp_path / "new" / "folder" / "table.json").read_text())["configs"]["task"]["hidden"] == [6, 5]
     with np.load(tmp_path / "new" / "folder" / "curves.npz") as stored:
         assert list(stored["names"]) == ["SGDM 0.1", "lion 0.01"]
         assert stored["losses"].shape == (2, 2, 20)
@@ -845,6 +872,8 @@ def test_the_script_evaluates_a_mixture_on_each_of_its_tasks(tmp_path):
         (["--task", "mlp", "--run-dir", "x"], "not allowed with"),
         (["--run-dir", "x", "--task.hidden", "4"], "unrecognized arguments: --task.hidden 4"),
         (["--task", "mlp", "--seeds", "none"], "'none' is not a whole number"),
+        (["--task", "mlp", "--data", "digits"], "--data names what --generalize data races on"),
+        (["--task", "mlp", "--generalize", "width", "--data", "digits"], "--data names what --generalize data races on"),
         ([], "--run-dir --task is required"),
     ],
 )

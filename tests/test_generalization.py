@@ -13,7 +13,7 @@ from rich.console import Console
 
 from lopt.evaluate import EvaluationConfig
 from lopt.families import FamilyConfig
-from lopt.generalization import AS_TRAINED, Condition, conditions, generalize, relative_loss, stages, table
+from lopt.generalization import AS_TRAINED, Condition, conditions, dataset_of, generalize, relative_loss, stages, table
 from lopt.generalization_report import write_generalization
 from lopt.plots import Look, png
 from lopt.plots_heat_map import heat_map_figure
@@ -69,6 +69,13 @@ def test_widths_are_those_that_a_task_has():
         conditions(SMALL, ["depth"])
 
 
+def test_the_data_of_a_family_are_those_of_its_tasks():
+    family = FamilyConfig(SMALL, init_scale=(0.5, 2.0))
+    assert (dataset_of(SMALL), dataset_of(family), dataset_of(TaskConfig())) == ("digits", "digits", "")
+    [_, other] = conditions(family, ["data"], ["digits", "fashion_mnist"])
+    assert other.task == FamilyConfig(dataclasses.replace(SMALL, dataset="fashion_mnist"), init_scale=(0.5, 2.0))
+
+
 def test_initial_weights_are_scaled():
     import jax
 
@@ -82,7 +89,7 @@ def test_initial_weights_are_scaled():
 def setup(problem):
     """Two optimizers, of which one cannot be used for wide layers."""
     if problem.param_shapes()["dense0"]["kernel"].shape[1] > 4:
-        raise ValueError("this theta does not serve the weights")
+        raise ValueError("this theta does not\nserve the weights")  # tables have it on one line
     return [Competitor("good", optax.sgd, jnp.float32(0.5)), Competitor("bad", optax.sgd, jnp.float32(jnp.inf))]
 
 
@@ -157,6 +164,8 @@ def test_the_files_are_written(result, tmp_path):
     assert [condition["name"] for condition in stored["conditions"]] == ["as trained", "5 x steps", "width x 2"]
     assert stored["conditions"][0]["rows"][1]["relative_loss"] is None  # infinite, as it diverged
     assert stored["conditions"][2]["error"].startswith("this theta")
+    assert (stored["seed"], stored["conditions"][0]["task"]["hidden"]) == (0, [4])
+    assert "<summary>Conditions</summary>" in (tmp_path / "generalization.html").read_text()
     assert "generalization.png" in (tmp_path / "generalization.md").read_text()
     assert (tmp_path / "generalization.html").read_text().count("data:image/png") == 4
 

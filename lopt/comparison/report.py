@@ -160,8 +160,9 @@ def readme(found: Found) -> str:
         f"Final training loss: mean of the last {window} minibatch losses of a racing seed.",
         f"Speed-up: the {steps:,.0f} steps after which {found.tuned[0].curve.name} is at its own final loss, {target:.4g}, over the steps "
         f"after which the mean of a racing seed's last {window} losses is; over the seeds that get there. How many never do is said.",
-        "Diverged: a loss was not finite. Such seeds are left out of means, which then begin with `nan`. A meta-training is given up "
-        "when nothing finite has come of many outer steps in a row.",
+        "Diverged: a loss was not finite. Such seeds are left out of the means of losses and metrics, which then begin with `nan`; one "
+        "that was at the loss to reach before counts as having reached it. A meta-training is given up when nothing finite has come of "
+        "many outer steps in a row.",
     ]
     packages = environment()["packages"]
     return f"""# {plan.title}: budget `{plan.budget.name}`
