@@ -18,7 +18,10 @@ from lopt.networks import NFNConfig, PooledDeepSetsConfig, UNFConfig
 from lopt.optimizer import LearnedMomentumConfig, LearnedSGDMConfig
 from lopt.symmetry import SpecError, WeightSpec
 from lopt.trainer import MetaTrainConfig
+from tasks.cnn import CNNConfig
 from tasks.mlp import MLPConfig
+from tasks.rnn import RNNConfig
+from tasks.transformer import TransformerConfig
 
 TASK = MLPConfig(image_size=4, hidden=(6,))
 # The same network as the task's, under other names and in another order.
@@ -139,6 +142,51 @@ def test_a_network_ten_times_as_large_in_either_precision(name, dtype):
         losses.append(float(loss))
     assert np.isfinite(losses).all()
     assert np.mean(losses[-8:]) < 0.6 * np.mean(losses[:3])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*relations between these weights")  # of a Transformer a UNF knows the fewest
+@pytest.mark.parametrize("name", ["small-mixture-unf", "small-mixture-deep-sets"])
+@pytest.mark.parametrize(
+    "task",
+    [
+        CNNConfig(dataset="digits", channels=(6, 6, 6), batch_size=32),
+        RNNConfig(dataset="python_docs", hidden=(12, 12), embedding=8, length=6, batch_size=32),
+        TransformerConfig(dataset="python_docs", blocks=2, width=16, heads=2, head_width=8, mlp=32, length=8, batch_size=32),
+    ],
+    ids=["cnn", "rnn", "transformer"],
+)
+def test_any_architecture(task, name):
+    """None of these shapes was trained on, nor was any Transformer."""
+    losses = train(task.make(), lambda problem: lopt.load(name, spec=problem.spec))
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-10:]) < 0.95 * np.mean(losses[:3])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fashion-mlp-unf", "fashion-mlp-deep-sets"])
+def test_the_ones_of_the_reproduction_on_their_mlp_of_another_width(name):
+    task = MLPConfig(dataset="digits", hidden=(48,), batch_size=64).make()
+    losses = train(task, lambda problem: lopt.load(name, spec=problem.spec))
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:3])
+
+
+def train(problem, load, steps=80):
+    """Training losses of a loaded optimizer on a task."""
+    params, tx = problem.init(jax.random.key(0)), load(problem)
+
+    @jax.jit
+    def run(params, state, key):
+        def step(carry, key):
+            params, state = carry
+            loss, grads = jax.value_and_grad(problem.loss)(params, key, problem.datasets.at(0).train.batch(key))
+            updates, state = tx.update(grads, state, params)
+            return (optax.apply_updates(params, updates), state), loss
+
+        return jax.lax.scan(step, (params, state), jax.random.split(key, steps))[1]
+
+    return np.asarray(run(params, tx.init(params), jax.random.key(1)))
 
 
 # --- What is loaded is what was trained

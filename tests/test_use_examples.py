@@ -12,6 +12,9 @@ import optax
 import pytest
 
 import lopt
+from lopt.networks import DeepSetsConfig
+from lopt.optimizer import LearnedMomentumConfig
+from lopt.symmetry import WeightSpec
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -55,6 +58,21 @@ def test_the_page_has_the_figures_of_the_cards():
             assert (mean, error) == pytest.approx((loss["mean"], loss["error"]), rel=0.05)
             missed = f"{steps['mean']:.0f} ({steps['count']} of {race['seeds']})" if steps["count"] else "never"
             assert reached == missed
+
+
+def test_the_page_has_the_bytes_of_a_weight():
+    """Of a network ten times as large as any that a shipped optimizer has been trained on."""
+    text = (ROOT / "docs" / "use.md").read_text()
+    theta = LearnedMomentumConfig(network=DeepSetsConfig()).make(WeightSpec(())).init(jax.random.key(0))
+    halved = LearnedMomentumConfig(network=DeepSetsConfig(), momenta_dtype="bfloat16").make(WeightSpec(())).opt_fn(theta)
+    optimizers = (optax.adam(1e-3), lopt.load("small-mixture-deep-sets"), halved)
+    for dtype in ("float32", "bfloat16"):
+        (line,) = (line for line in text.splitlines() if line.startswith(f"| {dtype} |"))
+        params = {"w": jax.ShapeDtypeStruct((288, 230), dtype), "b": jax.ShapeDtypeStruct((230,), dtype)}
+        count = sum(leaf.size for leaf in params.values())
+        states = [jax.eval_shape(tx.init, params) for tx in optimizers]
+        found = [sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) / count for state in states]
+        assert [float(cell) for cell in line.split("|")[2:-1]] == pytest.approx(found, abs=0.01)
 
 
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
