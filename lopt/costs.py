@@ -19,6 +19,7 @@ from lopt.task import Problem, as_family
 
 ADAM = "Adam"
 _TURN = 0.02  # seconds of a turn, at least
+_CALLS = 3  # by which it is found how many steps that is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +111,8 @@ class _Steps:
         self.temporary = None if analysis is None else int(analysis.temp_size_in_bytes)
         self._steps = 1
         self._call()  # finds the memory that later calls have
-        while (spent := self._call()) < _TURN and self._steps < 1 << 20:
+        # The fastest of some calls: a single one may have been kept waiting, and its few steps would be those of all turns.
+        while (spent := min(self._call() for _ in range(_CALLS))) < _TURN and self._steps < 1 << 20:
             self._steps = min(8 * self._steps, math.ceil(1.2 * self._steps * _TURN / max(spent, 1e-6)), 1 << 20)
 
     def _call(self) -> float:
