@@ -85,8 +85,8 @@ def write_generalization(result: Generalization, directory: Path) -> list[Path]:
         f"Under every condition the baselines were tuned anew, by {config.tuning_seeds} seeds a setting, and all optimizers raced from "
         f"{config.seeds} other seeds.",
         "A condition changes one thing about the task that was trained on; `as trained` changes nothing.",
-        "Speed-up: the steps that the reference takes to its own final loss under that condition over those of the optimizer, averaged "
-        "over the seeds that get there.",
+        "Speed-up: the steps that the reference takes to its own final loss under that condition over those of the optimizer, within a "
+        "seed, averaged over the seeds that get there.",
     ]
     page = Page(
         title=title,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lopt.summary import Curve, Estimate, final_losses, steps_of_reference, steps_to_reach, target_loss, trailing_mean
+from lopt.summary import Curve, Estimate, Goal, final_losses, target_loss, trailing_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,9 +104,9 @@ def curves_figure(curves: Sequence[Curve], *, task: str, window: int, look: Look
     """Training loss over inner steps: mean over seeds and a band of one standard error.
 
     Losses are averaged over a short trailing window (2% of T) to be readable. A seed leaves the mean where it diverges, with a
-    cross at that step; the legend counts such seeds. The dashed line is the reference's final loss. A dot on it marks the mean
-    number of steps after which a competitor has reached it, as the table has it: by the mean over `window` steps, hence later
-    than the drawn curve.
+    cross at that step; the legend counts such seeds. The dashed line is the reference's mean final loss. A dot on it marks the mean
+    number of steps after which a competitor is at the reference's final loss, as the table has it: in the same seed, and by the mean
+    over `window` steps, hence later than the drawn curve.
 
     Args:
       curves: the one that the picture is about first; one of them the reference.
@@ -120,11 +120,11 @@ def curves_figure(curves: Sequence[Curve], *, task: str, window: int, look: Look
     smoothing = max(1, T // 50)
     reference = next(curve for curve in curves if curve.reference)
     target = target_loss(reference, window)
-    goal = (target, steps_of_reference(reference, window), window)
+    goal = Goal.of(reference, window)
     with style(look):
         figure = Figure(figsize=(3.9, 4.6) if look.narrow else (6.4, 4.0), layout="constrained")
         ax = figure.add_subplot()
-        ranges = [_draw_curve(ax, index, curve, goal, smoothing, look) for index, curve in enumerate(curves)]
+        ranges = [_draw_curve(ax, index, curve, goal, target, smoothing, look) for index, curve in enumerate(curves)]
         if math.isfinite(target):
             label = f"{reference.name}'s final loss; dots: reached"
             ax.axhline(target, color=look.grey, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1, label=label)
@@ -144,23 +144,21 @@ def curves_figure(curves: Sequence[Curve], *, task: str, window: int, look: Look
 
 
 def _draw_curve(
-    ax: "Axes", index: int, curve: Curve, goal: tuple[float, float, int], smoothing: int, look: Look
+    ax: "Axes", index: int, curve: Curve, goal: Goal, target: float, smoothing: int, look: Look
 ) -> tuple[float, float]:
-    """Draw one competitor; the range of its mean. The goal: the loss to reach, the reference's steps to it, the window."""
-    target, base, window = goal
+    """Draw one competitor, its dot at the height of the target; the range of its mean."""
     losses = trailing_mean(curve.losses, smoothing)
     losses = np.where(np.isfinite(losses), losses, np.nan)
     steps = np.arange(losses.shape[1]) + smoothing
     mean, error = over_seeds(losses)
     line = line_look(index)
-    label = f"{curve.name}: {Estimate.of(final_losses(curve.losses, window)[~curve.diverged])}"
+    label = f"{curve.name}: {Estimate.of(final_losses(curve.losses, goal.window)[~curve.diverged])}"
     if curve.diverged.any():
         label = f"{curve.name}: nan ({curve.diverged.sum()} of {len(curve.diverged)} seeds diverged)"
-    reached = steps_to_reach(curve.losses, target, window)
-    dot = Estimate.of(reached)
+    dot, seeds = Estimate.of(goal.steps_of(curve)), len(curve.losses)
     if dot.count and not curve.reference:
-        label += f", {Estimate.of(base / reached).mean:.2f}x"
-        label += f" ({dot.count} of {len(reached)} seeds)" * (dot.count < len(reached))
+        label += f", {Estimate.of(goal.speedups(curve)).mean:.2f}x"
+        label += f" ({dot.count} of {seeds} seeds)" * (dot.count < seeds)
         ax.errorbar(dot.mean, target, xerr=np.nan_to_num(dot.error), fmt="o", ms=5, color=line["color"], mec=look.paper, zorder=9)
     ax.plot(steps, mean, **line, label=label, zorder=8 - index)
     ax.fill_between(steps, mean - error, mean + error, color=line["color"], alpha=0.18, linewidth=0, zorder=2)

@@ -23,7 +23,7 @@ class Competitor:
       name: how tables and figures call it.
       opt_fn: `opt_fn(theta) -> optax transform`; competitors that share it share one compilation.
       theta: pytree of arrays: the meta-parameters, or a learning rate.
-      reference: its mean final loss is the target.
+      reference: its final loss is what the others are timed to.
     """
 
     name: str

@@ -100,10 +100,10 @@ def _definitions(evaluation: Evaluation) -> list[str]:
         f"Held-out figures: means over {config.measured_batches} batches of a split that neither inner trainings nor meta-training "
         "see.",
         f"Steps to {reference}'s final loss: the first number of steps after which the mean of a seed's last {window} minibatch "
-        f"losses is at most {evaluation.target:.4g}, the mean final training loss of {reference}; the mean is over the seeds that "
-        f"reach it within {config.steps} steps, and those that never do are counted. It cannot be less than {window}. For "
-        f"{reference} itself it is counted on the mean of its seeds' curves.",
-        f"Speed-up: the steps of {reference} over those of a seed, averaged over the seeds that reach the loss.",
+        f"losses is at most the final training loss of {reference} in the same seed, {evaluation.target:.4g} on the average; the mean is "
+        f"over the seeds that reach it within {config.steps} steps, and those that never do are counted. It cannot be less than {window}.",
+        f"Speed-up: the steps of {reference} to its final loss over those of the optimizer, within a seed, averaged over the seeds that "
+        f"reach the loss; {reference} itself has 1 in every seed.",
         "Diverged: a loss of the seed was not finite. Such seeds are left out of the means of losses and metrics, which then begin with "
         "`nan`. One that was at the loss to reach before it diverged counts as having reached it.",
         "ms / step: wall time of all seeds together over the number of their inner steps, without compilation and with the looks at "

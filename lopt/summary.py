@@ -1,13 +1,18 @@
 """What a race comes to: figures with standard errors, from loss curves over seeds, and the tables that show them.
 
-Final training loss of a seed: the mean of its last `window` minibatch losses. Steps to reach a target: the first number of steps
-after which the mean of the last `window` minibatch losses is at most the target. Both sides of a comparison are smoothed alike.
+Final training loss of a seed: the mean of its last `window` minibatch losses. Steps to a loss: the first number of steps after which the
+mean of the last `window` minibatch losses is at most that loss.
+
+A speed-up compares within a seed, where the reference has had the same weights and batches: the steps that it took to its own final loss
+there, over those of the optimizer to the same loss. So the reference itself, or whatever trains as it does, has 1 exactly. Counted to the
+mean of the reference's final losses it would not: seeds differ in how low they get, and those that get lower than the mean would be there
+before T.
 """
 
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -24,7 +29,7 @@ class Curve:
       losses: [K, T], K seeds, T steps: the loss of the minibatch whose gradient step t takes, before the step.
       test: metric -> [K], on the whole test split after step T.
       seconds_per_step: wall time of all trainings over K * T, without compilation.
-      reference: its mean final loss is the target that the others are timed to.
+      reference: its final loss is what the others are timed to, seed for seed.
       at: [M], the numbers of steps after which held-out data were looked at; 0 is before the first.
       held_out: metric -> [K, M], on held-out batches at those steps.
     """
@@ -100,10 +105,10 @@ class Row:
       diverged: how many of them diverged.
       final_loss: final training loss, over the seeds that did not diverge.
       test: metric -> its estimate over those seeds.
-      steps: steps to the reference's mean final loss, over the seeds that reach it.
-      speedup: the reference's steps over these, over the same seeds.
+      steps: steps to the reference's final loss in the same seed, over the seeds that reach it.
+      speedup: the reference's steps to it over these, over the same seeds.
       seconds_per_step: wall time per inner step.
-      reference: this row sets the target; its steps are those of its mean curve, and its speed-up is 1 by definition.
+      reference: this row sets the loss to reach; its speed-up is 1.
     """
 
     name: str
@@ -133,12 +138,12 @@ def final_losses(losses: np.ndarray, window: int) -> np.ndarray:
     return trailing_mean(losses[:, -window:], min(window, losses.shape[1]))[:, -1]
 
 
-def steps_to_reach(losses: np.ndarray, target: float, window: int) -> np.ndarray:
+def steps_to_reach(losses: np.ndarray, target: float | np.ndarray, window: int) -> np.ndarray:
     """Steps each seed takes to a loss: the first n >= window with mean(losses[n - window : n]) <= target, NaN for never.
 
     Args:
       losses: [K, T].
-      target: the loss to reach.
+      target: the loss to reach, one or [K]; NaN is never reached.
       window: steps averaged.
 
     Returns:
@@ -148,25 +153,41 @@ def steps_to_reach(losses: np.ndarray, target: float, window: int) -> np.ndarray
       >>> steps_to_reach(np.array([[4.0, 2.0, 0.0, 0.0], [4.0, 4.0, 4.0, 4.0]]), target=1.0, window=2)
       array([ 3., nan])
     """
-    reached = trailing_mean(losses, window) <= target
+    reached = trailing_mean(losses, window) <= np.asarray(target)[..., None]
     return np.where(reached.any(axis=1), reached.argmax(axis=1) + float(window), np.nan)
 
 
-def steps_of_reference(reference: Curve, window: int) -> float:
-    """Steps the reference takes to its own final loss: at most T, less where it has been there before; NaN if all seeds diverged.
+class Goal(NamedTuple):
+    """What speed-ups are counted by, seed for seed.
 
-    The first n >= window at which its curve, the mean over the seeds that did not diverge and the last `window` steps, is at most what
-    it is at T.
-
-    Example:
-      >>> steps_of_reference(Curve("Adam", np.array([[4.0, 1.0, 3.0, 2.0]]), {}, 0.0), window=1)
-      2.0
+    Attributes:
+      losses: [K], the final losses of the reference; NaN where it diverged, so that nothing gets there.
+      steps: [K], those that it takes to them: T, or less where it has been there before.
+      window: steps averaged.
     """
-    kept = reference.losses[~reference.diverged]
-    if not len(kept):
-        return math.nan
-    means = trailing_mean(kept.mean(axis=0, keepdims=True, dtype=np.float64), window)[0]
-    return float(np.argmax(means <= means[-1]) + window)
+
+    losses: np.ndarray
+    steps: np.ndarray
+    window: int
+
+    @classmethod
+    def of(cls, reference: Curve, window: int) -> "Goal":
+        """The goal that a reference sets.
+
+        Example:
+          >>> Goal.of(Curve("Adam", np.array([[4.0, 1.0, 3.0, 2.0], [4.0, 3.0, 3.0, 1.0]]), {}, 0.0), window=1).steps
+          array([2., 4.])
+        """
+        losses = np.where(reference.diverged, np.nan, trailing_mean(reference.losses, window)[:, -1])
+        return cls(losses, steps_to_reach(reference.losses, losses, window), window)
+
+    def steps_of(self, curve: Curve) -> np.ndarray:
+        """[K], the steps that an optimizer takes to the loss of the same seed; NaN for never."""
+        return steps_to_reach(curve.losses, self.losses, self.window)
+
+    def speedups(self, curve: Curve) -> np.ndarray:
+        """[K], the reference's steps over those of an optimizer; NaN for never."""
+        return self.steps / self.steps_of(curve)
 
 
 def summarize(curves: Sequence[Curve], window: int) -> list[Row]:
@@ -182,28 +203,25 @@ def summarize(curves: Sequence[Curve], window: int) -> list[Row]:
     references = [curve for curve in curves if curve.reference]
     if len(references) != 1:
         raise ValueError(f"exactly one competitor sets the target loss, got {[curve.name for curve in references]}")
-    target = target_loss(references[0], window)
-    base = steps_of_reference(references[0], window)
-    return [_row(curve, target, base, window) for curve in curves]
+    goal = Goal.of(references[0], window)
+    return [_row(curve, goal) for curve in curves]
 
 
 def target_loss(reference: Curve, window: int) -> float:
-    """Mean final training loss of the reference over its seeds that did not diverge; NaN if all did."""
+    """Mean final training loss of the reference over its seeds that did not diverge; NaN if all did. Pictures draw a line there."""
     return Estimate.of(final_losses(reference.losses, window)[~reference.diverged]).mean
 
 
-def _row(curve: Curve, target: float, base: float, window: int) -> Row:
+def _row(curve: Curve, goal: Goal) -> Row:
     kept = ~curve.diverged
-    seeds = len(curve.losses)
-    steps = np.full(seeds, base) if curve.reference else steps_to_reach(curve.losses, target, window)
     return Row(
         name=curve.name,
-        seeds=seeds,
+        seeds=len(curve.losses),
         diverged=int(curve.diverged.sum()),
-        final_loss=Estimate.of(final_losses(curve.losses, window)[kept]),
+        final_loss=Estimate.of(final_losses(curve.losses, goal.window)[kept]),
         test={name: Estimate.of(values[kept]) for name, values in curve.test.items()},
-        steps=Estimate.of(steps),
-        speedup=Estimate.of(base / steps),
+        steps=Estimate.of(goal.steps_of(curve)),
+        speedup=Estimate.of(goal.speedups(curve)),
         seconds_per_step=curve.seconds_per_step,
         reference=curve.reference,
     )

@@ -9,7 +9,7 @@ import numpy as np
 from lopt.comparison.results import entries_of, goal
 from lopt.comparison.work import Found
 from lopt.plots import over_seeds
-from lopt.summary import final_losses, steps_to_reach
+from lopt.summary import final_losses
 
 _EVERY, _MOST = 50, 200  # metrics of every 50th outer step, of fewer where a run would have more than 200 of them
 _METRICS = ("meta_loss", "final_loss", "gradient_norm", "alpha", "beta", "g0", "diverged", "inner_steps_per_s")
@@ -19,10 +19,12 @@ def curve_arrays(found: Found) -> dict[str, np.ndarray]:
     """What curves.npz holds: of every optimizer, S meta-seeds (1 for a rival by hand), K racing seeds, T steps, M measurements.
 
     `NAME/mean` and `NAME/error` [S, T]: training loss over racing seeds and its standard error; `NAME/final_loss`,
-    `NAME/steps_to_target` and `NAME/test/METRIC` [S, K]; `NAME/held_out/METRIC` [S, M], means over racing seeds, at the steps `at` [M];
-    `NAME/seeds` [S].
+    `NAME/steps_to_target`, to the reference's final loss in the same racing seed, and `NAME/test/METRIC` [S, K];
+    `NAME/held_out/METRIC` [S, M], means over racing seeds, at the steps `at` [M]; `NAME/seeds` [S]. `target`: the mean of the
+    reference's final losses.
     """
-    window, (target, _) = found.plan.budget.experiment.evaluation.smoothing, goal(found)
+    target, to_reach = goal(found)
+    window = to_reach.window
     groups = {label: [entry.curve for entry in entries] for label, entries in found.entries.items() if entries}
     seeds = {label: [entry.run.seed for entry in entries] for label, entries in found.entries.items()}
     groups |= {tuned.curve.name: [tuned.curve] for tuned in found.tuned}
@@ -34,7 +36,7 @@ def curve_arrays(found: Found) -> dict[str, np.ndarray]:
             f"{name}/mean": np.stack([mean for mean, _ in means]).astype(np.float32),
             f"{name}/error": np.stack([error for _, error in means]).astype(np.float32),
             f"{name}/final_loss": np.stack([final_losses(curve.losses, window) for curve in curves]),
-            f"{name}/steps_to_target": np.stack([steps_to_reach(curve.losses, target, window) for curve in curves]),
+            f"{name}/steps_to_target": np.stack([to_reach.steps_of(curve) for curve in curves]),
         }
         for metric in curves[0].test:
             arrays[f"{name}/test/{metric}"] = np.stack([curve.test[metric] for curve in curves])

@@ -83,14 +83,14 @@ def _finite(value: float) -> float | None:
 
 def json_text(found: Found) -> str:
     """All figures but the curves, with the configs, versions and devices; null where there is no finite number."""
-    plan, (target, steps) = found.plan, goal(found)
+    plan, (target, to_reach) = found.plan, goal(found)
     whole = {
         "task": plan.task,
         "title": plan.title,
         "budget": plan.budget.name,
         "differs": plan.budget.differs,
         "target": target,
-        "reference_steps": steps,
+        "reference_steps": Estimate.of(to_reach.steps).mean,
         "window": plan.budget.experiment.evaluation.smoothing,
         "rows": [dataclasses.asdict(row) for row in rows(found)],
         "runs": [_run(entry) for entry in entries_of(found)],
@@ -154,12 +154,14 @@ def _runs(found: Found) -> str:
 def readme(found: Found) -> str:
     """README.md: the picture, the table, the budget and what differs from the paper."""
     plan, window = found.plan, found.plan.budget.experiment.evaluation.smoothing
-    target, steps = goal(found)
+    target, to_reach = goal(found)
+    name, steps = found.tuned[0].curve.name, Estimate.of(to_reach.steps)
     definitions = [
         *captions(found),
         f"Final training loss: mean of the last {window} minibatch losses of a racing seed.",
-        f"Speed-up: the {steps:,.0f} steps after which {found.tuned[0].curve.name} is at its own final loss, {target:.4g}, over the steps "
-        f"after which the mean of a racing seed's last {window} losses is; over the seeds that get there. How many never do is said.",
+        f"Speed-up: the steps after which {name} is at its final loss of a racing seed ({steps} steps, {target:.4g} on the average), over "
+        f"the steps after which the mean of the optimizer's last {window} losses in this seed is; over the seeds that get there. How many "
+        f"never do is said. {name} itself has 1 in every seed.",
         "Diverged: a loss was not finite. Such seeds are left out of the means of losses and metrics, which then begin with `nan`; one "
         "that was at the loss to reach before counts as having reached it. A meta-training is given up when nothing finite has come of "
         "many outer steps in a row.",

@@ -14,7 +14,7 @@ from lopt.comparison.races import Entry
 from lopt.comparison.state import seconds_of
 from lopt.comparison.work import Found
 from lopt.plots import over_seeds
-from lopt.summary import Curve, Estimate, final_losses, steps_of_reference, steps_to_reach, target_loss, trailing_mean
+from lopt.summary import Curve, Estimate, Goal, final_losses, target_loss, trailing_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Row:
     Attributes:
       label: the optimizer.
       final_loss: final training loss over the seeds that did not diverge.
-      speedup: the reference's steps to its final loss over the optimizer's, over the seeds that reach it.
+      speedup: the reference's steps to its final loss over the optimizer's in the same racing seed, over the seeds that reach it.
       test: metric -> its estimate, over the seeds that did not diverge.
       raced: racing seeds, of all meta-seeds.
       reached: how many of them reach the reference's final loss.
@@ -87,10 +87,10 @@ def entries_of(found: Found) -> list[Entry]:
     return [entry for entries in found.entries.values() for entry in entries]
 
 
-def goal(found: Found) -> tuple[float, float]:
-    """The loss to reach, the reference's final loss, and the steps that the reference takes to it."""
+def goal(found: Found) -> tuple[float, Goal]:
+    """The reference's mean final loss, and what speed-ups are counted by in each racing seed."""
     window = found.plan.budget.experiment.evaluation.smoothing
-    return target_loss(reference_of(found), window), steps_of_reference(reference_of(found), window)
+    return target_loss(reference_of(found), window), Goal.of(reference_of(found), window)
 
 
 def rows(found: Found) -> list[Row]:
@@ -104,14 +104,14 @@ def _over_kept(curves: Sequence[Curve], values: Callable[[Curve], np.ndarray]) -
 
 
 def _figures(found: Found, curves: Sequence[Curve]) -> dict[str, object]:
-    window, (target, base) = found.plan.budget.experiment.evaluation.smoothing, goal(found)
-    steps = [np.full(len(c.losses), base) if c.reference else steps_to_reach(c.losses, target, window) for c in curves]
+    _, to_reach = goal(found)
+    speedups = [to_reach.speedups(curve) for curve in curves]
     return {
-        "final_loss": _over_kept(curves, lambda curve: final_losses(curve.losses, window)),
-        "speedup": estimate([base / s for s in steps]),
+        "final_loss": _over_kept(curves, lambda curve: final_losses(curve.losses, to_reach.window)),
+        "speedup": estimate(speedups),
         "test": {name: _over_kept(curves, lambda curve, name=name: curve.test[name]) for name in curves[0].test},
-        "raced": sum(len(s) for s in steps),
-        "reached": sum(int(np.isfinite(s).sum()) for s in steps),
+        "raced": sum(len(of_seed) for of_seed in speedups),
+        "reached": sum(int(np.isfinite(of_seed).sum()) for of_seed in speedups),
         "diverged": sum(int(curve.diverged.sum()) for curve in curves),
     }
 

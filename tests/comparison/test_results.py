@@ -47,7 +47,7 @@ def given_up(seed, entry):
 
 def test_figures_are_means_over_meta_seeds_of_means_over_racing_seeds():
     comparison = found(ALL)
-    target, base = goal(comparison)
+    target, to_reach = goal(comparison)
     adam = comparison.tuned[0].curve
     assert target == pytest.approx(adam.losses[:, -WINDOW:].mean())
     for row in rows(comparison)[:4]:
@@ -55,7 +55,10 @@ def test_figures_are_means_over_meta_seeds_of_means_over_racing_seeds():
         finals = [one.losses[:, -WINDOW:].mean() for one in curves]
         assert row.final_loss.mean == pytest.approx(np.mean(finals))
         assert row.final_loss.error == pytest.approx(np.std(finals, ddof=1) / math.sqrt(3), rel=1e-4)
-        steps = np.array([[plain_steps(seed, target) for seed in one.losses] for one in curves])
+        ends = [np.mean(of_seed[-WINDOW:], dtype=np.float64) for of_seed in adam.losses]
+        base = np.array([plain_steps(of_seed, end) for of_seed, end in zip(adam.losses, ends, strict=True)])
+        np.testing.assert_array_equal(to_reach.steps, base)
+        steps = np.array([[plain_steps(of_seed, end) for of_seed, end in zip(one.losses, ends, strict=True)] for one in curves])
         assert (row.raced, row.reached) == (9, np.isfinite(steps).sum())
         means = [np.nanmean(base / of_seed) for of_seed in steps if np.isfinite(of_seed).any()]
         assert row.speedup.count == len(means)
