@@ -3,8 +3,6 @@
 import csv
 import dataclasses
 import io
-import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from lopt.generalization import Generalization, relative_loss, table
 from lopt.html_report import Page, Picture, html_page
 from lopt.plots_heat_map import heat_map_figure
 from lopt.summary import markdown
+from lopt.tables import plain_json
 
 CAPTION = (
     "Above: speed-up, the steps of the tuned reference to its own final loss over those of the optimizer. Below, and in colour: final "
@@ -55,15 +54,7 @@ def generalization_json(result: Generalization) -> str:
         "conditions": conditions,
         "environment": environment(),
     }
-    return json.dumps(_plain(whole), indent=2, allow_nan=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return (value if math.isfinite(value) else None) if isinstance(value, float) else value
+    return plain_json(whole)
 
 
 def write_generalization(result: Generalization, directory: Path) -> list[Path]:

@@ -1,7 +1,6 @@
 """The files that an evaluation leaves in a directory: its figures as tables, arrays and pictures, and all of them as one page."""
 
 import dataclasses
-import textwrap
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +17,7 @@ from lopt.evaluate import Evaluation
 from lopt.html_report import Page, Picture, html_page
 from lopt.plots_held_out import held_out_figure
 from lopt.plots_meta import meta_training_figure
-from lopt.summary import markdown, markdown_table, rich_table, table
+from lopt.summary import bullets, markdown, markdown_table, rich_table, table
 from lopt.tables import cost_table, csv_text, json_text, tuning_table
 from lopt.tuning import Tuning
 
@@ -117,10 +116,6 @@ def _definitions(evaluation: Evaluation) -> list[str]:
     ]
 
 
-def _bullets(lines: Sequence[str]) -> str:
-    return "\n".join(textwrap.fill(line, 130, initial_indent="- ", subsequent_indent="  ") for line in lines)
-
-
 def summary_markdown(evaluation: Evaluation, records: Sequence[Mapping[str, Any]] = (), inner_steps: int | None = None) -> str:
     """The text of summary.md: table, tuned learning rates, costs, budget, and how each figure is defined.
 
@@ -148,11 +143,11 @@ def summary_markdown(evaluation: Evaluation, records: Sequence[Mapping[str, Any]
 
 ## Budget
 
-{_bullets(_budget(evaluation, records, inner_steps))}
+{bullets(_budget(evaluation, records, inner_steps))}
 
 ## Definitions
 
-{_bullets(_definitions(evaluation))}
+{bullets(_definitions(evaluation))}
 """
 
 

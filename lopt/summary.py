@@ -11,6 +11,7 @@ before T.
 
 import dataclasses
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -269,6 +270,11 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
         return ""
     header, *rest = (" | ".join(line) for line in lines)
     return "\n".join(f"| {line} |" for line in (header, " | ".join(["---", *["---:"] * (len(lines[0]) - 1)]), *rest))
+
+
+def bullets(lines: Sequence[str]) -> str:
+    """A list in Markdown, its lines broken at 130 characters."""
+    return "\n".join(textwrap.fill(line, 130, initial_indent="- ", subsequent_indent="  ") for line in lines)
 
 
 def markdown_table(rows: Sequence[Row]) -> str:

@@ -85,7 +85,7 @@ def csv_text(evaluation: Evaluation) -> str:
 
 def _flat(row: Row, cost: Cost | None) -> dict[str, Any]:
     def pair(name: str, estimate: Estimate) -> dict[str, Any]:
-        return {name: _finite(estimate.mean), f"{name}_standard_error": _finite(estimate.error)}
+        return {name: finite(estimate.mean), f"{name}_standard_error": finite(estimate.error)}
 
     found = {"optimizer": row.name, "reference": int(row.reference), "seeds": row.seeds, "diverged": row.diverged}
     found |= pair("final_training_loss", row.final_loss)
@@ -100,7 +100,8 @@ def _flat(row: Row, cost: Cost | None) -> dict[str, Any]:
     return found
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """The number, or None where it is not finite, which JSON and CSV have no number for."""
     return value if math.isfinite(value) else None
 
 
@@ -131,16 +132,26 @@ def json_text(evaluation: Evaluation, configs: Mapping[str, Any] = MappingProxyT
         "tunings": tunings,
         "environment": environment(),
     }
-    return json.dumps(_plain(found), indent=2, allow_nan=False) + "\n"
+    return plain_json(found)
 
 
 def _asdict(cost: Cost | None) -> dict[str, Any] | None:
     return None if cost is None else dataclasses.asdict(cost)
 
 
+def plain_json(value: Any) -> str:
+    """JSON text of nested mappings and sequences; null where there is no finite number.
+
+    Example:
+      >>> json.loads(plain_json({"loss": float("nan")}))
+      {'loss': None}
+    """
+    return json.dumps(_plain(value), indent=2, allow_nan=False) + "\n"
+
+
 def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    return _finite(value) if isinstance(value, float) else value
+    return finite(value) if isinstance(value, float) else value

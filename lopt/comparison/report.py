@@ -3,10 +3,7 @@
 import csv
 import dataclasses
 import io
-import json
-import math
-import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,8 @@ from lopt.comparison.state import seconds_of
 from lopt.comparison.words import budget_lines, captions, hours, loss_text, outer_steps_text, speedup_text
 from lopt.comparison.work import Found
 from lopt.environment import environment
-from lopt.summary import Estimate, markdown
+from lopt.summary import Estimate, bullets, markdown
+from lopt.tables import finite, plain_json
 
 THETA_DIR = "theta"
 
@@ -61,7 +59,7 @@ def csv_text(found: Found) -> str:
     for row in rows(found):
         line: dict[str, Any] = {"optimizer": row.label, "meta_seeds": row.seeds, "meta_seeds_planned": row.planned}
         for name, estimate in (("final_training_loss", row.final_loss), ("speed_up", row.speedup), *_tests(row)):
-            line |= {name: _finite(estimate.mean), f"{name}_standard_error": _finite(estimate.error)}
+            line |= {name: finite(estimate.mean), f"{name}_standard_error": finite(estimate.error)}
         line |= {"racing_seeds": row.raced, "reached": row.reached, "diverged": row.diverged}
         line |= {"diverged_meta_trainings": row.diverged_runs, "meta_parameters": row.parameters or None}
         line |= {"outer_steps": sum(row.outer_steps) or None, "hours": row.seconds / 3600 if row.is_learned else None}
@@ -75,10 +73,6 @@ def csv_text(found: Found) -> str:
 
 def _tests(row: Row) -> list[tuple[str, Estimate]]:
     return [(f"test_{name}", estimate) for name, estimate in row.test.items()]
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def json_text(found: Found) -> str:
@@ -100,7 +94,7 @@ def json_text(found: Found) -> str:
         "rivals": {rival.label: config.to_dict(plan.budget.experiment_of(rival, 0).optimizer) for rival in plan.config.rivals},
         "environment": environment(),
     }
-    return json.dumps(_plain(whole), indent=2, allow_nan=False) + "\n"
+    return plain_json(whole)
 
 
 def _run(entry: Entry) -> dict[str, Any]:
@@ -114,18 +108,6 @@ def _run(entry: Entry) -> dict[str, Any]:
         "seconds": seconds_of(state.records, entry.inner_steps),
         "starts": state.starts,
     }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return _finite(value) if isinstance(value, float) else value
-
-
-def _bullets(lines: Sequence[str]) -> str:
-    return "\n".join(textwrap.fill(line, 130, initial_indent="- ", subsequent_indent="  ") for line in lines)
 
 
 def _beside(found: Found) -> str:
@@ -179,7 +161,7 @@ def readme(found: Found) -> str:
 
 ## Budget
 
-{_bullets(budget_lines(found))}
+{bullets(budget_lines(found))}
 
 {_runs(found)}
 
@@ -187,11 +169,11 @@ Drawn with {", ".join(f"{name} {version}" for name, version in packages.items())
 
 ## What differs from the paper
 
-{_bullets(plan.budget.differs or ("Nothing is known to differ.",))}
+{bullets(plan.budget.differs or ("Nothing is known to differ.",))}
 
 ## Definitions
 
-{_bullets(definitions)}
+{bullets(definitions)}
 
 ## Files
 
