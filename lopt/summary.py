@@ -228,6 +228,7 @@ def _row(curve: Curve, goal: Goal) -> Row:
     )
 
 
+_NAME = 16  # characters of a name that a narrow table keeps on a line
 Cell = tuple[str, ...]  # parts that a wide table sets side by side and a narrow one above each other
 
 
@@ -291,6 +292,7 @@ def rich_table(rows: Sequence[Row], title: str, caption: str = "") -> "Table":
     view = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
     view.padding = (0, 1, 0, 0)
     longest_word = max(len(word) for row in rows for word in row.name.split())
+    longest_word = min(longest_word, _NAME)  # a path is broken: with a wider column others would be left out
     view.add_column(header[0][0], min_width=longest_word, overflow="fold")
     for name in header[1:]:
         view.add_column("\n".join(name), justify="right", no_wrap=True)

@@ -537,15 +537,29 @@ def test_a_curve_checks_its_shapes():
         Curve("a", np.zeros((3, 2)), {"accuracy": np.zeros(2)}, 0.0)
 
 
-def test_the_terminal_table_fits_80_columns_and_hides_nothing():
-    names = ["meta-trained", "before meta-training", "slow", "tuned Adam", "broken"]
+@pytest.mark.parametrize("first", ["meta-trained", "docs/reproduction/mlp-cpu/theta/DeepSets-0"])
+def test_the_terminal_table_fits_80_columns_and_hides_nothing(first):
+    names = [first, "before meta-training", "slow", "tuned Adam", "broken"]
     curves = [dataclasses.replace(curve, name=name) for curve, name in zip(synthetic(), names, strict=True)]
     output = io.StringIO()
     Console(file=output, width=80).print(rich_table(summarize(curves, window=2), "title", "caption"))
     text = output.getvalue()
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
-    for shown in ("meta-training", "4.50", "± 0.50", "never", "(1 of 2)", "1 of 2", "nan", "title", "caption", "step"):
+    for shown in (
+        "meta-training",
+        "4.50",
+        "± 0.50",
+        "never",
+        "(1 of 2)",
+        "1 of 2",
+        "nan",
+        "title",
+        "caption",
+        "speed-up",
+        "diverged",
+        "ms /",
+    ):
         assert shown in text
 
 
