@@ -288,7 +288,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for evaluation, paths in of_run(args, console) if config is None else of_task(args, config, console):
             console.print(terminal_table(evaluation))
             show(paths, console)
-    except (TuningError, checkpoint.CheckpointError, metrics.MetricsError, ValueError, OSError) as error:
+    # ImportError: hf://... without the Hub's client; the message says what to install.
+    except (TuningError, checkpoint.CheckpointError, metrics.MetricsError, ValueError, OSError, ImportError) as error:
         sys.exit(f"evaluate.py: {error}")
 
 

@@ -922,6 +922,14 @@ def test_wrong_arguments_are_named(arguments, message, capsys):
     assert re.search(message, capsys.readouterr().err)
 
 
+def test_without_the_hubs_client_it_says_what_to_install(monkeypatch):
+    from scripts import evaluate as script
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(SystemExit, match=r"evaluate.py: the Hub needs its client: pip install"):
+        script.main(["--task", "mlp", "--optimizer", "adam:0.1", "hf://owner/name"])
+
+
 def test_help_lists_the_fields_of_the_task(capsys):
     from scripts import evaluate as script
 
