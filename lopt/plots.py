@@ -106,7 +106,7 @@ def curves_figure(curves: Sequence[Curve], *, task: str, window: int, look: Look
     Losses are averaged over a short trailing window (2% of T) to be readable. A seed leaves the mean where it diverges, with a
     cross at that step; the legend counts such seeds. The dashed line is the reference's mean final loss. A dot on it marks the mean
     number of steps after which a competitor is at the reference's final loss, as the table has it: in the same seed, and by the mean
-    over `window` steps, hence later than the drawn curve.
+    over `window` steps, hence later than the drawn curve. It is open where it is of some seeds alone, as the others never are.
 
     Args:
       curves: the one that the picture is about first; one of them the reference.
@@ -159,7 +159,9 @@ def _draw_curve(
     if dot.count and not curve.reference:
         label += f", {Estimate.of(goal.speedups(curve)).mean:.2f}x"
         label += f" ({dot.count} of {seeds} seeds)" * (dot.count < seeds)
-        ax.errorbar(dot.mean, target, xerr=np.nan_to_num(dot.error), fmt="o", ms=5, color=line["color"], mec=look.paper, zorder=9)
+        fill, edge = (line["color"], look.paper) if dot.count == seeds else (look.paper, line["color"])
+        at: Any = {"x": dot.mean, "y": target, "xerr": np.nan_to_num(dot.error)}
+        ax.errorbar(**at, fmt="o", ms=5, color=line["color"], mfc=fill, mec=edge, zorder=9)
     ax.plot(steps, mean, **line, label=label, zorder=8 - index)
     ax.fill_between(steps, mean - error, mean + error, color=line["color"], alpha=0.18, linewidth=0, zorder=2)
     finite = mean[np.isfinite(mean)]

@@ -94,6 +94,14 @@ def test_a_diverged_seed_leaves_the_mean_and_is_marked_and_counted(curves):
     np.testing.assert_allclose(y[-1], losses[[0, 3], -2:].mean())
 
 
+def test_a_dot_that_is_of_some_seeds_alone_is_open(curves):
+    some = dataclasses.replace(curves[0], name="some", losses=np.where(np.arange(4)[:, None] < 2, curves[0].losses, 1.0))
+    figure = plots.curves_figure([curves[0], some, curves[2]], task="toy", window=10)
+    dots = [line for line in figure.axes[0].get_lines() if line.get_marker() == "o"]
+    assert [dot.get_markerfacecolor() for dot in dots] == [plots.COLORS[0], plots.LIGHT.paper]
+    assert "(2 of 4 seeds)" in legend(figure)[1]
+
+
 def test_a_seed_that_diverges_before_the_mean_begins_is_marked_too(curves):
     losses = decay(0.01, T=500)
     losses[0, 4:], losses[1, :] = np.nan, np.nan
