@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from lopt.config import ConfigError, write_atomically
+from lopt.layers import native
 
 ENVIRONMENT_FILE = "environment.json"
 _PACKAGES = ("lopt", "jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "numpy", "optax", "flax")
@@ -66,7 +67,7 @@ def environment() -> dict[str, Any]:
 
     Returns:
       `git` (see `code_version`), `packages` (name -> version, of those installed), `python`, `system`, `backend`, `device` (kind),
-      `devices` and `processes` (numbers).
+      `devices` and `processes` (numbers), `native` (whether kernels in C++ are used, `lopt.native_kernels`).
 
     Example:
       >>> environment()["packages"].keys() >= {"jax", "jaxlib", "numpy", "optax"}
@@ -82,6 +83,7 @@ def environment() -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "processes": jax.process_count(),
+        "native": native.is_used(),
     }
 
 
@@ -90,11 +92,11 @@ def stamp() -> dict[str, Any]:
 
     Returns:
       `commit` (12 digits, followed by `-dirty` if tracked code differs from it; None where the code is not tracked), `device`,
-      `devices`, `jax`, `python`, `date` (UTC).
+      `devices`, `native`, `jax`, `python`, `date` (UTC).
 
     Example:
       >>> list(stamp())
-      ['commit', 'device', 'devices', 'jax', 'python', 'date']
+      ['commit', 'device', 'devices', 'native', 'jax', 'python', 'date']
     """
     found = environment()
     git = found["git"]
@@ -102,6 +104,7 @@ def stamp() -> dict[str, Any]:
         "commit": None if git is None else git["commit"][:12] + "-dirty" * git["dirty"],
         "device": found["device"],
         "devices": found["devices"],
+        "native": found["native"],
         "jax": found["packages"]["jax"],
         "python": found["python"],
         "date": datetime.now(UTC).date().isoformat(),

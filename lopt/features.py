@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lopt.layers.digest import is_large
+from lopt.layers.digest import clip_and_normalize, is_digested
 from lopt.symmetry.spec import PyTree, named_leaves
 
 MOMENTUM_DECAYS = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
@@ -21,30 +21,19 @@ NUM_TIME_CHANNELS = len(TIME_SCALES)
 NUM_CHANNELS = NUM_WEIGHT_CHANNELS + NUM_TIME_CHANNELS
 
 
-class LargeFeatures(NamedTuple):
-    """Features of a large tensor before they are put together.
-
-    Attributes:
-      channels: value, gradient and momenta as they come, [1, *leaf.shape], [1, *leaf.shape] and [6, *leaf.shape].
-      scale: [8] float32, what their channels are multiplied with after they are clipped.
-    """
-
-    channels: tuple[jax.Array, ...]
-    scale: jax.Array
-
-
 class WeightFeatures(NamedTuple):
     """Features of every weight.
 
     Attributes:
       weights: leaf path -> [*leaf.shape, 8] float32: value, gradient, momenta; clipped and normalised.
       time: [11] float32, shared by all weights.
-      large: leaf path -> those of the leaves that are not in `weights`.
+      channels: leaf path -> value, gradient and momenta as they come, arrays [c, *leaf.shape] of 8 channels in all: those of the leaves
+        that are not in `weights`, as their features are only digested (`lopt.layers.digest`).
     """
 
     weights: dict[str, jax.Array]
     time: jax.Array
-    large: Mapping[str, LargeFeatures] = {}
+    channels: Mapping[str, tuple[jax.Array, ...]] = {}
 
 
 def time_features(count: jax.Array) -> jax.Array:
@@ -52,29 +41,9 @@ def time_features(count: jax.Array) -> jax.Array:
     return jnp.tanh(count.astype(jnp.float32) / jnp.asarray(TIME_SCALES, jnp.float32) - jnp.float32(1))
 
 
-def clip_and_normalize(x: jax.Array) -> jax.Array:
-    """Clip to [-1, 1], then divide by the root mean square over all axes but the first, plus 1e-5.
-
-    Args:
-      x: [C, ...], one channel a row: channels of very different scales, gradients and long momenta, become comparable.
-    """
-    x = jnp.clip(x, -1.0, 1.0)
-    return x / jnp.reshape(_root_mean_square(x) + 1e-5, (-1, *(1 for _ in x.shape[1:])))
-
-
-def _root_mean_square(x: jax.Array) -> jax.Array:
-    return jnp.sqrt(jnp.mean(jnp.square(x), axis=tuple(range(1, x.ndim))))
-
-
-def put_together(channels: Sequence[jax.Array]) -> jax.Array:
-    """Channels [c, ...] as one array [C, ...], clipped to [-1, 1]: features but for their scale."""
-    return jnp.clip(jnp.concatenate(channels), -1.0, 1.0)
-
-
-def finish(large: LargeFeatures) -> jax.Array:
-    """The features of a large tensor, [*leaf.shape, 8]."""
-    x = jnp.moveaxis(put_together(large.channels), 0, -1)
-    return x * jnp.broadcast_to(large.scale, x.shape)
+def finish(channels: Sequence[jax.Array]) -> jax.Array:
+    """The features [*leaf.shape, 8] of channels [c, *leaf.shape]."""
+    return jnp.moveaxis(clip_and_normalize(jnp.concatenate(channels)), 0, -1)
 
 
 def weight_features(params: PyTree, grads: PyTree, momenta: PyTree, count: jax.Array) -> WeightFeatures:
@@ -86,12 +55,11 @@ def weight_features(params: PyTree, grads: PyTree, momenta: PyTree, count: jax.A
       momenta: pytree of the same structure, leaves [6, ...] float32.
       count: inner steps done, int32 [].
     """
-    weights, large = {}, {}
+    weights, digested = {}, {}
     for (path, w), (_, g), (_, m) in zip(named_leaves(params), named_leaves(grads), named_leaves(momenta), strict=True):
         channels = w[None].astype(jnp.float32), g[None].astype(jnp.float32), m
-        if is_large(w.shape):
-            root_mean_squares = [_root_mean_square(jnp.clip(x, -1.0, 1.0)) for x in channels]
-            large[path] = LargeFeatures(channels, 1 / (jnp.concatenate(root_mean_squares) + 1e-5))
+        if is_digested(w.shape):
+            digested[path] = channels
         else:
-            weights[path] = jnp.moveaxis(clip_and_normalize(jnp.concatenate(channels)), 0, -1)
-    return WeightFeatures(weights, time_features(count), large)
+            weights[path] = finish(channels)
+    return WeightFeatures(weights, time_features(count), digested)

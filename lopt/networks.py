@@ -7,21 +7,21 @@ over all weights, then 32 -> 1: pointwise again (DeepSets) or one equivariant la
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from lopt.features import NUM_CHANNELS, NUM_WEIGHT_CHANNELS, WeightFeatures, finish, put_together
+from lopt.features import NUM_CHANNELS, NUM_WEIGHT_CHANNELS, WeightFeatures, finish
 from lopt.layers.base import Layer, chain, channels_first, channels_last
 from lopt.layers.deep_sets import deep_sets_layer, pooled_deep_sets_layer
 from lopt.layers.dense import init_dense
-from lopt.layers.digest import Digest, Needs, digest
+from lopt.layers.digest import Digest, digest
 from lopt.layers.folded import folded_unf_layer
 from lopt.layers.nfn import nfn_layer
-from lopt.layers.pointwise import Dense, pointwise, pointwise_bfloat16, pointwise_pallas
+from lopt.layers.pointwise import Pointwise, pointwise, pointwise_bfloat16, pointwise_pallas
 from lopt.layers.positions import position_unf_layer
 from lopt.layers.shared_unf import shared_unf_layer
 from lopt.layers.unf import unf_layer
@@ -29,7 +29,6 @@ from lopt.layers.untied import untied_unf_layer
 from lopt.symmetry.spec import PyTree, WeightSpec
 
 Sizes = Mapping[str, int] | None  # name -> number of indices
-Pointwise = Callable[[Sequence[Dense], jax.Array], jax.Array]  # dense layers, [c_0, N] -> [c_L, N]
 POINTWISE: Mapping[tuple[str, str], Pointwise] = MappingProxyType(
     {("xla", "float32"): pointwise, ("xla", "bfloat16"): pointwise_bfloat16, ("pallas", "float32"): pointwise_pallas}
 )  # by kernel and matmul_dtype
@@ -162,18 +161,18 @@ def update_network(hidden: tuple[int, ...], last: Layer, apply_pointwise: Pointw
         # The time features are the same for every weight: they act as a bias.
         kernel, bias = kernel[:NUM_WEIGHT_CHANNELS], bias + features.time @ kernel[NUM_WEIGHT_CHANNELS:]
 
-        def digested(path: str, needs: Needs) -> Digest:
-            channels, scale = features.large[path]
-            scaled = kernel * scale[:, None]
-            return digest(lambda x: apply_pointwise([(scaled, bias), *others], put_together(x)), channels, needs)
-
+        layers = [(kernel, bias), *others]
         digests: dict[str, Digest] = {}
-        if last.early is not None and features.large:
+        if last.early is not None and features.channels:
             shapes = {path: x.shape[:-1] for path, x in features.weights.items()}
-            shapes |= {path: x.channels[0].shape[1:] for path, x in features.large.items()}
+            shapes |= {path: channels[0].shape[1:] for path, channels in features.channels.items()}
             needs = last.early.needs(theta["last"], shapes)
-            digests = {path: digested(path, needs[path]) for path in features.large if path in needs}
-        weights = features.weights | {path: finish(x) for path, x in features.large.items() if path not in digests}
+            digests = {
+                path: digest(layers, channels, needs[path], apply_pointwise)
+                for path, channels in features.channels.items()
+                if path in needs
+            }
+        weights = features.weights | {path: finish(x) for path, x in features.channels.items() if path not in digests}
         hidden_features: dict[str, jax.Array] = {}
         if weights:
             # One matmul over all weights rather than one per tensor; tensors of one shape are neighbours, as layers stack them.
@@ -182,7 +181,7 @@ def update_network(hidden: tuple[int, ...], last: Layer, apply_pointwise: Pointw
             paths = sorted(shapes, key=lambda path: (shapes[path], path))
             with jax.named_scope("trunk"):
                 x = jnp.concatenate([channels_first(weights[path]) for path in paths], axis=1)
-                x = apply_pointwise([(kernel, bias), *others], x)
+                x = apply_pointwise(layers, x)
                 ends = list(itertools.accumulate(math.prod(shapes[path]) for path in paths))
                 splits = jnp.split(x, ends[:-1], axis=1)
             hidden_features = {path: channels_last(y, shapes[path]) for path, y in zip(paths, splits, strict=True)}

@@ -109,6 +109,7 @@ def throughput(args: argparse.Namespace) -> Records:
     from lopt.benchmarks.profile import record_operations
     from lopt.benchmarks.throughput import stand_in, throughput, with_network
     from lopt.config import load_file
+    from lopt.native_kernels import use_native_kernels
     from lopt.trainer import use_all_cores
 
     timed: dict[str, Any] = {}
@@ -116,6 +117,7 @@ def throughput(args: argparse.Namespace) -> Records:
         (timed,) = alone("throughput", "--config", args.config[0], "--networks", args.networks[0], *options)
         record_operations()
     use_all_cores()
+    use_native_kernels()
     experiment = with_network(load_file(args.config[0]), args.networks[0])
     with stand_in(experiment, args.data) as experiment:
         found = throughput(experiment, 1 if args.profile else args.steps, profile=args.profile)
@@ -125,7 +127,9 @@ def throughput(args: argparse.Namespace) -> Records:
 def scaling(args: argparse.Namespace) -> Records:
     if args.value is not None:
         from lopt.benchmarks.scaling import scaling as measure
+        from lopt.native_kernels import use_native_kernels
 
+        use_native_kernels()
         yield complete("scaling", **measure(args.axes[0], args.value, args.network, args.steps))
         return
     for axis in args.axes:
@@ -145,7 +149,9 @@ def in_use(args: argparse.Namespace) -> Records:
             yield from alone("in-use", *options)
         return
     from lopt.benchmarks.in_use import in_use as measure
+    from lopt.native_kernels import use_native_kernels
 
+    use_native_kernels()
     for record in measure(args.weights[0], args.networks, args.repeats):
         yield complete("in-use", **record)
 

@@ -22,6 +22,7 @@ from lopt.fitting import fit
 from lopt.generalization import KINDS, conditions, dataset_of, generalize, stages, table
 from lopt.generalization_report import write_generalization
 from lopt.mixture import optimizer_of, set_up
+from lopt.native_kernels import use_native_kernels
 from lopt.report import terminal_table, write_report
 from lopt.stages import Stages
 from lopt.tables import rich_lines
@@ -278,6 +279,7 @@ def generalizations(args: argparse.Namespace, config: TaskConfig | None, console
 def main(argv: Sequence[str] | None = None) -> None:
     args, config = parse(argv)
     use_compilation_cache()
+    use_native_kernels()
     use_all_cores()
     console = Console()
     try:

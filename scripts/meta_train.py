@@ -39,10 +39,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from lopt.compilation_cache import use_compilation_cache
     from lopt.distributed import PeerError, is_main, join_processes
     from lopt.metrics import MetricsError
+    from lopt.native_kernels import use_native_kernels
     from lopt.trainer import DivergedError, meta_train, use_all_cores
     from tasks.datasets import DatasetError
 
     use_compilation_cache()
+    use_native_kernels()
     try:
         if processes.is_one_of_many:
             join_processes(processes)

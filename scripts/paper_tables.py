@@ -24,6 +24,7 @@ from lopt.comparison.work import Found, InterruptedPlanError, carry_out, collect
 from lopt.compilation_cache import use_compilation_cache
 from lopt.config import load_file
 from lopt.layers.nfn import nfn_layer
+from lopt.native_kernels import use_native_kernels
 from lopt.networks import DeepSetsConfig, NetworkConfig, UNFConfig, update_network
 from lopt.optimizer import LearnedMomentumConfig, LearnedOptimizer, learned_optimizer
 from lopt.symmetry import SpecError, WeightSpec
@@ -258,6 +259,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_parameters(console)
         return 0
     use_compilation_cache()
+    use_native_kernels()
     use_all_cores()
     try:
         figure2(args, console)

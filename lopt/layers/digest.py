@@ -1,23 +1,27 @@
-"""What a layer needs of the features of a large tensor, computed block after block: the features themselves are never in memory.
+"""What a layer needs of the features of a tensor, computed block after block: the features themselves are never in memory.
 
-A pointwise function gives each of N weights C features. A linear equivariant layer reads them in three ways: it multiplies those of
+A pointwise network gives each of N weights C features. A linear equivariant layer reads them in three ways: it multiplies those of
 every weight with a matrix of few columns, it averages over axes, and it takes diagonals. So a block of weights goes through the
-function while its features stay in the cache of a CPU, and leaves behind only its products and its part of the sums.
+network while its features stay in the cache of a CPU, and leaves behind only its products and its part of the sums.
+
+Where the process has it, `digest.cc` does this in one pass (`lopt.layers.native`); without it, and for derivatives, XLA does.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from lopt.layers import native
+from lopt.layers.pointwise import Dense, Pointwise, pointwise
 from lopt.layers.pooling import take_blocks
 from lopt.symmetry.basis import Blocks
 
 BLOCK = 16_384  # weights at a time
 
-Pointwise = Callable[[Sequence[jax.Array]], jax.Array]  # arrays [c, n] to [C, n]
 _Found = tuple[jax.Array, dict[int, jax.Array]]  # product, axis -> sums over it
 
 
@@ -53,47 +57,140 @@ class Digest(NamedTuple):
     diagonals: Mapping[Blocks, jax.Array]
 
 
-def is_large(shape: Sequence[int]) -> bool:
-    """Whether a tensor is computed block after block: on CPU, from one block on."""
-    return math.prod(shape) >= BLOCK and jax.default_backend() == "cpu"
+def is_digested(shape: Sequence[int]) -> bool:
+    """Whether the features of a tensor are only digested: on CPU, from one block on; all, where the kernel is used."""
+    size = math.prod(shape)
+    return size > 0 and (native.is_used() or (size >= BLOCK and jax.default_backend() == "cpu"))
 
 
-def digest(pointwise: Pointwise, inputs: Sequence[jax.Array], needs: Needs) -> Digest:
-    """What a layer needs of the features pointwise(inputs).
+def clip_and_normalize(x: jax.Array) -> jax.Array:
+    """Clip to [-1, 1], then divide by the root mean square over all axes but the first, plus 1e-5.
 
     Args:
-      pointwise: maps arrays [c, n], c channels of n weights, to their C features [C, n].
-      inputs: arrays [c, *leaf.shape].
-      needs: of the layer.
+      x: [C, ...], one channel a row: channels of very different scales, gradients and long momenta, become comparable.
     """
-    leaf_shape, shape = inputs[0].shape[1:], needs.shape
-    inputs = [jnp.reshape(x, (x.shape[0], *shape)) for x in inputs]
-    axis = shape.index(max(shape))  # along its longest axis a tensor can be cut most finely
-    size = _block_size(shape[axis], math.prod(shape) // shape[axis])
-    blocks, rest = divmod(shape[axis], size)
+    x = jnp.clip(x, -1.0, 1.0)
+    return x / jnp.reshape(_root_mean_square(x) + 1e-5, (-1, *(1 for _ in x.shape[1:])))
 
-    def features(arrays: Sequence[jax.Array]) -> jax.Array:
-        y = pointwise([jnp.reshape(x, (x.shape[0], math.prod(x.shape[1:]))) for x in arrays])
-        return jnp.reshape(y, (y.shape[0], *arrays[0].shape[1:]))
 
-    def add(found: _Found, start: jax.Array | int, size: int) -> _Found:
+def put_together(channels: Sequence[jax.Array]) -> jax.Array:
+    """Channels [c, ...] as one array [C, ...], clipped to [-1, 1]: features but for their scale."""
+    return jnp.clip(jnp.concatenate(channels), -1.0, 1.0)
+
+
+def channel_scale(channels: Sequence[jax.Array]) -> jax.Array:
+    """What clipped channels are multiplied with: 1 / (root mean square over the tensor + 1e-5), [C]; channels [c, ...]."""
+    return jnp.concatenate([1 / (_root_mean_square(jnp.clip(x, -1.0, 1.0)) + 1e-5) for x in channels])
+
+
+def _root_mean_square(x: jax.Array) -> jax.Array:
+    """Over all axes but the first."""
+    return jnp.sqrt(jnp.mean(jnp.square(x), axis=tuple(range(1, x.ndim))))
+
+
+def digest(
+    layers: Sequence[Dense], channels: Sequence[jax.Array], needs: Needs, apply_pointwise: Pointwise = pointwise
+) -> Digest:
+    """What a layer needs of the features of a tensor, which are pointwise layers applied to clipped and normalised channels.
+
+    Args:
+      layers: kernels [c_l, c_{l+1}] and biases of the pointwise layers.
+      channels: arrays [c, *leaf.shape], together c_0.
+      needs: of the layer.
+      apply_pointwise: what computes the pointwise layers.
+    """
+    leaf_shape, shape = channels[0].shape[1:], needs.shape
+    arrays = tuple(jnp.reshape(x, (x.shape[0], *shape)) for x in channels)
+    network, by_blocks = tuple(layers), partial(_by_blocks, apply_pointwise, needs.means)
+    if apply_pointwise is pointwise and native.is_computed([*arrays, needs.matrix, *(x for layer in network for x in layer)]):
+        product, means = _by_kernel(needs.means, network, arrays, needs.matrix)
+    else:
+        product, means = by_blocks(network, arrays, needs.matrix)
+    diagonals = {}
+    if needs.diagonals:
+        scaled = _scaled(network, arrays)
+        diagonals = {
+            partition: _features(apply_pointwise, scaled, [take_blocks(x, partition) for x in arrays])
+            for partition in needs.diagonals
+        }
+    return Digest(leaf_shape, product, means, diagonals)
+
+
+def _scaled(layers: Sequence[Dense], channels: Sequence[jax.Array]) -> list[Dense]:
+    """Layers for channels that are clipped but not normalised."""
+    (kernel, bias), *others = layers
+    return [(kernel * channel_scale(channels)[:, None], bias), *others]
+
+
+def _features(apply_pointwise: Pointwise, scaled: Sequence[Dense], channels: Sequence[jax.Array]) -> jax.Array:
+    """Channels [c, ...] to features [C, ...]."""
+    x = put_together(channels)
+    y = apply_pointwise(scaled, jnp.reshape(x, (x.shape[0], math.prod(x.shape[1:]))))
+    return jnp.reshape(y, (y.shape[0], *x.shape[1:]))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _by_kernel(
+    over: tuple[int, ...], layers: tuple[Dense, ...], channels: tuple[jax.Array, ...], matrix: jax.Array
+) -> tuple[jax.Array, dict[int, jax.Array]]:
+    """`_by_blocks` by the kernel."""
+    shape = channels[0].shape[1:]
+    product, sums = native.digest_call(layers, channels, matrix, shape, over)
+    return product, {axis: total / shape[axis] for axis, total in zip(over, sums, strict=True)}
+
+
+@_by_kernel.defjvp
+def _by_kernel_jvp(over: tuple[int, ...], primals: Any, tangents: Any) -> Any:
+    return jax.jvp(partial(_by_blocks, pointwise, over), primals, tangents)
+
+
+def _by_blocks(
+    apply_pointwise: Pointwise,
+    over: tuple[int, ...],
+    layers: tuple[Dense, ...],
+    channels: tuple[jax.Array, ...],
+    matrix: jax.Array,
+) -> tuple[jax.Array, dict[int, jax.Array]]:
+    """Products and means, by XLA.
+
+    Args:
+      apply_pointwise: what computes the pointwise layers.
+      over: axes over each of which there is to be a mean.
+      layers: the pointwise layers.
+      channels: arrays [c, *shape].
+      matrix: [C, K].
+
+    Returns:
+      [K, *shape], and axis -> [C, the other axes].
+    """
+    shape, scaled = channels[0].shape[1:], _scaled(layers, channels)
+    axis = shape.index(max(shape)) if shape else 0  # along its longest axis a tensor can be cut most finely
+
+    def add(found: _Found, start: jax.Array | int, size: int | None) -> _Found:
+        cut = channels if size is None else [jax.lax.dynamic_slice_in_dim(x, start, size, axis=1 + axis) for x in channels]
         with jax.named_scope("trunk"):
-            x = features([jax.lax.dynamic_slice_in_dim(x, start, size, axis=1 + axis) for x in inputs])
+            x = _features(apply_pointwise, scaled, cut)
         with jax.named_scope("last_layer"):
             flat = jnp.reshape(x, (x.shape[0], math.prod(x.shape[1:])))
-            product = jnp.reshape(needs.matrix.T @ flat, (needs.matrix.shape[1], *x.shape[1:]))
-            means = {over: _add_part(total, jnp.sum(x, axis=1 + over), over, axis, start) for over, total in found[1].items()}
-            return jax.lax.dynamic_update_slice_in_dim(found[0], product, start, axis=1 + axis), means
+            product = jnp.reshape(matrix.T @ flat, (matrix.shape[1], *x.shape[1:]))
+            sums = {i: jnp.sum(x, axis=1 + i) for i in over}
+            if size is None:
+                return product, sums
+            sums = {i: _add_part(total, sums[i], i, axis, start) for i, total in found[1].items()}
+            return jax.lax.dynamic_update_slice_in_dim(found[0], product, start, axis=1 + axis), sums
 
-    channels, columns = needs.matrix.shape
-    zeros = {over: jnp.zeros((channels, *shape[:over], *shape[over + 1 :]), jnp.float32) for over in needs.means}
-    found: _Found = jnp.zeros((columns, *shape), jnp.float32), zeros
-    found, _ = jax.lax.scan(lambda found, start: (add(found, start, size), None), found, size * jnp.arange(blocks))
-    if rest:
-        found = add(found, blocks * size, rest)
-    means = {over: total / shape[over] for over, total in found[1].items()}
-    diagonals = {partition: features([take_blocks(x, partition) for x in inputs]) for partition in needs.diagonals}
-    return Digest(leaf_shape, found[0], means, diagonals)
+    count, (features, columns) = math.prod(shape), matrix.shape
+    found: _Found = jnp.zeros((columns, *shape), jnp.float32), {}
+    if count <= BLOCK:
+        found = add(found, 0, None)
+    else:
+        size = _block_size(shape[axis], count // shape[axis])
+        blocks, rest = divmod(shape[axis], size)
+        found = found[0], {i: jnp.zeros((features, *shape[:i], *shape[i + 1 :]), jnp.float32) for i in over}
+        found, _ = jax.lax.scan(lambda found, start: (add(found, start, size), None), found, size * jnp.arange(blocks))
+        if rest:
+            found = add(found, blocks * size, rest)
+    return found[0], {i: total / shape[i] for i, total in found[1].items()}
 
 
 def _block_size(length: int, width: int) -> int:

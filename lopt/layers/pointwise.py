@@ -18,6 +18,7 @@ BLOCK = 128  # weights that a program of the kernel works on
 _SMALLEST = 16  # rows and columns of the smallest products on tensor cores; larger ones must be powers of two
 
 Dense = tuple[jax.Array, jax.Array]  # kernel [c_in, c_out], bias [c_out]
+Pointwise = Callable[[Sequence[Dense], jax.Array], jax.Array]  # dense layers, [c_0, N] -> [c_L, N]
 
 
 def pointwise(layers: Sequence[Dense], x: jax.Array) -> jax.Array:
