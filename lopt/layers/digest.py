@@ -103,7 +103,8 @@ def digest(
     arrays = tuple(jnp.reshape(x, (x.shape[0], *shape)) for x in channels)
     network, by_blocks = tuple(layers), partial(_by_blocks, apply_pointwise, needs.means)
     if apply_pointwise is pointwise and native.is_computed([*arrays, needs.matrix, *(x for layer in network for x in layer)]):
-        product, means = _by_kernel(needs.means, network, arrays, needs.matrix)
+        with jax.named_scope("trunk"):
+            product, means = _by_kernel(needs.means, network, arrays, needs.matrix)
     else:
         product, means = by_blocks(network, arrays, needs.matrix)
     diagonals = {}
