@@ -5,7 +5,6 @@ everywhere. The run directory is one that all processes can read.
 """
 
 import dataclasses
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from lopt.layers.native import available_cores
 from lopt.symmetry.spec import PyTree
 
 
@@ -47,9 +47,7 @@ def use_all_cores(devices: int | None = None) -> None:
     """Make one CPU device of each core (or so many), so that particles spread over them; call before JAX is first used."""
     if devices is not None and devices < 1:
         raise ValueError(f"local_devices must be at least 1, got {devices}")
-    # The cores this process may use, where the system tells; not all of the machine's, which a container may withhold.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    jax.config.update("jax_num_cpu_devices", cores if devices is None else devices)
+    jax.config.update("jax_num_cpu_devices", available_cores() if devices is None else devices)
 
 
 def join_processes(config: ProcessConfig) -> None:

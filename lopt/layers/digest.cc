@@ -32,7 +32,7 @@ constexpr int LANES = 8, ROWS = 4, COLUMNS = 3;  // 12, 3 and 1 in 16
 constexpr int LANES = 4, ROWS = 4, COLUMNS = 3;
 #endif
 constexpr int64_t TILE = LANES * COLUMNS;  // weights that go through the layers together
-constexpr int64_t PART = 2048;             // weights that are worth another thread
+constexpr int64_t PART = 512;              // weights that are worth another thread
 constexpr int64_t MOST_PARTS = 16;         // each has sums of its own
 using Vector = float __attribute__((vector_size(LANES * sizeof(float))));
 
@@ -123,10 +123,15 @@ class Dense {
   Floats bias_;
 };
 
-// Calls work(part) for all parts, on threads of the pool that are free and on this one. No thread waits for a part that none has begun:
+// Calls work(part) for all parts, on this thread and, if free, on others of the pool, so many in all. No thread waits for a part that none has begun:
 // a pool whose threads all wait here does not lock up.
 template <typename Work>
-void ForParts(ffi::ThreadPool& pool, int64_t parts, const Work& work) {
+void ForParts(ffi::ThreadPool& pool, int64_t threads, int64_t parts, const Work& work) {
+  threads = std::min({threads, parts, pool.num_threads()});
+  if (threads <= 1) {
+    for (int64_t part = 0; part < parts; ++part) work(part);
+    return;
+  }
   struct Shared {
     std::atomic<int64_t> next{0};
     int64_t done = 0;
@@ -141,7 +146,7 @@ void ForParts(ffi::ThreadPool& pool, int64_t parts, const Work& work) {
     std::lock_guard<std::mutex> lock(shared->mutex);
     if ((shared->done += taken) == parts) shared->all_done.notify_all();
   };
-  for (int64_t i = std::min(parts, pool.num_threads()); i > 1; --i) pool.Schedule(std::function<void()>(take));
+  for (int64_t i = 1; i < threads; ++i) pool.Schedule(std::function<void()>(take));
   take();
   std::unique_lock<std::mutex> lock(shared->mutex);
   shared->all_done.wait(lock, [&] { return shared->done == parts; });
@@ -232,7 +237,7 @@ struct Channels {  // [count, weights]
 float Clip(float x) { return x < -1.0f ? -1.0f : x > 1.0f ? 1.0f : x; }  // NaN stays NaN
 
 // 1 / (root mean square + 1e-5) of every channel, clipped: `lopt.layers.digest.channel_scale`.
-std::vector<float> Scales(ffi::ThreadPool& pool, const std::vector<Channels>& channels, int64_t count) {
+std::vector<float> Scales(ffi::ThreadPool& pool, int64_t threads, const std::vector<Channels>& channels, int64_t count) {
   std::vector<const float*> rows;
   for (const Channels& input : channels)
     for (int64_t c = 0; c < input.count; ++c) rows.push_back(input.values + c * count);
@@ -250,17 +255,14 @@ std::vector<float> Scales(ffi::ThreadPool& pool, const std::vector<Channels>& ch
     }
     scales[row] = 1.0f / (std::sqrt(static_cast<float>(total / static_cast<double>(count))) + 1e-5f);
   };
-  if (count < PART)
-    for (size_t row = 0; row < rows.size(); ++row) work(row);
-  else
-    ForParts(pool, rows.size(), work);
+  ForParts(pool, count < PART ? 1 : threads, rows.size(), work);
   return scales;
 }
 
 // args: arrays [c, weights], `inputs` of them, that together are the channels of the features; kernels and biases of the layers in turn; a
 // matrix. rets: the last layer's features times the matrix, [K, weights]; their sums over each axis of `sums`, [C, the other axes].
-// `shape` of the tensor.
-ffi::Error DigestImpl(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t inputs,
+// `shape` of the tensor; at most so many `threads` work on it.
+ffi::Error DigestImpl(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t threads, int64_t inputs,
                       ffi::Span<const int64_t> shape, ffi::Span<const int64_t> sums) {
   auto floats = [&](size_t i) { return reinterpret_cast<float*>(args.get<ffi::AnyBuffer>(i)->untyped_data()); };
   auto dimension = [&](size_t i, int axis) { return args.get<ffi::AnyBuffer>(i)->dimensions()[axis]; };
@@ -282,7 +284,7 @@ ffi::Error DigestImpl(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remain
   parts = std::max<int64_t>(parts, 1);
 
   // What a channel is divided by goes into the rows of the first kernel.
-  std::vector<float> scales = Scales(pool, channels, count);
+  std::vector<float> scales = Scales(pool, threads, channels, count);
   std::vector<Dense> layers;
   size_t next = inputs, matrix = args.size() - 1;
   for (; next < matrix; next += 2) {
@@ -334,10 +336,7 @@ ffi::Error DigestImpl(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remain
       }
     }
   };
-  if (parts == 1)
-    work(0);
-  else
-    ForParts(pool, parts, work);
+  ForParts(pool, threads, parts, work);
 
   if (longest >= 0)
     for (int64_t part = 0; part < parts; ++part)
@@ -352,6 +351,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(LoptDigest, DigestImpl,
                                   .Ctx<ffi::ThreadPool>()
                                   .RemainingArgs()
                                   .RemainingRets()
+                                  .Attr<int64_t>("threads")
                                   .Attr<int64_t>("inputs")
                                   .Attr<ffi::Span<const int64_t>>("shape")
                                   .Attr<ffi::Span<const int64_t>>("sums"));

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 
 import jax
@@ -49,6 +50,11 @@ def is_computed(arrays: Iterable[jax.Array]) -> bool:
     return is_used() and all(x.dtype == jnp.float32 and x.size > 0 for x in arrays)
 
 
+def available_cores() -> int:
+    """The cores that this process may use, where the system tells; not all of the machine's, which a container may withhold."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def digest_call(
     layers: Sequence[Dense], inputs: Sequence[jax.Array], matrix: jax.Array, shape: tuple[int, ...], sums: Sequence[int]
 ) -> tuple[jax.Array, list[jax.Array]]:
@@ -70,7 +76,7 @@ def digest_call(
     assert _kernel.name is not None
     call = jax.ffi.ffi_call(_kernel.name, [jax.ShapeDtypeStruct(s, jnp.float32) for s in out], vmap_method="sequential")
     arrays = (*flat, *(x for layer in layers for x in layer), matrix)
-    product, *totals = call(
-        *arrays, inputs=np.int64(len(flat)), shape=np.asarray(shape, np.int64), sums=np.asarray(sums, np.int64)
-    )
+    threads = max(1, available_cores() // jax.local_device_count())  # every device has its share of the cores
+    attributes = {"threads": np.int64(threads), "inputs": np.int64(len(flat))}
+    product, *totals = call(*arrays, **attributes, shape=np.asarray(shape, np.int64), sums=np.asarray(sums, np.int64))
     return product, totals
