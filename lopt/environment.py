@@ -83,7 +83,7 @@ def environment() -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "processes": jax.process_count(),
-        "native": native.is_used(),
+        "native": native.kernel() is not None,
     }
 
 

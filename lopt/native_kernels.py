@@ -12,7 +12,6 @@ import subprocess
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
 
 import jax
 import jaxlib.version
@@ -21,11 +20,11 @@ from lopt.compilation_cache import compilation_cache_dir
 from lopt.layers import native
 
 SETTING = "LOPT_NATIVE"  # `off`: not even where there is a compiler
-SOURCE = Path(native.__file__).with_name("digest.cc")
+SOURCES = Path(native.__file__).with_name("kernels")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC")
 COMPILERS = ("c++", "g++", "clang++")
 _TIMEOUT = 120  # seconds
-_registered: set[str] = set()  # XLA takes a name once
+_registered: dict[str, native.Kernel] = {}  # by name, which XLA takes once
 
 
 class NativeKernelError(RuntimeError):
@@ -42,7 +41,7 @@ def use_native_kernels() -> None:
     native.use(_find)
 
 
-def _find() -> str | None:
+def _find() -> native.Kernel | None:
     if os.environ.get(SETTING, "").lower() == "off" or find_compiler() is None:
         return None
     try:
@@ -52,8 +51,8 @@ def _find() -> str | None:
         return None
 
 
-def load_kernels() -> str:
-    """Make and load the kernels, and return the name under which they are registered with XLA.
+def load_kernels() -> native.Kernel:
+    """Make and load the kernels, and tell XLA of them.
 
     Raises:
       NativeKernelError: if there is no compiler, it fails, or what it has made cannot be loaded.
@@ -66,10 +65,11 @@ def load_kernels() -> str:
     name = f"lopt_digest_{_identity(compiler)}"  # programs are kept under the name of what they call
     if name not in _registered:
         with tempfile.TemporaryDirectory() as scratch:
-            handler = open_library(make_library(compiler, (compilation_cache_dir() or Path(scratch)) / f"{name}.so"))
-        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
-        _registered.add(name)
-    return name
+            library = open_library(make_library(compiler, (compilation_cache_dir() or Path(scratch)) / f"{name}.so"))
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(library.LoptDigest), platform="cpu")
+        library.LoptHasBfloat16.restype = ctypes.c_bool
+        _registered[name] = native.Kernel(name, bool(library.LoptHasBfloat16()))
+    return _registered[name]
 
 
 def make_library(compiler: str, library: Path) -> Path:
@@ -84,23 +84,25 @@ def make_library(compiler: str, library: Path) -> Path:
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
             made = Path(scratch) / library.name
-            _run([compiler, *FLAGS, "-isystem", jax.ffi.include_dir(), str(SOURCE), "-o", str(made)])
+            _run([compiler, *FLAGS, "-isystem", jax.ffi.include_dir(), str(SOURCES / "digest.cc"), "-o", str(made)])
             os.replace(made, library)  # another process may be at it too: whoever is last replaces it by the same
     except OSError as error:
         raise NativeKernelError(f"the kernels cannot be written to {library.parent} ({error.strerror})") from error
     return library
 
 
-def open_library(library: Path) -> Any:
-    """The handler in a library.
+def open_library(library: Path) -> ctypes.CDLL:
+    """A library of kernels.
 
     Raises:
       NativeKernelError: if the file is none, or another.
     """
     try:
-        return ctypes.CDLL(str(library)).LoptDigest
+        found = ctypes.CDLL(str(library))
+        _ = found.LoptDigest, found.LoptHasBfloat16
     except (OSError, AttributeError) as error:
         raise NativeKernelError(f"{library} cannot be loaded ({error}): delete it, and it is made anew") from error
+    return found
 
 
 def find_compiler() -> str | None:
@@ -111,7 +113,8 @@ def find_compiler() -> str | None:
 def _identity(compiler: str) -> str:
     """Names what the machine code depends on, beside the kind of processor that the directory is for."""
     version = _run([compiler, "--version"])
-    parts = (SOURCE.read_text(), version, jaxlib.version.__version__, *FLAGS)
+    sources = [path.read_text() for path in sorted(SOURCES.iterdir()) if path.suffix in (".cc", ".h")]
+    parts = (*sources, version, jaxlib.version.__version__, *FLAGS)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

@@ -47,7 +47,7 @@ def test_a_kernel_is_made_once(tmp_path):
 
 @needs_compiler
 def test_without_a_place_to_keep_it_a_kernel_is_made_all_the_same():
-    code = "from lopt.native_kernels import *; from lopt.layers import native; use_native_kernels(); print(native.is_used())"
+    code = "from lopt.native_kernels import *; from lopt.layers import native; use_native_kernels(); print(native.kernel() is not None)"
     found = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "LOPT_COMPILATION_CACHE": "off"},
@@ -61,23 +61,23 @@ def test_without_a_place_to_keep_it_a_kernel_is_made_all_the_same():
 @needs_compiler
 def test_it_is_made_when_it_is_first_needed(monkeypatch):
     asked = []
-    monkeypatch.setattr(native_kernels, "load_kernels", lambda: asked.append(1) or "name")
+    monkeypatch.setattr(native_kernels, "load_kernels", lambda: asked.append(1) or native.Kernel("name", False))
     use_native_kernels()
     assert not asked
-    assert native.is_used()
-    assert native.is_used()
+    assert native.kernel()
+    assert native.kernel()
     assert asked == [1]
 
 
 def test_off_and_no_compiler(monkeypatch, tmp_path):
     monkeypatch.setenv(native_kernels.SETTING, "off")
     use_native_kernels()
-    assert not native.is_used()
+    assert native.kernel() is None
     monkeypatch.delenv(native_kernels.SETTING)
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     use_native_kernels()
-    assert not native.is_used()
+    assert native.kernel() is None
     with pytest.raises(NativeKernelError, match=r"none of c\+\+, g\+\+, clang\+\+ is on the path"):
         load_kernels()
 
@@ -90,8 +90,8 @@ def test_a_compiler_that_fails_is_warned_of_and_leaves_nothing(monkeypatch, tmp_
     assert not list((tmp_path / "cache").glob("*/*"))
     use_native_kernels()
     with pytest.warns(UserWarning, match="going on without. LOPT_NATIVE=off does so without this warning"):
-        assert not native.is_used()
-    assert not native.is_used()  # and is not tried again
+        assert native.kernel() is None
+    assert native.kernel() is None  # and is not tried again
 
 
 def test_a_damaged_library_is_named(tmp_path):
@@ -110,4 +110,4 @@ def test_a_place_that_cannot_be_written(tmp_path):
 def test_no_kernel_where_the_backend_is_another(monkeypatch):
     use_native_kernels()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert not native.is_used()
+    assert native.kernel() is None

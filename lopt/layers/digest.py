@@ -4,7 +4,7 @@ A pointwise network gives each of N weights C features. A linear equivariant lay
 every weight with a matrix of few columns, it averages over axes, and it takes diagonals. So a block of weights goes through the
 network while its features stay in the cache of a CPU, and leaves behind only its products and its part of the sums.
 
-Where the process has it, `digest.cc` does this in one pass (`lopt.layers.native`); without it, and for derivatives, XLA does.
+Where the process has it, `kernels/digest.cc` does this in one pass (`lopt.layers.native`); without it, and for derivatives, XLA does.
 """
 
 import math
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from lopt.layers import native
-from lopt.layers.pointwise import Dense, Pointwise, pointwise
+from lopt.layers.pointwise import Dense, Pointwise, pointwise, pointwise_bfloat16
 from lopt.layers.pooling import take_blocks
 from lopt.symmetry.basis import Blocks
 
@@ -60,7 +60,7 @@ class Digest(NamedTuple):
 def is_digested(shape: Sequence[int]) -> bool:
     """Whether the features of a tensor are only digested: on CPU, from one block on; all, where the kernel is used."""
     size = math.prod(shape)
-    return size > 0 and (native.is_used() or (size >= BLOCK and jax.default_backend() == "cpu"))
+    return size > 0 and (native.kernel() is not None or (size >= BLOCK and jax.default_backend() == "cpu"))
 
 
 def clip_and_normalize(x: jax.Array) -> jax.Array:
@@ -102,9 +102,11 @@ def digest(
     leaf_shape, shape = channels[0].shape[1:], needs.shape
     arrays = tuple(jnp.reshape(x, (x.shape[0], *shape)) for x in channels)
     network, by_blocks = tuple(layers), partial(_by_blocks, apply_pointwise, needs.means)
-    if apply_pointwise is pointwise and native.is_computed([*arrays, needs.matrix, *(x for layer in network for x in layer)]):
+    everything = [*arrays, needs.matrix, *(x for layer in network for x in layer)]
+    bfloat16 = apply_pointwise is pointwise_bfloat16
+    if (bfloat16 or apply_pointwise is pointwise) and native.is_computed(everything, bfloat16):
         with jax.named_scope("trunk"):
-            product, means = _by_kernel(needs.means, network, arrays, needs.matrix)
+            product, means = _by_kernel(needs.means, bfloat16, network, arrays, needs.matrix)
     else:
         product, means = by_blocks(network, arrays, needs.matrix)
     diagonals = {}
@@ -130,19 +132,19 @@ def _features(apply_pointwise: Pointwise, scaled: Sequence[Dense], channels: Seq
     return jnp.reshape(y, (y.shape[0], *x.shape[1:]))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0,))
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _by_kernel(
-    over: tuple[int, ...], layers: tuple[Dense, ...], channels: tuple[jax.Array, ...], matrix: jax.Array
+    over: tuple[int, ...], bfloat16: bool, layers: tuple[Dense, ...], channels: tuple[jax.Array, ...], matrix: jax.Array
 ) -> tuple[jax.Array, dict[int, jax.Array]]:
     """`_by_blocks` by the kernel."""
     shape = channels[0].shape[1:]
-    product, sums = native.digest_call(layers, channels, matrix, shape, over)
+    product, sums = native.digest_call(layers, channels, matrix, shape, over, bfloat16)
     return product, {axis: total / shape[axis] for axis, total in zip(over, sums, strict=True)}
 
 
 @_by_kernel.defjvp
-def _by_kernel_jvp(over: tuple[int, ...], primals: Any, tangents: Any) -> Any:
-    return jax.jvp(partial(_by_blocks, pointwise, over), primals, tangents)
+def _by_kernel_jvp(over: tuple[int, ...], bfloat16: bool, primals: Any, tangents: Any) -> Any:
+    return jax.jvp(partial(_by_blocks, pointwise_bfloat16 if bfloat16 else pointwise, over), primals, tangents)
 
 
 def _by_blocks(

@@ -1,9 +1,10 @@
-"""The custom call by which XLA for CPU reaches `digest.cc`, once a process has it (`lopt.native_kernels.use_native_kernels`)."""
+"""The custom call by which XLA for CPU reaches `kernels/digest.cc`, once a process has it (`lopt.native_kernels.use_native_kernels`)."""
 
 import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,43 +12,56 @@ import numpy as np
 
 from lopt.layers.pointwise import Dense
 
-Find = Callable[[], str | None]
+
+class Kernel(NamedTuple):
+    """A kernel that XLA has been told of.
+
+    Attributes:
+      name: XLA's for it.
+      bfloat16: whether it multiplies bfloat16, as the processor does.
+    """
+
+    name: str
+    bfloat16: bool
+
+
+Find = Callable[[], Kernel | None]
 
 
 @dataclasses.dataclass
-class _Kernel:
-    """How the process finds the kernel, and the name that XLA knows it by once it is found."""
+class _Process:
+    """The kernel of this process, and how it is found when it is first asked for."""
 
     find: Find | None = None
-    name: str | None = None
+    kernel: Kernel | None = None
 
 
-_kernel = _Kernel()
+_process = _Process()
 
 
 def use(find: Find | None) -> None:
     """Use a kernel; what is already traced stays as it is.
 
     Args:
-      find: called when a kernel is first needed; returns the name under which it is registered with XLA, or None if there is none.
-        None: no kernel is used from here on.
+      find: called when a kernel is first needed, returns it, or None if there is none. None: no kernel is used from here on.
     """
-    _kernel.find, _kernel.name = find, None
+    _process.find, _process.kernel = find, None
 
 
-def is_used() -> bool:
-    """Whether the kernel computes what it can: on CPU, where there is one."""
-    if (_kernel.find is None and _kernel.name is None) or jax.default_backend() != "cpu":
-        return False
-    if _kernel.find is not None:
-        find, _kernel.find = _kernel.find, None
-        _kernel.name = find()
-    return _kernel.name is not None
+def kernel() -> Kernel | None:
+    """The kernel that computes what it can: on CPU, where there is one."""
+    if (_process.find is None and _process.kernel is None) or jax.default_backend() != "cpu":
+        return None
+    if _process.find is not None:
+        find, _process.find = _process.find, None
+        _process.kernel = find()
+    return _process.kernel
 
 
-def is_computed(arrays: Iterable[jax.Array]) -> bool:
-    """Whether the kernel serves these arrays: all float32, none empty."""
-    return is_used() and all(x.dtype == jnp.float32 and x.size > 0 for x in arrays)
+def is_computed(arrays: Iterable[jax.Array], bfloat16: bool = False) -> bool:
+    """Whether the kernel serves these arrays: all float32, none empty; `bfloat16`: with rounded operands."""
+    found = kernel()
+    return found is not None and (found.bfloat16 or not bfloat16) and all(x.dtype == jnp.float32 and x.size > 0 for x in arrays)
 
 
 def available_cores() -> int:
@@ -56,7 +70,12 @@ def available_cores() -> int:
 
 
 def digest_call(
-    layers: Sequence[Dense], inputs: Sequence[jax.Array], matrix: jax.Array, shape: tuple[int, ...], sums: Sequence[int]
+    layers: Sequence[Dense],
+    inputs: Sequence[jax.Array],
+    matrix: jax.Array,
+    shape: tuple[int, ...],
+    sums: Sequence[int],
+    bfloat16: bool = False,
 ) -> tuple[jax.Array, list[jax.Array]]:
     """A pointwise network at every weight of a tensor, its features times a matrix, and their sums over axes.
 
@@ -66,6 +85,7 @@ def digest_call(
       matrix: [c_L, K].
       shape: of the tensor.
       sums: axes.
+      bfloat16: round the operands of the layers' products; not those with the matrix.
 
     Returns:
       [K, *shape], and for each of `sums` [c_L, the other axes]; all float32.
@@ -73,10 +93,11 @@ def digest_call(
     flat = [jnp.reshape(x, (x.shape[0], math.prod(shape))) for x in inputs]
     features, columns = matrix.shape
     out = [(columns, *shape), *((features, *shape[:axis], *shape[axis + 1 :]) for axis in sums)]
-    assert _kernel.name is not None
-    call = jax.ffi.ffi_call(_kernel.name, [jax.ShapeDtypeStruct(s, jnp.float32) for s in out], vmap_method="sequential")
+    found = kernel()
+    assert found is not None
+    call = jax.ffi.ffi_call(found.name, [jax.ShapeDtypeStruct(s, jnp.float32) for s in out], vmap_method="sequential")
     arrays = (*flat, *(x for layer in layers for x in layer), matrix)
     threads = max(1, available_cores() // jax.local_device_count())  # every device has its share of the cores
-    attributes = {"threads": np.int64(threads), "inputs": np.int64(len(flat))}
+    attributes = {"threads": np.int64(threads), "bfloat16": bfloat16, "inputs": np.int64(len(flat))}
     product, *totals = call(*arrays, **attributes, shape=np.asarray(shape, np.int64), sums=np.asarray(sums, np.int64))
     return product, totals

@@ -8,7 +8,7 @@ import pytest
 from lopt.features import weight_features
 from lopt.layers import native
 from lopt.layers.digest import BLOCK, Needs, clip_and_normalize, digest, put_together
-from lopt.layers.pointwise import pointwise
+from lopt.layers.pointwise import pointwise, pointwise_bfloat16
 from lopt.native_kernels import find_compiler, load_kernels
 from lopt.networks import DeepSetsConfig, UNFConfig
 from lopt.symmetry.spec import WeightSpec
@@ -17,13 +17,13 @@ needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="there is no
 
 
 @pytest.fixture(scope="module")
-def kernel_name():
+def loaded():
     return load_kernels()
 
 
 @pytest.fixture
-def with_kernel(kernel_name):
-    native.use(lambda: kernel_name)
+def with_kernel(loaded):
+    native.use(lambda: loaded)
     yield
     native.use(None)
 
@@ -152,7 +152,7 @@ def test_threads_change_nothing(with_kernel):
     "config", [UNFConfig((7, 6)), UNFConfig((7, 6), equivariant=(3,)), UNFConfig((7, 6), share="role"), DeepSetsConfig((7, 6))]
 )
 @pytest.mark.parametrize("side", [4, 150])
-def test_update_network_is_the_same_with_the_kernel(config, side, kernel_name):
+def test_update_network_is_the_same_with_the_kernel(config, side, loaded):
     spec = WeightSpec.parse({"w": "inputs! units", "r": "units units", "b": "units"})
     params = {"w": jax.random.normal(jax.random.key(0), (3, side)), "r": jnp.eye(side) * 0.3, "b": jnp.ones(side)}
     momenta = jax.tree.map(lambda w: jnp.stack([w * i for i in range(6)]), params)
@@ -165,13 +165,34 @@ def test_update_network_is_the_same_with_the_kernel(config, side, kernel_name):
 
     expected, digested = update()
     assert digested == ({"r"} if side**2 >= BLOCK else set())
-    native.use(lambda: kernel_name)
+    native.use(lambda: loaded)
     try:
         found, digested = update()
     finally:
         native.use(None)
     assert digested == set(params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
+
+
+@needs_compiler
+@pytest.mark.parametrize(("widths", "shape"), [((8, 32, 32, 32), (70, 90)), ((3, 7, 5), (11,))], ids=str)
+def test_operands_in_bfloat16_are_rounded_as_by_xla(widths, shape, with_kernel):
+    if not load_kernels().bfloat16:
+        pytest.skip("this processor does not multiply bfloat16")
+    layers, channels = dense(jax.random.key(0), widths), channels_of(jax.random.key(1), shape, (widths[0],))
+    needs = Needs(shape, jax.random.normal(jax.random.key(2), (widths[-1], 3)), tuple(range(len(shape))))
+    expected, exact = (digest(layers, channels, needs, f) for f in (pointwise_bfloat16_by_xla, pointwise))
+    found = digest(layers, channels, needs, pointwise_bfloat16)
+    rounding = jnp.linalg.norm(expected.product - exact.product)
+    assert jnp.linalg.norm(found.product - expected.product) < 0.1 * rounding
+    assert 1e-3 * jnp.linalg.norm(exact.product) < rounding < 2e-2 * jnp.linalg.norm(exact.product)
+    for axis, mean in found.means.items():
+        np.testing.assert_allclose(mean, expected.means[axis], rtol=1e-2, atol=1e-2)
+
+
+def pointwise_bfloat16_by_xla(layers, x):
+    """Another function than the kernel stands in for."""
+    return pointwise_bfloat16(layers, x)
 
 
 @needs_compiler
