@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lopt.exporting import push
     from lopt.from_loss import task_from_loss
+    from lopt.native_kernels import use_native_kernels
     from lopt.symmetry import infer_spec
     from lopt.trained import available, load
 
-__all__ = ["available", "infer_spec", "load", "push", "task_from_loss"]
+__all__ = ["available", "infer_spec", "load", "push", "task_from_loss", "use_native_kernels"]
 
 _WHERE = {
     "available": "lopt.trained",
@@ -17,6 +18,7 @@ _WHERE = {
     "load": "lopt.trained",
     "push": "lopt.exporting",
     "task_from_loss": "lopt.from_loss",
+    "use_native_kernels": "lopt.native_kernels",
 }
 
 
