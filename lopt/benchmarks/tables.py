@@ -44,11 +44,13 @@ def throughput_table(records: Sequence[Record]) -> str:
         shares = ", ".join(
             f"{part.replace('_', ' ')} {share:.0%}" for part, share in r.get("shares", {}).items() if share >= 0.02
         )
+        row.append("-" if r["network"] == "LearnedSGDM" else "kernel" if r.get("native") else "XLA")
         rows.append([*row, f"{r['matmul_gflops']:.0f}", f"{r['utilisation']:.2f}", f"{r['compile_s']:.0f} s", shares or "-"])
     header = (
         "task, network",
         "inner steps/s (range)",
         "MFLOP a step",
+        "f by",
         "GFLOP/s of products",
         "utilisation",
         "compile",
