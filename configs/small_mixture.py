@@ -4,7 +4,7 @@ Command:  python scripts/meta_train.py --config configs/small_mixture.py --run-d
 Cost:     4 to 5 minutes idle (800,000 inner steps at 3,400/s), of them 75 s compiling five tasks; 7 minutes beside other work
 Expect:   runs/small_mixture/best holds the theta that does best on an MLP and a CNN of other shapes, which are never trained on:
           score .054 after 150 outer steps, .189 after 50. On the tasks it was trained on it beats its own start four times of five,
-          and tuned Adam once (MLP 64-32, speed-up 1.24 +- .06, 5 seeds); on the CNN and the RNN Adam stays ahead, and on the
+          and tuned Adam's final loss once (MLP 64-32, 5 seeds); on the CNN and the RNN Adam stays ahead, and on the
           narrow MLP 16-16-16 it is worse than its start: see this as a start, 800,000 steps are few
 
 The losses are in units of a constant prediction's, so that no task counts for more because its losses are larger. To compare with an
