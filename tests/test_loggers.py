@@ -1,5 +1,6 @@
 """Loggers show what metrics.jsonl holds, each step once however often the run was killed, and never stop it."""
 
+import contextlib
 import importlib.util
 import json
 import math
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import zlib
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -239,8 +241,18 @@ def history(run_dir):
     return starts
 
 
+def processes_in(directory):
+    """Those that work in a directory, where the system tells."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+            if link.readlink() == directory:
+                found.append(link.parent.name)
+    return found
+
+
 RUN = """
-import json, os, signal, sys
+import json, os, pathlib, signal, sys, time
 from lopt.loggers import LoggerConfig, open_loggers
 from lopt.metrics import MetricsWriter
 
@@ -251,6 +263,8 @@ with open_loggers(config, *run["start"]) as log, MetricsWriter(run["start"][0], 
         writer.write({"outer_step": step, **values})
         log(step, values)
     if run["killed"]:
+        while not list(pathlib.Path(run["start"][0]).glob("wandb/*/*.wandb")):  # W&B's process has begun, however busy the machine
+            time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -266,6 +280,8 @@ def test_wandb_has_a_killed_run_whole(tmp_path):
         command = [sys.executable, "-W", "error", "-c", RUN]
         done = subprocess.run(command, input=json.dumps(run), env=env, cwd=cwd, capture_output=True, text=True, timeout=120)
         assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
+        while processes_in(cwd):  # W&B's own outlives the killed one until it has written what it was given
+            time.sleep(0.05)
 
     # What was given to W&B before the kill is there, and is not logged again.
     (_, before, killed), (_, after, ended) = starts = history(run_dir)

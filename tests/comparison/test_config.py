@@ -117,7 +117,7 @@ def test_the_cpu_budget_fits_its_horizon(name):
     horizon = budget.experiment.estimator.unroll.horizon
     assert budget.experiment.evaluation.steps == budget.experiment.held_out.steps == horizon
     assert budget.experiment.outer_steps % budget.experiment.held_out.every == 0
-    assert budget.experiment.outer.decay_steps == budget.experiment.outer_steps
+    assert budget.experiment.outer_steps <= budget.experiment.outer.decay_steps  # theta may be taken before the decay has ended
 
 
 def test_a_plan_is_seed_0_of_every_rival_and_then_seed_1():
