@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from importlib.machinery import ModuleSpec
 from pathlib import Path
