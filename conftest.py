@@ -19,6 +19,7 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # `make test-gpu` names the accelerator
+os.environ.setdefault("LOPT_NATIVE", "off")  # a script that a test calls in its own process leaves no kernel to the next test
 # Workers, and the processes that tests start, share the directory of the first process.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     # Preprocessed data of this session alone: the user's is neither written, nor trusted when the code that made it has changed.

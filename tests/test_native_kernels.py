@@ -4,11 +4,14 @@ import os
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
-from lopt import native_kernels
+from lopt import metrics, native_kernels
+from lopt.environment import read_starts
 from lopt.layers import native
 from lopt.native_kernels import (
     NativeKernelError,
@@ -18,6 +21,8 @@ from lopt.native_kernels import (
     open_library,
     use_native_kernels,
 )
+
+ROOT = Path(__file__).resolve().parents[1]
 
 needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="there is no C++ compiler")
 
@@ -111,3 +116,26 @@ def test_no_kernel_where_the_backend_is_another(monkeypatch):
     use_native_kernels()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert native.kernel() is None
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_a_run_with_the_kernel_is_the_run_without_up_to_rounding(tmp_path):
+    found = {}
+    for setting in ("", "off"):
+        run_dir = tmp_path / f"run{setting}"
+        script = [
+            sys.executable,
+            "scripts/meta_train.py",
+            "--config",
+            "configs/smoke.py",
+            "--run-dir",
+            str(run_dir),
+            "--outer-steps",
+            "4",
+        ]
+        subprocess.run(script, cwd=ROOT, env={**os.environ, native_kernels.SETTING: setting}, check=True, capture_output=True)
+        assert [start["native"] for start in read_starts(run_dir)] == [setting == ""]
+        found[setting] = [record["meta_loss"] for record in metrics.read(run_dir)]
+    assert len(found[""]) == 4
+    np.testing.assert_allclose(found[""], found["off"], rtol=1e-3)

@@ -196,7 +196,7 @@ def log_of(run_dir):
 
 
 def start(run_dir, *overrides, **variables):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", **variables}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "LOPT_NATIVE": "", **variables}
     with log_of(run_dir).open("w") as log:
         return subprocess.Popen(command(run_dir, *overrides), env=environment, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
 
