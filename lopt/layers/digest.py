@@ -101,14 +101,14 @@ def digest(
     """
     leaf_shape, shape = channels[0].shape[1:], needs.shape
     arrays = tuple(jnp.reshape(x, (x.shape[0], *shape)) for x in channels)
-    network, by_blocks = tuple(layers), partial(_by_blocks, apply_pointwise, needs.means)
+    network = tuple(layers)
     everything = [*arrays, needs.matrix, *(x for layer in network for x in layer)]
     bfloat16 = apply_pointwise is pointwise_bfloat16
     if (bfloat16 or apply_pointwise is pointwise) and native.is_computed(everything, bfloat16):
         with jax.named_scope("trunk"):
             product, means = _by_kernel(needs.means, bfloat16, network, arrays, needs.matrix)
     else:
-        product, means = by_blocks(network, arrays, needs.matrix)
+        product, means = _by_blocks(apply_pointwise, needs.means, network, arrays, needs.matrix)
     diagonals = {}
     if needs.diagonals:
         scaled = _scaled(network, arrays)
