@@ -22,9 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lopt.config import write_atomically
-from lopt.symmetry.spec import named_leaves
-
-PyTree = Any
+from lopt.symmetry.spec import PyTree, named_leaves
 
 CHECKPOINTS_DIR = "checkpoints"
 BEST_DIR = "best"  # of a run directory: holds the checkpoint that is best by the held-out evaluation
@@ -262,21 +260,25 @@ def restore(run_dir: str | Path, template: dict[str, PyTree]) -> tuple[int, dict
 
 
 def load_theta(run_dir: str | Path, step: int | None = None) -> PyTree:
-    """The meta-parameters of a run, in plain containers of arrays, on the default device.
-
-    Args:
-      run_dir: the run directory.
-      step: the outer step whose checkpoint to read; by default the newest that is whole.
+    """Theta of an outer step, by default of the newest checkpoint that is whole: plain containers of arrays on the default device.
 
     Raises:
       CheckpointError: if there is no such checkpoint, or it is damaged.
     """
-    if step is not None and step not in steps(run_dir):
+    if step is None:
+        return load_newest_theta(run_dir)[0]
+    if step not in steps(run_dir):
         raise CheckpointError(f"no checkpoint of step {step} in {run_dir}; there are those of steps {steps(run_dir)}")
-    content = _newest(run_dir) if step is None else _unpack(_file(run_dir, step))
+    content = _unpack(_file(run_dir, step))
+    return _decode_containers(content.theta, content)
+
+
+def load_newest_theta(run_dir: str | Path) -> tuple[PyTree, int]:
+    """The meta-parameters of the newest checkpoint that is whole, and its outer step; errors are those of `load_theta`."""
+    content = _newest(run_dir)
     if content is None:
         raise CheckpointError(f"no checkpoint in {Path(run_dir) / CHECKPOINTS_DIR}: is {run_dir} a run directory?")
-    return _decode_containers(content.theta, content)
+    return _decode_containers(content.theta, content), content.step
 
 
 def pack_theta(theta: PyTree, step: int) -> bytes:

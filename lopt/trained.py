@@ -125,7 +125,7 @@ def run_theta(run_dir: str | Path, *, best: bool = True) -> tuple[PyTree, int]:
     """
     kept = Path(run_dir) / checkpoint.BEST_DIR
     source = kept if best and checkpoint.steps(kept) else Path(run_dir)
-    return checkpoint.load_theta(source), (checkpoint.steps(source) or [0])[-1]
+    return checkpoint.load_newest_theta(source)
 
 
 def _from_folder(folder: Path, name: str) -> Trained:

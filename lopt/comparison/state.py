@@ -1,7 +1,6 @@
 """How far the meta-trainings of a plan are, read from their directories; nothing here trains or writes."""
 
 import dataclasses
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,19 +71,7 @@ def chosen_theta(run: Run) -> tuple[PyTree, int, str]:
     """The theta that is raced: `(theta, outer step, which)`, `best` by the held-out evaluations where the run keeps one, else `newest`."""
     best: Path = run.directory / BEST_DIR
     source, which = (best, "best") if checkpoint.steps(best) else (run.directory, "newest")
-    return *_theta_and_step(source), which
-
-
-def _theta_and_step(source: Path) -> tuple[PyTree, int]:
-    """The newest theta that is whole, and its outer step: not that of one that is damaged, or that a run under way saves meanwhile."""
-    for step in reversed(checkpoint.steps(source)):
-        try:
-            return checkpoint.load_theta(source, step), step
-        except checkpoint.CheckpointError as error:
-            warnings.warn(f"{error}; looking for an earlier checkpoint", RuntimeWarning, stacklevel=3)
-    raise checkpoint.CheckpointError(
-        f"none of the checkpoints in {source / checkpoint.CHECKPOINTS_DIR} can be used (see the warnings)"
-    )
+    return *checkpoint.load_newest_theta(source), which
 
 
 def seconds_of(records: Sequence[Record], inner_steps: int) -> float:
