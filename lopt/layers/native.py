@@ -1,6 +1,7 @@
 """The custom call by which XLA for CPU reaches `kernels/digest.cc`, once a process has it (`lopt.native_kernels.use_native_kernels`)."""
 
 import dataclasses
+import functools
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -30,10 +31,9 @@ Find = Callable[[], Kernel | None]
 
 @dataclasses.dataclass
 class _Process:
-    """The kernel of this process, and how it is found when it is first asked for."""
+    """How the kernel of this process is found; None: none is used."""
 
     find: Find | None = None
-    kernel: Kernel | None = None
 
 
 _process = _Process()
@@ -45,17 +45,12 @@ def use(find: Find | None) -> None:
     Args:
       find: called when a kernel is first needed, returns it, or None if there is none. None: no kernel is used from here on.
     """
-    _process.find, _process.kernel = find, None
+    _process.find = None if find is None else functools.cache(find)
 
 
 def kernel() -> Kernel | None:
     """The kernel that computes what it can: on CPU, where there is one."""
-    if (_process.find is None and _process.kernel is None) or jax.default_backend() != "cpu":
-        return None
-    if _process.find is not None:
-        find, _process.find = _process.find, None
-        _process.kernel = find()
-    return _process.kernel
+    return None if _process.find is None or jax.default_backend() != "cpu" else _process.find()
 
 
 def is_computed(arrays: Iterable[jax.Array], bfloat16: bool = False) -> bool:

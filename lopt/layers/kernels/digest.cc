@@ -56,8 +56,7 @@ std::vector<float> Scales(ffi::ThreadPool& pool, int64_t threads, const std::vec
 // matrix. rets: the last layer's features times the matrix, [K, weights]; their sums over each axis of `sums`, [C, the other axes].
 // `shape` of the tensor; with `bfloat16` the operands of the layers' products are rounded; at most so many `threads` work on it.
 ffi::Error DigestImpl(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t threads, bool bfloat16,
-                      int64_t inputs,
-                      ffi::Span<const int64_t> shape, ffi::Span<const int64_t> sums) {
+                      int64_t inputs, ffi::Span<const int64_t> shape, ffi::Span<const int64_t> sums) {
   auto floats = [&](size_t i) { return reinterpret_cast<float*>(args.get<ffi::AnyBuffer>(i)->untyped_data()); };
   auto dimension = [&](size_t i, int axis) { return args.get<ffi::AnyBuffer>(i)->dimensions()[axis]; };
   auto result = [&](size_t i) { return reinterpret_cast<float*>((*rets.get<ffi::AnyBuffer>(i))->untyped_data()); };

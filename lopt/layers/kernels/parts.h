@@ -11,8 +11,8 @@
 
 #include "xla/ffi/api/ffi.h"
 
-// Calls work(part) for all parts, on this thread and, if free, on others of the pool, so many in all. No thread waits for a part that none has begun:
-// a pool whose threads all wait here does not lock up.
+// Calls work(part) for all parts, on this thread and, if free, on others of the pool, so many in all. No thread waits for a part that none
+// has begun: a pool whose threads all wait here does not lock up.
 template <typename Work>
 void ForParts(xla::ffi::ThreadPool& pool, int64_t threads, int64_t parts, const Work& work) {
   threads = std::min({threads, parts, pool.num_threads()});
