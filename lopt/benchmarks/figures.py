@@ -33,6 +33,11 @@ def newest(records: Sequence[Record], *keys: str) -> list[Record]:
     return list(found.values())
 
 
+def computed_by(record: Record) -> str:
+    """What has computed the update network of a throughput record: the kernel in C++ or XLA; "-" where there is no network."""
+    return "-" if record["network"] == "LearnedSGDM" else "kernel" if record.get("native") else "XLA"
+
+
 def growth_of(records: Sequence[Record], axis: str, network: str, cost: str) -> tuple[list[float], list[float], float | None]:
     """The points of an axis of the scaling benchmark, and the slope of their growth; None where there is one point."""
     points = sorted(
@@ -141,7 +146,10 @@ def throughput_figure(records: Sequence[Record]) -> "Figure":
     devices = {record["device"] for record in records}
     networks = list(dict.fromkeys(record["network"] for record in records))
     labels = [
-        f"{r['task']}, {r['network']}" + (f" on {r['device']}" if len(devices) > 1 else "") for r in records
+        f"{r['task']}, {r['network']}"
+        + ", by XLA" * (computed_by(r) == "XLA")
+        + (f" on {r['device']}" if len(devices) > 1 else "")
+        for r in records
     ]  # a bar's name is its place: two of one name would lie on each other
     with style():
         figure = Figure(figsize=(7.5, 0.8 + 0.3 * len(records)), layout="constrained")

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lopt.benchmarks.figures import AXES, TITLES, Record, newest
+from lopt.benchmarks.figures import AXES, TITLES, Record, computed_by, newest
 from lopt.benchmarks.growth import growth
 from lopt.summary import markdown
 
@@ -44,7 +44,7 @@ def throughput_table(records: Sequence[Record]) -> str:
         shares = ", ".join(
             f"{part.replace('_', ' ')} {share:.0%}" for part, share in r.get("shares", {}).items() if share >= 0.02
         )
-        row.append("-" if r["network"] == "LearnedSGDM" else "kernel" if r.get("native") else "XLA")
+        row.append(computed_by(r))
         rows.append([*row, f"{r['matmul_gflops']:.0f}", f"{r['utilisation']:.2f}", f"{r['compile_s']:.0f} s", shares or "-"])
     header = (
         "task, network",
