@@ -167,11 +167,8 @@ def update_network(hidden: tuple[int, ...], last: Layer, apply_pointwise: Pointw
             shapes = {path: x.shape[:-1] for path, x in features.weights.items()}
             shapes |= {path: channels[0].shape[1:] for path, channels in features.channels.items()}
             needs = last.early.needs(theta["last"], shapes)
-            digests = {
-                path: digest(layers, channels, needs[path], apply_pointwise)
-                for path, channels in features.channels.items()
-                if path in needs
-            }
+            digested = {path: channels for path, channels in features.channels.items() if path in needs}
+            digests = digest(layers, digested, needs, apply_pointwise)
         weights = features.weights | {path: finish(x) for path, x in features.channels.items() if path not in digests}
         hidden_features: dict[str, jax.Array] = {}
         if weights:

@@ -22,7 +22,8 @@ from lopt.symmetry.basis import Blocks
 
 BLOCK = 16_384  # weights at a time
 
-_Found = tuple[jax.Array, dict[int, jax.Array]]  # product, axis -> sums over it
+_Input = tuple[tuple[jax.Array, ...], jax.Array]  # channels [c, *shape], matrix
+_Found = tuple[jax.Array, dict[int, jax.Array]]  # product, axis -> means, or sums, over it
 
 
 class Needs(NamedTuple):
@@ -89,34 +90,41 @@ def _root_mean_square(x: jax.Array) -> jax.Array:
 
 
 def digest(
-    layers: Sequence[Dense], channels: Sequence[jax.Array], needs: Needs, apply_pointwise: Pointwise = pointwise
-) -> Digest:
-    """What a layer needs of the features of a tensor, which are pointwise layers applied to clipped and normalised channels.
+    layers: Sequence[Dense],
+    channels: Mapping[str, Sequence[jax.Array]],
+    needs: Mapping[str, Needs],
+    apply_pointwise: Pointwise = pointwise,
+) -> dict[str, Digest]:
+    """What a layer needs of the features of tensors, which are pointwise layers applied to clipped and normalised channels.
 
     Args:
       layers: kernels [c_l, c_{l+1}] and biases of the pointwise layers.
-      channels: arrays [c, *leaf.shape], together c_0.
-      needs: of the layer.
+      channels: leaf path -> arrays [c, *leaf.shape], together c_0.
+      needs: leaf path -> those of the layer, of these leaves at least.
       apply_pointwise: what computes the pointwise layers.
     """
-    leaf_shape, shape = channels[0].shape[1:], needs.shape
-    arrays = tuple(jnp.reshape(x, (x.shape[0], *shape)) for x in channels)
-    network = tuple(layers)
-    everything = [*arrays, needs.matrix, *(x for layer in network for x in layer)]
+    network, paths = tuple(layers), tuple(channels)
+    arrays = {path: tuple(jnp.reshape(x, (x.shape[0], *needs[path].shape)) for x in channels[path]) for path in paths}
+    everything = [*(x for layer in network for x in layer), *(x for path in paths for x in (*arrays[path], needs[path].matrix))]
     bfloat16 = apply_pointwise is pointwise_bfloat16
-    if (bfloat16 or apply_pointwise is pointwise) and native.is_computed(everything, bfloat16):
+    over, inputs = tuple(needs[path].means for path in paths), tuple((arrays[path], needs[path].matrix) for path in paths)
+    if paths and (bfloat16 or apply_pointwise is pointwise) and native.is_computed(everything, bfloat16):
         with jax.named_scope("trunk"):
-            product, means = _by_kernel(needs.means, bfloat16, network, arrays, needs.matrix)
+            found = _by_kernel(over, bfloat16, network, inputs)
     else:
-        product, means = _by_blocks(apply_pointwise, needs.means, network, arrays, needs.matrix)
-    diagonals = {}
-    if needs.diagonals:
-        scaled = _scaled(network, arrays)
-        diagonals = {
-            partition: _features(apply_pointwise, scaled, [take_blocks(x, partition) for x in arrays])
-            for partition in needs.diagonals
+        found = _by_blocks(apply_pointwise, over, network, inputs)
+
+    def diagonals(path: str) -> dict[Blocks, jax.Array]:
+        scaled = _scaled(network, arrays[path])
+        return {
+            partition: _features(apply_pointwise, scaled, [take_blocks(x, partition) for x in arrays[path]])
+            for partition in needs[path].diagonals
         }
-    return Digest(leaf_shape, product, means, diagonals)
+
+    return {
+        path: Digest(channels[path][0].shape[1:], product, means, diagonals(path) if needs[path].diagonals else {})
+        for path, (product, means) in zip(paths, found, strict=True)
+    }
 
 
 def _scaled(layers: Sequence[Dense], channels: Sequence[jax.Array]) -> list[Dense]:
@@ -134,27 +142,45 @@ def _features(apply_pointwise: Pointwise, scaled: Sequence[Dense], channels: Seq
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _by_kernel(
-    over: tuple[int, ...], bfloat16: bool, layers: tuple[Dense, ...], channels: tuple[jax.Array, ...], matrix: jax.Array
-) -> tuple[jax.Array, dict[int, jax.Array]]:
-    """`_by_blocks` by the kernel."""
-    shape = channels[0].shape[1:]
-    product, sums = native.digest_call(layers, channels, matrix, shape, over, bfloat16)
-    return product, {axis: total / shape[axis] for axis, total in zip(over, sums, strict=True)}
+    over: tuple[tuple[int, ...], ...], bfloat16: bool, layers: tuple[Dense, ...], inputs: tuple[_Input, ...]
+) -> list[_Found]:
+    """`_by_blocks` by the kernel, in one call: tensors that are too small for two threads share them."""
+    tensors = [native.Tensor(channels, matrix, axes) for axes, (channels, matrix) in zip(over, inputs, strict=True)]
+    found = native.digest_call(layers, tensors, bfloat16)
+    shapes = [channels[0].shape[1:] for channels, _ in inputs]
+    return [
+        (product, {axis: total / shape[axis] for axis, total in zip(axes, sums, strict=True)})
+        for axes, shape, (product, sums) in zip(over, shapes, found, strict=True)
+    ]
 
 
 @_by_kernel.defjvp
-def _by_kernel_jvp(over: tuple[int, ...], bfloat16: bool, primals: Any, tangents: Any) -> Any:
+def _by_kernel_jvp(over: tuple[tuple[int, ...], ...], bfloat16: bool, primals: Any, tangents: Any) -> Any:
     return jax.jvp(partial(_by_blocks, pointwise_bfloat16 if bfloat16 else pointwise, over), primals, tangents)
 
 
 def _by_blocks(
+    apply_pointwise: Pointwise, over: tuple[tuple[int, ...], ...], layers: tuple[Dense, ...], inputs: tuple[_Input, ...]
+) -> list[_Found]:
+    """Products and means of tensors, by XLA.
+
+    Args:
+      apply_pointwise: what computes the pointwise layers.
+      over: of each tensor, axes over each of which there is to be a mean.
+      layers: the pointwise layers.
+      inputs: of each tensor.
+    """
+    return [_one_by_blocks(apply_pointwise, axes, layers, *each) for axes, each in zip(over, inputs, strict=True)]
+
+
+def _one_by_blocks(
     apply_pointwise: Pointwise,
     over: tuple[int, ...],
     layers: tuple[Dense, ...],
     channels: tuple[jax.Array, ...],
     matrix: jax.Array,
 ) -> tuple[jax.Array, dict[int, jax.Array]]:
-    """Products and means, by XLA.
+    """Products and means of a tensor.
 
     Args:
       apply_pointwise: what computes the pointwise layers.

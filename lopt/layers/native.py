@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-import math
+import itertools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -64,35 +64,59 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class Tensor(NamedTuple):
+    """What the kernel is given of a tensor.
+
+    Attributes:
+      channels: arrays [c, *shape] that together are the c_0 channels; clipped and normalised as `digest` does.
+      matrix: [c_L, K].
+      sums: axes.
+    """
+
+    channels: Sequence[jax.Array]
+    matrix: jax.Array
+    sums: Sequence[int]
+
+
 def digest_call(
-    layers: Sequence[Dense],
-    inputs: Sequence[jax.Array],
-    matrix: jax.Array,
-    shape: tuple[int, ...],
-    sums: Sequence[int],
-    bfloat16: bool = False,
-) -> tuple[jax.Array, list[jax.Array]]:
-    """A pointwise network at every weight of a tensor, its features times a matrix, and their sums over axes.
+    layers: Sequence[Dense], tensors: Sequence[Tensor], bfloat16: bool = False
+) -> list[tuple[jax.Array, list[jax.Array]]]:
+    """A pointwise network at every weight of some tensors, its features times a matrix, and their sums over axes.
 
     Args:
       layers: kernels [c_l, c_{l+1}] and biases, all followed by a ReLU.
-      inputs: arrays [c, *shape] that together are the c_0 channels; clipped and normalised as `digest` does.
-      matrix: [c_L, K].
-      shape: of the tensor.
-      sums: axes.
-      bfloat16: round the operands of the layers' products; not those with the matrix.
+      tensors: at least one.
+      bfloat16: round the operands of the layers' products; not those with the matrices.
 
     Returns:
-      [K, *shape], and for each of `sums` [c_L, the other axes]; all float32.
+      For each tensor [K, *shape], and for each of its `sums` [c_L, the other axes]; all float32.
     """
-    flat = [jnp.reshape(x, (x.shape[0], math.prod(shape))) for x in inputs]
-    features, columns = matrix.shape
-    out = [(columns, *shape), *((features, *shape[:axis], *shape[axis + 1 :]) for axis in sums)]
     found = kernel()
     assert found is not None
-    call = jax.ffi.ffi_call(found.name, [jax.ShapeDtypeStruct(s, jnp.float32) for s in out], vmap_method="sequential")
-    arrays = (*flat, *(x for layer in layers for x in layer), matrix)
-    threads = max(1, available_cores() // jax.local_device_count())  # every device has its share of the cores
-    attributes = {"threads": np.int64(threads), "bfloat16": bfloat16, "inputs": np.int64(len(flat))}
-    product, *totals = call(*arrays, **attributes, shape=np.asarray(shape, np.int64), sums=np.asarray(sums, np.int64))
-    return product, totals
+    shapes = [tensor.channels[0].shape[1:] for tensor in tensors]
+    arrays = [x for layer in layers for x in layer]
+    out: list[jax.ShapeDtypeStruct] = []
+    for tensor, shape in zip(tensors, shapes, strict=True):
+        arrays += [*tensor.channels, tensor.matrix]  # as they are: if reshaped, XLA would compute them here once more
+        features, columns = tensor.matrix.shape
+        results = [(columns, *shape), *((features, *shape[:axis], *shape[axis + 1 :]) for axis in tensor.sums)]
+        out += [jax.ShapeDtypeStruct(result, jnp.float32) for result in results]
+    call = jax.ffi.ffi_call(found.name, out, vmap_method="sequential")
+    results = iter(
+        call(
+            *arrays,
+            threads=np.int64(max(1, available_cores() // jax.local_device_count())),  # every device has its share of the cores
+            bfloat16=bfloat16,
+            layers=np.int64(len(layers)),
+            inputs=_counts(len(tensor.channels) for tensor in tensors),
+            ranks=_counts(map(len, shapes)),
+            shapes=_counts(itertools.chain(*shapes)),
+            sum_counts=_counts(len(tensor.sums) for tensor in tensors),
+            sums=_counts(itertools.chain(*(tensor.sums for tensor in tensors))),
+        )
+    )
+    return [(next(results), list(itertools.islice(results, len(tensor.sums)))) for tensor in tensors]
+
+
+def _counts(values: Iterable[int]) -> np.ndarray:
+    return np.asarray([*values], np.int64)

@@ -7,7 +7,8 @@ import pytest
 
 from lopt.features import weight_features
 from lopt.layers import native
-from lopt.layers.digest import BLOCK, Needs, clip_and_normalize, digest, put_together
+from lopt.layers.digest import BLOCK, Needs, clip_and_normalize, put_together
+from lopt.layers.digest import digest as digest_tensors
 from lopt.layers.pointwise import pointwise, pointwise_bfloat16
 from lopt.native_kernels import find_compiler, load_kernels
 from lopt.networks import DeepSetsConfig, UNFConfig
@@ -40,6 +41,11 @@ def dense(key, widths):
     keys = jax.random.split(key, 2 * len(widths))
     pairs = zip(widths, widths[1:], keys[::2], keys[1::2], strict=False)
     return [(jax.random.normal(k, (a, b)) / a**0.5, jax.random.normal(q, (b,))) for a, b, k, q in pairs]
+
+
+def digest(layers, channels, needs, apply_pointwise=pointwise):
+    """Of one tensor."""
+    return digest_tensors(layers, {"w": channels}, {"w": needs}, apply_pointwise)["w"]
 
 
 def channels_of(key, shape, parts=(1, 1, 6)):
@@ -81,6 +87,28 @@ def test_products_means_and_diagonals(shape, way):
     assert set(found.means) == set(range(len(shape)))
     for axis, mean in found.means.items():
         np.testing.assert_allclose(mean, features.mean(axis=1 + axis), rtol=2e-5, atol=2e-5)
+
+
+def test_tensors_together_are_as_one_by_one(way):
+    """With other numbers of arrays, axes and columns each; together they are enough for threads."""
+    shapes = [(40, 30), (), (9001, 5), (64, 48), (5,), (3, 200)]
+    layers = dense(jax.random.key(0), (8, 11, 20))
+    channels, needs = {}, {}
+    for i, shape in enumerate(shapes):
+        key = jax.random.key(i)
+        channels[str(i)] = channels_of(key, shape, [(1, 1, 6), (8,), (3, 5)][i % 3])
+        needs[str(i)] = Needs(shape, jax.random.normal(key, (20, 1 + i)), tuple(range(len(shape)))[i % 2 :])
+    needs |= {"other": Needs((3,), jnp.ones((20, 1)))}
+    found = jax.jit(lambda: digest_tensors(layers, channels, needs))()
+    assert list(found) == list(channels)
+    for path, one in found.items():
+        alone = digest(layers, channels[path], needs[path])
+        assert set(one.means) == set(needs[path].means)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), one, alone)
+
+
+def test_no_tensor(way):
+    assert digest_tensors(dense(jax.random.key(0), (8, 4)), {}, {}) == {}
 
 
 def test_a_diagonal(way):
@@ -181,18 +209,15 @@ def test_operands_in_bfloat16_are_rounded_as_by_xla(widths, shape, with_kernel):
         pytest.skip("this processor does not multiply bfloat16")
     layers, channels = dense(jax.random.key(0), widths), channels_of(jax.random.key(1), shape, (widths[0],))
     needs = Needs(shape, jax.random.normal(jax.random.key(2), (widths[-1], 3)), tuple(range(len(shape))))
-    expected, exact = (digest(layers, channels, needs, f) for f in (pointwise_bfloat16_by_xla, pointwise))
+    normalized = clip_and_normalize(channels[0]).reshape(widths[0], -1)
+    rounded, exact = (f(layers, normalized).reshape(-1, *shape) for f in (pointwise_bfloat16, pointwise))
     found = digest(layers, channels, needs, pointwise_bfloat16)
-    rounding = jnp.linalg.norm(expected.product - exact.product)
-    assert jnp.linalg.norm(found.product - expected.product) < 0.1 * rounding
-    assert 1e-3 * jnp.linalg.norm(exact.product) < rounding < 2e-2 * jnp.linalg.norm(exact.product)
+    expected, without_rounding = (jnp.tensordot(needs.matrix.T, x, 1) for x in (rounded, exact))
+    rounding = jnp.linalg.norm(expected - without_rounding)
+    assert jnp.linalg.norm(found.product - expected) < 0.1 * rounding
+    assert 1e-3 * jnp.linalg.norm(without_rounding) < rounding < 2e-2 * jnp.linalg.norm(without_rounding)
     for axis, mean in found.means.items():
-        np.testing.assert_allclose(mean, expected.means[axis], rtol=1e-2, atol=1e-2)
-
-
-def pointwise_bfloat16_by_xla(layers, x):
-    """Another function than the kernel stands in for."""
-    return pointwise_bfloat16(layers, x)
+        np.testing.assert_allclose(mean, rounded.mean(axis=1 + axis), rtol=1e-3, atol=1e-3)
 
 
 @needs_compiler

@@ -10,7 +10,6 @@
 #include "tile.h"
 
 #if defined(__AVX512BF16__)
-#include <immintrin.h>
 constexpr bool HAS_BFLOAT16 = true;
 #else
 constexpr bool HAS_BFLOAT16 = false;
@@ -73,14 +72,14 @@ void MultiplyLastRows(int64_t count, const float* w, const float* bias, const fl
   if constexpr (COUNT > 1) MultiplyLastRows<COUNT - 1, PAIRS>(count, w, bias, x, y, inputs, relu);
 }
 
-// A dense layer: kernel [inputs, outputs], its rows times scale [inputs] if there is one; bias [outputs] or none.
+// A dense layer: kernel [inputs, outputs]; bias [outputs] or none.
 class Dense {
  public:
-  Dense(const float* kernel, const float* bias, const float* scale, int64_t inputs, int64_t outputs, bool relu, bool pairs)
+  Dense(const float* kernel, const float* bias, int64_t inputs, int64_t outputs, bool relu, bool pairs)
       : inputs_(inputs), outputs_(outputs), relu_(relu), pairs_(pairs && HAS_BFLOAT16), weights_(Padded(outputs) * Rows()),
         bias_(Padded(outputs)) {
     auto coefficient = [&](int64_t k, int64_t r) {
-      return k < inputs && r < outputs ? kernel[k * outputs + r] * (scale == nullptr ? 1.0f : scale[k]) : 0.0f;
+      return k < inputs && r < outputs ? kernel[k * outputs + r] : 0.0f;
     };
     for (int64_t first = 0; first < outputs; first += ROWS)
       for (int64_t k = 0; k < Rows(); ++k)

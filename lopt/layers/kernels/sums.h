@@ -6,18 +6,6 @@
 
 #include "tile.h"
 
-// The sum of COUNT neighbours, a power of two, by halves.
-template <int COUNT>
-float Total(const float* from) {
-  if constexpr (COUNT == 1) {
-    return from[0];
-  } else {
-    float halves[COUNT / 2];
-    for (int i = 0; i < COUNT / 2; ++i) halves[i] = from[i] + from[COUNT / 2 + i];
-    return Total<COUNT / 2>(halves);
-  }
-}
-
 // Sums over one axis of a tensor: [channels, others], where weight n belongs to n / (size post) post + n % post of the others.
 struct Sums {
   int64_t size, post, others;
@@ -35,50 +23,31 @@ struct Sums {
       }
       run = std::min(size - at % size, count - done);  // the last axis: neighbours are summed
       if (size <= TILE) {
-        AddRun(y + done, channels, run, totals + target, others);
+        for (int64_t c = 0; c < channels; ++c) totals[c * others + target] += Total(Neighbours(y + c * TILE + done, run));
         continue;
       }
-      if (run == TILE)
-        for (int64_t c = 0; c < channels; ++c) {
-          Vector sum = Load(lanes.data() + c * LANES);
-          for (int i = 0; i < COLUMNS; ++i) sum += Load(y + c * TILE + i * LANES);
-          Store(lanes.data() + c * LANES, sum);
-        }
-      else
-        AddRun(y + done, channels, run, lanes.data(), LANES);
+      for (int64_t c = 0; c < channels; ++c) {
+        float* lane = lanes.data() + c * LANES;
+        Store(lane, Load(lane) + Neighbours(y + c * TILE + done, run));
+      }
       if ((at + run) % size == 0 || (last && done + run == count)) {
-        for (int64_t c = 0; c < channels; ++c) totals[c * others + target] += Total<LANES>(lanes.data() + c * LANES);
+        for (int64_t c = 0; c < channels; ++c) totals[c * others + target] += Total(Load(lanes.data() + c * LANES));
         std::fill_n(lanes.data(), channels * LANES, 0.0f);
       }
     }
   }
 
   static void AddTo(float* to, const float* from, int64_t count) {
-    if (count == TILE)
-      for (int64_t i = 0; i < TILE; i += LANES) Store(to + i, Load(to + i) + Load(from + i));
-    else
-      for (int64_t i = 0; i < count; ++i) to[i] += from[i];
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) Store(to + i, Load(to + i) + Load(from + i));
+    if (i < count) StoreFirst(to + i, LoadFirst(to + i, count - i) + LoadFirst(from + i, count - i), count - i);
   }
 
-  // to[c * stride] += the sum of y[c, 0], ..., y[c, count - 1].
-  static void AddRun(const float* y, int64_t channels, int64_t count, float* to, int64_t stride) {
-    int64_t vectors = count / LANES * LANES, c = 0;
-    if (vectors > 0)
-      for (int64_t k = 0; k < channels; ++k) {
-        Vector sum = Load(y + k * TILE);
-        for (int64_t i = LANES; i < vectors; i += LANES) sum += Load(y + k * TILE + i);
-        float lanes[LANES];
-        Store(lanes, sum);
-        to[k * stride] += Total<LANES>(lanes);
-      }
-    for (; c + 8 <= channels && vectors < count; c += 8) {  // eight sums that do not wait for each other
-      float sums[8] = {};
-      for (int64_t i = vectors; i < count; ++i)
-#pragma GCC unroll 8
-        for (int k = 0; k < 8; ++k) sums[k] += y[(c + k) * TILE + i];
-      for (int k = 0; k < 8; ++k) to[(c + k) * stride] += sums[k];
-    }
-    for (; c < channels; ++c)
-      for (int64_t i = vectors; i < count; ++i) to[c * stride] += y[c * TILE + i];
+  // A vector whose sum is that of `count` neighbours.
+  static Vector Neighbours(const float* from, int64_t count) {
+    Vector sum{};
+    int64_t i = 0;
+    for (; i + LANES <= count; i += LANES) sum += Load(from + i);
+    return i < count ? sum + LoadFirst(from + i, count - i) : sum;
   }
 };
