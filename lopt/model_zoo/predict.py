@@ -181,16 +181,16 @@ def train_predictor(
     predict, inputs = _prepared(zoo, config, predictor, train)
     optimizer = optax.adam(config.learning_rate)
 
-    def loss(theta: PyTree, index: jax.Array) -> jax.Array:
-        outputs = jax.vmap(lambda one: predict(theta, one)[0])(jax.tree.map(lambda x: x[index], inputs))
-        return jnp.mean(optax.sigmoid_binary_cross_entropy(outputs, labels[index]))
+    def loss(theta: PyTree, model: jax.Array) -> jax.Array:
+        output = predict(theta, jax.tree.map(lambda x: x[model], inputs))[0]
+        return optax.sigmoid_binary_cross_entropy(output, labels[model])
 
     @jax.jit
     def epoch(theta: PyTree, state: Any, batches: jax.Array) -> tuple[PyTree, Any]:
         def step(carry: tuple[PyTree, Any], index: jax.Array) -> tuple[tuple[PyTree, Any], None]:
             theta, state = carry
             with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
-                updates, state = optimizer.update(jax.grad(loss)(theta, index), state, theta)
+                updates, state = optimizer.update(_mean_gradient(loss, theta, index), state, theta)
             return (optax.apply_updates(theta, updates), state), None
 
         return jax.lax.scan(step, (theta, state), batches)[0]
@@ -217,6 +217,19 @@ def train_predictor(
             break
     tested, predicted = judge(best_theta, test)
     return Prediction(seed, best_epoch, done, best, tested, predicted, zoo.labels[test].astype(np.float64))
+
+
+def _mean_gradient(loss: Callable[[PyTree, jax.Array], jax.Array], theta: PyTree, index: jax.Array) -> PyTree:
+    """The gradient of the mean of `loss(theta, model)` over the models of a batch."""
+    if jax.default_backend() != "cpu":
+        return jax.grad(lambda theta: jnp.mean(jax.vmap(loss, in_axes=(None, 0))(theta, index)))(theta)
+
+    # One model after another: the features of one stay in the cache of a core, those of a batch do not.
+    def add(total: PyTree, model: jax.Array) -> tuple[PyTree, None]:
+        return jax.tree.map(jnp.add, total, jax.grad(loss)(theta, model)), None
+
+    total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, theta), index)
+    return jax.tree.map(lambda x: x / len(index), total)
 
 
 def _batches(train: np.ndarray, size: int, order: np.random.Generator) -> np.ndarray:
