@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import get_args
 
 from lopt.model_zoo.predict import Method, PredictionConfig, train_predictor
-from lopt.model_zoo.read import read_zoo
-from lopt.model_zoo.report import read_predictions, table, write_predictions, write_report
+from lopt.model_zoo.read import Zoo, read_zoo
+from lopt.model_zoo.report import kept_predictions, read_predictions, table, write_predictions, write_report
 from lopt.model_zoo.store import ZooError, read_spec
 from lopt.stages import Stages
 
@@ -23,7 +23,7 @@ zoo are trained on, one tells which epoch is best, one is looked at once, at the
   statnn            a perceptron on mean, variance and quartiles of each tensor
 
 Writes into OUT: METHOD.json (scores and predictions of every seed), table.md beside the paper's figures, scatter.png; methods that were
-trained before are shown too.
+trained before are shown too. The same command goes on where it was interrupted: seeds that are there are not trained again.
 
 A zoo is what make_rnn_zoo.py makes, or any folder of .safetensors or .npz files with labels.csv (a column `file`, one for the label;
 `index` where a file holds several models) and spec.json, the symmetry of the models:
@@ -54,8 +54,33 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--epochs", type=positive, default=default.epochs, metavar="N", help=f"at most (default: {default.epochs})"
     )
+    parser.add_argument(
+        "--patience",
+        type=positive,
+        default=default.patience,
+        metavar="N",
+        help=f"epochs without a smaller validation loss that end a training (default: {default.patience})",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: predictions/ of the zoo)")
     return parser.parse_args(argv)
+
+
+def train_seeds(zoo: Zoo, config: PredictionConfig, out: Path, args: argparse.Namespace, view: Stages) -> None:
+    """Train the seeds of a method that are not yet there; what there is is written after each."""
+    of = {"label": args.label, "models": len(zoo.labels), "zoo": args.zoo.resolve().name}
+    found = {one.seed: one for one in kept_predictions(out, config, seeds=range(args.seeds), **of)}
+    for seed in range(args.seeds):
+        name = f"{config.method}, seed {seed}"
+        if seed in found:
+            view.stage(f"{name} is there", config.epochs)
+            continue
+        view.stage(f"{name}, compiling", 0)
+        found[seed] = train_predictor(
+            zoo, config, seed, lambda epoch, loss, name=name: view.stage(f"{name}, epoch {epoch}, loss {loss:.4f}", 1)
+        )
+        write_predictions(out, config, [found[one] for one in sorted(found)], **of)
+        done = found[seed]
+        view.stage(f"{name}, best at epoch {done.epoch}", config.epochs - done.epochs)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -70,13 +95,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     out, console = args.out or args.zoo / "predictions", Console()
     try:
         zoo = read_zoo(args.zoo, args.label, None if args.spec is None else read_spec(args.spec))
-        with Stages(len(args.method) * args.seeds, console=console) as view:
+        with Stages(len(args.method) * args.seeds * args.epochs, console=console) as view:
             for method in args.method:
-                config, predictions = PredictionConfig(method=method, epochs=args.epochs), []
-                for seed in range(args.seeds):
-                    view.stage(f"{method}, seed {seed}", 1.0)
-                    predictions.append(train_predictor(zoo, config, seed))
-                write_predictions(out, config, predictions, label=args.label, models=len(zoo.labels), zoo=args.zoo.resolve().name)
+                config = PredictionConfig(method=method, epochs=args.epochs, patience=args.patience)
+                train_seeds(zoo, config, out, args, view)
         paths = write_report(out)
     except (ZooError, ValueError, OSError) as error:
         sys.exit(f"predict_generalization.py: {error}")

@@ -132,6 +132,13 @@ def split(count: int, config: PredictionConfig) -> tuple[np.ndarray, np.ndarray,
     return order[valid + test :], order[:valid], order[valid : valid + test]
 
 
+def kendall_tau(predicted: np.ndarray, labels: np.ndarray) -> float:
+    """Kendall's rank correlation, tau-b: ties count for neither order."""
+    from scipy.stats import kendalltau
+
+    return float(np.asarray(kendalltau(predicted, labels)[0]))
+
+
 def scores(predicted: np.ndarray, labels: np.ndarray) -> Scores:
     """Scores of predictions in (0, 1).
 
@@ -139,13 +146,14 @@ def scores(predicted: np.ndarray, labels: np.ndarray) -> Scores:
       >>> scores(np.array([0.2, 0.4, 0.9]), np.array([0.1, 0.5, 0.8])).tau
       1.0
     """
-    from scipy.stats import kendalltau
-
-    tau = float(np.asarray(kendalltau(predicted, labels)[0]))
     clipped = np.clip(predicted, 1e-7, 1 - 1e-7)
     loss = -float(np.mean(labels * np.log(clipped) + (1 - labels) * np.log1p(-clipped)))
     variation = float(np.sum((labels - labels.mean()) ** 2))
-    return Scores(tau, 1 - float(np.sum((labels - predicted) ** 2)) / variation if variation > 0 else float("nan"), loss)
+    return Scores(
+        kendall_tau(predicted, labels),
+        1 - float(np.sum((labels - predicted) ** 2)) / variation if variation > 0 else float("nan"),
+        loss,
+    )
 
 
 def check_labels(zoo: Zoo) -> None:

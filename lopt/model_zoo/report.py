@@ -12,13 +12,18 @@ import numpy as np
 from lopt.config import to_dict, write_atomically
 from lopt.environment import stamp
 from lopt.model_zoo.plots import scatter_figure
-from lopt.model_zoo.predict import Prediction, PredictionConfig, Scores
+from lopt.model_zoo.predict import Prediction, PredictionConfig, Scores, kendall_tau
 from lopt.model_zoo.store import ZooError
 from lopt.plots import png
 from lopt.summary import markdown
 
 # Kendall's tau on the test part, "Universal Neural Functionals" (NeurIPS 2024), table 1: on a zoo that was not released.
 PAPER: Mapping[str, str] = MappingProxyType({"unf": ".8968 ± .0006", "statnn": ".8839 ± .0007", "deep_sets": ".8306 ± .0006"})
+CAPTION = (
+    "Means over seeds of theta and order, and their standard errors; of the difference to StatNN the standard error over the models of the "
+    "test part, by resampling."
+)
+_RESAMPLES = 200  # of the test part
 _ORDER = ("unf", "shared_unf", "statnn", "pooled_deep_sets", "deep_sets")
 
 
@@ -46,6 +51,38 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def kept_predictions(
+    out: Path, config: PredictionConfig, *, label: str, models: int, zoo: str, seeds: Sequence[int]
+) -> list[Prediction]:
+    """Those of some seeds that a directory has of a method: what was interrupted need not be done again.
+
+    Raises:
+      ZooError: if they are of another zoo or label, or were trained with other settings, or the file cannot be read.
+    """
+    path = out / f"{config.method}.json"
+    if not path.is_file():
+        return []
+    content = _read(path)
+    before, now = content["config"], to_dict(config)
+    differ = [f"{name} {before.get(name)!r}, now {value!r}" for name, value in now.items() if before.get(name) != value]
+    if content["zoo"] != {"name": zoo, "models": models, "label": label}:
+        differ.append(f"the zoo {content['zoo']}")
+    if differ:
+        raise ZooError(f"{path} holds predictions with {'; '.join(differ)}: give these another --out, or delete the file")
+    return [one for one in map(_decode, content["seeds"]) if one.seed in seeds]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+        for one in content["seeds"]:
+            _decode(one)
+        _ = content["zoo"], content["config"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ZooError(f"{path} does not hold predictions: {error}") from error
+    return content
+
+
 def read_predictions(out: Path) -> tuple[dict[str, list[Prediction]], dict[str, Any]]:
     """Method -> its seeds, of all that is kept in a directory, and the zoo that they are of.
 
@@ -58,12 +95,8 @@ def read_predictions(out: Path) -> tuple[dict[str, list[Prediction]], dict[str, 
         path = out / f"{method}.json"
         if not path.is_file():
             continue
-        try:
-            content = json.loads(path.read_text())
-            found[method] = [_decode(one) for one in content["seeds"]]
-            of = content["zoo"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ZooError(f"{path} does not hold predictions: {error}") from error
+        content = _read(path)
+        found[method], of = [_decode(one) for one in content["seeds"]], content["zoo"]
         if zoo and of != zoo:
             raise ZooError(f"{path} is of another zoo ({of}) than the others in {out} ({zoo}): give each zoo its own --out")
         zoo = of
@@ -77,14 +110,31 @@ def _decode(one: dict[str, Any]) -> Prediction:
 
 
 def table(predictions: Mapping[str, Sequence[Prediction]]) -> list[list[str]]:
-    """The lines of the table, its header first: means over seeds and their standard errors."""
-    lines = [["method", "Kendall tau", "R^2", "cross entropy", "epoch", "seeds", "tau in the paper"]]
+    """The lines of the table, its header first: means over seeds and their standard errors.
+
+    The difference to StatNN has the standard error over the models of the test part instead, which a mean over seeds does not show:
+    they are drawn with replacement, the same for both methods.
+    """
+    lines = [["method", "Kendall tau", "tau - StatNN's", "R^2", "cross entropy", "epoch", "seeds", "tau in the paper"]]
+    base = predictions.get("statnn")
     for method, seeds in predictions.items():
         test = [one.test for one in seeds]
-        cells = [_estimate([getattr(scores, name) for scores in test]) for name in ("tau", "r2", "loss")]
+        tau, *others = (_estimate([getattr(scores, name) for scores in test]) for name in ("tau", "r2", "loss"))
         epoch = f"{np.mean([one.epoch for one in seeds]):.1f}"
-        lines.append([method, *cells, epoch, str(len(seeds)), PAPER.get(method, "-")])
+        difference = "-" if base is None or method == "statnn" else _difference(seeds, base)
+        lines.append([method, tau, difference, *others, epoch, str(len(seeds)), PAPER.get(method, "-")])
     return lines
+
+
+def _difference(seeds: Sequence[Prediction], base: Sequence[Prediction]) -> str:
+    count = len(seeds[0].labels)
+    draws = np.random.default_rng(0).integers(count, size=(_RESAMPLES, count))
+
+    def gap(index: np.ndarray) -> float:
+        one, other = (np.mean([kendall_tau(p.predicted[index], p.labels[index]) for p in found]) for found in (seeds, base))
+        return float(one - other)
+
+    return f"{gap(np.arange(count)):+.4f} ± {np.std([gap(index) for index in draws], ddof=1):.4f}"
 
 
 def _estimate(values: Sequence[float]) -> str:
@@ -100,7 +150,7 @@ def write_report(out: Path) -> list[Path]:
     text = [
         f"Predicting {zoo['label']} from the weights of {zoo['models']:,} models ({zoo['name']}); the test part of the zoo.\n"
     ]
-    text += [markdown(table(predictions)), "", "Means over seeds of theta and order, and their standard errors.\n"]
+    text += [markdown(table(predictions)), "", f"{CAPTION}\n"]
     paths = [out / "table.md", out / "scatter.png"]
     write_atomically(paths[0], "\n".join(text).encode())
     write_atomically(paths[1], png(scatter_figure(predictions, label=zoo["label"])))

@@ -128,6 +128,10 @@ def test_what_is_kept_is_what_is_shown(tmp_path):
     line = next(line for line in table(predictions) if line[0] == "deep_sets")
     assert line[1] == f"{np.mean(taus):.4f} ± {abs(taus[0] - taus[1]) / 2:.4f}"
     assert line[-1] == ".8306 ± .0006"
+    gap, error = map(float, line[2].split(" ± "))
+    others = [one.test.tau for one in predictions["statnn"]]
+    assert gap == pytest.approx(np.mean(taus) - np.mean(others), abs=1e-4)
+    assert 0.02 < error < 0.5  # of twelve models
     paths = write_report(tmp_path)
     assert ".8839 ± .0007" in paths[0].read_text()
     assert paths[1].read_bytes().startswith(b"\x89PNG")
@@ -149,7 +153,22 @@ def test_the_script(tmp_path, capsys):
     arguments = ["--zoo", str(tmp_path), "--method", "statnn", "--seeds", "2", "--epochs", "1", "--spec", str(spec)]
     predict_generalization.main(arguments)
     assert "statnn, seed 1" in (printed := capsys.readouterr().out)
-    assert "Kendall tau" in printed
+    assert "Kendall" in printed
     assert {path.name for path in (tmp_path / "predictions").iterdir()} == {"statnn.json", "table.md", "scatter.png"}
     with pytest.raises(SystemExit, match=r"predict_generalization.py: .*no column 'loss'"):
         predict_generalization.main([*arguments, "--label", "loss"])
+
+    # Interrupted after the first seed, it goes on to the same; other settings are not mixed with these.
+    path = tmp_path / "predictions" / "statnn.json"
+    whole = json.loads(path.read_text())
+    path.write_text(json.dumps(whole | {"seeds": whole["seeds"][:1]}))
+    predict_generalization.main(arguments)
+    assert json.loads(path.read_text())["seeds"] == whole["seeds"]
+    assert "statnn, seed 0 is there" in capsys.readouterr().out
+    predict_generalization.main([*arguments, "--seeds", "1"])
+    assert json.loads(path.read_text())["seeds"] == whole["seeds"]
+    with pytest.raises(SystemExit, match=r"statnn.json holds predictions with epochs 1, now 2: .*--out"):
+        predict_generalization.main([*arguments, "--epochs", "2"])
+    path.write_text("{}")
+    with pytest.raises(SystemExit, match=r"statnn.json does not hold predictions"):
+        predict_generalization.main(arguments)
