@@ -61,6 +61,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help=f"epochs without a smaller validation loss that end a training (default: {default.patience})",
     )
+    parser.add_argument(
+        "--train-models", type=positive, metavar="N", help="train on so many models of the training part (default: all)"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: predictions/ of the zoo)")
     return parser.parse_args(argv)
 
@@ -97,7 +100,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         zoo = read_zoo(args.zoo, args.label, None if args.spec is None else read_spec(args.spec))
         with Stages(len(args.method) * args.seeds * args.epochs, console=console) as view:
             for method in args.method:
-                config = PredictionConfig(method=method, epochs=args.epochs, patience=args.patience)
+                config = PredictionConfig(
+                    method=method, epochs=args.epochs, patience=args.patience, train_models=args.train_models
+                )
                 train_seeds(zoo, config, out, args, view)
         paths = write_report(out)
     except (ZooError, ValueError, OSError) as error:

@@ -62,14 +62,17 @@ class PredictionConfig:
     """Part of the zoo for testing (the paper: 0.1)."""
     split_seed: int = 0
     """Of the parts."""
+    train_models: int | None = None
+    """Models of the training part that are used, at most: how good a predictor gets with fewer. None: all."""
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for a field that is out of range."""
         if self.method not in get_args(Method):
             raise ValueError(f"method must be one of {', '.join(get_args(Method))}, got {self.method!r}")
-        for name in ("batch_size", "epochs", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("batch_size", "epochs", "patience", "train_models"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         if not self.learning_rate > 0 or not 0 < self.valid < 1 or not 0 < self.test < 1 or self.valid + self.test >= 1:
             raise ValueError("learning_rate must be positive, valid and test parts in (0, 1) that leave something to train on")
 
@@ -129,7 +132,7 @@ def split(count: int, config: PredictionConfig) -> tuple[np.ndarray, np.ndarray,
         raise ZooError(
             f"{count} models are too few for parts of {config.valid} and {config.test} of them; each needs one at least"
         )
-    return order[valid + test :], order[:valid], order[valid : valid + test]
+    return order[valid + test :][: config.train_models], order[:valid], order[valid : valid + test]
 
 
 def kendall_tau(predicted: np.ndarray, labels: np.ndarray) -> float:

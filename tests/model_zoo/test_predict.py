@@ -109,10 +109,19 @@ def test_labels_outside_the_unit_interval_are_named():
         train_predictor(zoo_of(lambda weights: np.full(120, -1.0)), PredictionConfig(**SMALL), 0)
 
 
-@pytest.mark.parametrize("wrong", [{"method": "mlp"}, {"epochs": 0}, {"valid": 0.6, "test": 0.5}, {"learning_rate": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"method": "mlp"}, {"epochs": 0}, {"train_models": 0}, {"valid": 0.6, "test": 0.5}, {"learning_rate": 0.0}]
+)
 def test_bad_settings(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         PredictionConfig(**wrong)
+
+
+def test_fewer_models_to_train_on_leave_the_other_parts_alone():
+    whole, part = (split(50, PredictionConfig(train_models=n)) for n in (None, 7))
+    np.testing.assert_array_equal(part[0], whole[0][:7])
+    for one, other in zip(part[1:], whole[1:], strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_what_is_kept_is_what_is_shown(tmp_path):
