@@ -62,6 +62,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help=f"epochs without a smaller validation loss that end a training (default: {default.patience})",
     )
     parser.add_argument(
+        "--channels",
+        nargs="+",
+        type=positive,
+        default=default.channels,
+        metavar="C",
+        help=f"of each equivariant layer (default: {' '.join(map(str, default.channels))})",
+    )
+    parser.add_argument(
         "--train-models", type=positive, metavar="N", help="train on so many models of the training part (default: all)"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: predictions/ of the zoo)")

@@ -159,7 +159,20 @@ def test_the_script(tmp_path, capsys):
     (tmp_path / "labels.csv").write_text("\n".join(rows))
     spec = tmp_path / "axes.json"
     spec.write_text(json.dumps({"axes": {path: SPEC.notation(path) for path in SPEC.paths}}))
-    arguments = ["--zoo", str(tmp_path), "--method", "statnn", "--seeds", "2", "--epochs", "1", "--spec", str(spec)]
+    arguments = [
+        "--zoo",
+        str(tmp_path),
+        "--method",
+        "statnn",
+        "--seeds",
+        "2",
+        "--epochs",
+        "1",
+        "--spec",
+        str(spec),
+        "--channels",
+        "4",
+    ]
     predict_generalization.main(arguments)
     assert "statnn, seed 1" in (printed := capsys.readouterr().out)
     assert "Kendall" in printed
