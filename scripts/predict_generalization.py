@@ -70,6 +70,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help=f"of each equivariant layer (default: {' '.join(map(str, default.channels))})",
     )
     parser.add_argument(
+        "--others",
+        type=float,
+        metavar="X",
+        help="unf begins close to layers that see every weight alone, all other coefficients X times what they are (default: all alike)",
+    )
+    parser.add_argument(
         "--train-models", type=positive, metavar="N", help="train on so many models of the training part (default: all)"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: predictions/ of the zoo)")
@@ -96,6 +102,8 @@ def train_seeds(zoo: Zoo, config: PredictionConfig, out: Path, args: argparse.Na
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
+    if args.others is not None and "unf" not in args.method:
+        sys.exit("predict_generalization.py: --others is for --method unf")
 
     from rich.console import Console
 

@@ -44,6 +44,9 @@ class PredictionConfig:
     """Equivariant layers of one kind, or a perceptron on statistics of each tensor (`statnn`)."""
     channels: tuple[int, ...] = (16, 16, 16)
     """Of each equivariant layer (the paper: 16 16 16)."""
+    others: float | None = None
+    """For `unf`: its layers begin close to ones that see every weight alone, all other coefficients so much smaller than usual; None: all
+    terms alike (`lopt.layers.unf.unf_layer`)."""
     hidden: tuple[int, ...] = (512,)
     """Widths of the perceptron behind them (the paper: 512)."""
     statistics_hidden: tuple[int, ...] = (600, 600)
@@ -73,6 +76,8 @@ class PredictionConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.others is not None and (self.method != "unf" or not self.others >= 0):
+            raise ValueError(f"others must be at least 0, and goes with method 'unf', got {self.others} with '{self.method}'")
         if not self.learning_rate > 0 or not 0 < self.valid < 1 or not 0 < self.test < 1 or self.valid + self.test >= 1:
             raise ValueError("learning_rate must be positive, valid and test parts in (0, 1) that leave something to train on")
 
@@ -80,7 +85,8 @@ class PredictionConfig:
         """The predictor for models of a spec, of one channel: the weights."""
         if self.method == "statnn":
             return statistics_predictor(spec, hidden=self.statistics_hidden)
-        return invariant_predictor(spec, LAYERS[self.method], channels=(1, *self.channels), hidden=self.hidden)
+        layer = LAYERS[self.method] if self.others is None else functools.partial(unf_layer, others=self.others)
+        return invariant_predictor(spec, layer, channels=(1, *self.channels), hidden=self.hidden)
 
 
 class Scores(NamedTuple):

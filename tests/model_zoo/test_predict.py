@@ -3,6 +3,7 @@
 import json
 from typing import get_args
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -110,11 +111,30 @@ def test_labels_outside_the_unit_interval_are_named():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"method": "mlp"}, {"epochs": 0}, {"train_models": 0}, {"valid": 0.6, "test": 0.5}, {"learning_rate": 0.0}]
+    "wrong",
+    [
+        {"method": "mlp"},
+        {"epochs": 0},
+        {"train_models": 0},
+        {"others": -1.0},
+        {"valid": 0.6, "test": 0.5},
+        {"learning_rate": 0.0},
+    ],
 )
 def test_bad_settings(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         PredictionConfig(**wrong)
+
+
+def test_others_go_with_unf_alone(tmp_path):
+    with pytest.raises(ValueError, match=r"others must be at least 0, and goes with method 'unf', got 0\.1 with 'deep_sets'"):
+        PredictionConfig(method="deep_sets", others=0.1)
+    with pytest.raises(SystemExit, match="--others is for --method unf"):
+        predict_generalization.main(["--zoo", str(tmp_path), "--method", "statnn", "--others", "0.1"])
+    first, second = (PredictionConfig(others=others, **SMALL).make(SPEC).init(jax.random.key(0)) for others in (None, 0.1))
+    same = [bool((a == b).all()) for a, b in zip(*map(jax.tree.leaves, (first["perceptron"], second["perceptron"])), strict=True)]
+    assert all(same)
+    assert jax.tree.structure(first) == jax.tree.structure(second)
 
 
 def test_fewer_models_to_train_on_leave_the_other_parts_alone():
