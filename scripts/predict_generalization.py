@@ -117,7 +117,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         with Stages(len(args.method) * args.seeds * args.epochs, console=console) as view:
             for method in args.method:
                 config = PredictionConfig(
-                    method=method, epochs=args.epochs, patience=args.patience, train_models=args.train_models
+                    method=method,
+                    channels=tuple(args.channels),
+                    others=args.others if method == "unf" else None,
+                    epochs=args.epochs,
+                    patience=args.patience,
+                    train_models=args.train_models,
                 )
                 train_seeds(zoo, config, out, args, view)
         paths = write_report(out)

@@ -207,6 +207,10 @@ def test_the_script(tmp_path, capsys):
     predict_generalization.main(arguments)
     assert json.loads(path.read_text())["seeds"] == whole["seeds"]
     assert "statnn, seed 0 is there" in capsys.readouterr().out
+    chosen = ["--method", "unf", "--seeds", "1", "--channels", "3", "--others", "0.5", "--patience", "2", "--train-models", "12"]
+    predict_generalization.main([*arguments, *chosen, "--out", str(tmp_path / "other")])
+    config = json.loads((tmp_path / "other" / "unf.json").read_text())["config"]
+    assert [config[name] for name in ("channels", "others", "epochs", "patience", "train_models")] == [[3], 0.5, 1, 2, 12]
     predict_generalization.main([*arguments, "--seeds", "1"])
     assert json.loads(path.read_text())["seeds"] == whole["seeds"]
     with pytest.raises(SystemExit, match=r"statnn.json holds predictions with epochs 1, now 2: .*--out"):
