@@ -8,7 +8,7 @@ from typing import get_args
 
 from lopt.model_zoo.predict import Method, PredictionConfig, train_predictor
 from lopt.model_zoo.read import Zoo, read_zoo
-from lopt.model_zoo.report import kept_predictions, read_predictions, table, write_predictions, write_report
+from lopt.model_zoo.report import differences, kept_predictions, read_predictions, table, write_predictions, write_report
 from lopt.model_zoo.store import ZooError, read_spec
 from lopt.stages import Stages
 
@@ -128,7 +128,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         paths = write_report(out)
     except (ZooError, ValueError, OSError) as error:
         sys.exit(f"predict_generalization.py: {error}")
-    console.print(rich_lines(table(read_predictions(out)[0]), f"{args.label} of {len(zoo.labels):,} models: the test part"))
+    predictions, _ = read_predictions(out)
+    console.print(rich_lines(table(predictions), f"{args.label} of {len(zoo.labels):,} models: the test part"))
+    if further := differences(predictions):
+        console.print(rich_lines(further, "by standard errors over its models"))
     for path in paths:
         console.print(str(path), soft_wrap=True)
 

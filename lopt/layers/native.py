@@ -99,8 +99,8 @@ def digest_call(
     for tensor, shape in zip(tensors, shapes, strict=True):
         arrays += [*tensor.channels, tensor.matrix]  # as they are: if reshaped, XLA would compute them here once more
         features, columns = tensor.matrix.shape
-        results = [(columns, *shape), *((features, *shape[:axis], *shape[axis + 1 :]) for axis in tensor.sums)]
-        out += [jax.ShapeDtypeStruct(result, jnp.float32) for result in results]
+        sizes = [(columns, *shape), *((features, *shape[:axis], *shape[axis + 1 :]) for axis in tensor.sums)]
+        out += [jax.ShapeDtypeStruct(size, jnp.float32) for size in sizes]
     call = jax.ffi.ffi_call(found.name, out, vmap_method="sequential")
     results = iter(
         call(

@@ -19,10 +19,6 @@ from lopt.summary import markdown
 
 # Kendall's tau on the test part, "Universal Neural Functionals" (NeurIPS 2024), table 1: on a zoo that was not released.
 PAPER: Mapping[str, str] = MappingProxyType({"unf": ".8968 ± .0006", "statnn": ".8839 ± .0007", "deep_sets": ".8306 ± .0006"})
-CAPTION = (
-    "Means over seeds of theta and order, and their standard errors; of the difference to StatNN the standard error over the models of the "
-    "test part, by resampling."
-)
 _RESAMPLES = 200  # of the test part
 _ORDER = ("unf", "shared_unf", "statnn", "pooled_deep_sets", "deep_sets")
 
@@ -62,25 +58,24 @@ def kept_predictions(
     path = out / f"{config.method}.json"
     if not path.is_file():
         return []
-    content = _read(path)
+    seeds_there, content = _read(path)
     before, now = content["config"], to_dict(config)
     differ = [f"{name} {before.get(name)!r}, now {value!r}" for name, value in now.items() if before.get(name) != value]
     if content["zoo"] != {"name": zoo, "models": models, "label": label}:
         differ.append(f"the zoo {content['zoo']}")
     if differ:
         raise ZooError(f"{path} holds predictions with {'; '.join(differ)}: give these another --out, or delete the file")
-    return [one for one in map(_decode, content["seeds"]) if one.seed in seeds]
+    return [one for one in seeds_there if one.seed in seeds]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> tuple[list[Prediction], dict[str, Any]]:
     try:
         content = json.loads(path.read_text())
-        for one in content["seeds"]:
-            _decode(one)
+        seeds = [_decode(one) for one in content["seeds"]]
         _ = content["zoo"], content["config"].items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ZooError(f"{path} does not hold predictions: {error}") from error
-    return content
+    return seeds, content
 
 
 def read_predictions(out: Path) -> tuple[dict[str, list[Prediction]], dict[str, Any]]:
@@ -95,8 +90,8 @@ def read_predictions(out: Path) -> tuple[dict[str, list[Prediction]], dict[str, 
         path = out / f"{method}.json"
         if not path.is_file():
             continue
-        content = _read(path)
-        found[method], of = [_decode(one) for one in content["seeds"]], content["zoo"]
+        found[method], content = _read(path)
+        of = content["zoo"]
         if zoo and of != zoo:
             raise ZooError(f"{path} is of another zoo ({of}) than the others in {out} ({zoo}): give each zoo its own --out")
         zoo = of
@@ -110,20 +105,27 @@ def _decode(one: dict[str, Any]) -> Prediction:
 
 
 def table(predictions: Mapping[str, Sequence[Prediction]]) -> list[list[str]]:
-    """The lines of the table, its header first: means over seeds and their standard errors.
-
-    The difference to StatNN has the standard error over the models of the test part instead, which a mean over seeds does not show:
-    they are drawn with replacement, the same for both methods.
-    """
-    lines = [["method", "Kendall tau", "tau - StatNN's", "R^2", "cross entropy", "epoch", "seeds", "tau in the paper"]]
-    base = predictions.get("statnn")
+    """The lines of the table, its header first: means over seeds and their standard errors."""
+    lines = [["method", "Kendall tau", "R^2", "cross entropy", "epoch", "seeds", "tau in the paper"]]
     for method, seeds in predictions.items():
         test = [one.test for one in seeds]
-        tau, *others = (_estimate([getattr(scores, name) for scores in test]) for name in ("tau", "r2", "loss"))
+        cells = [_estimate([getattr(scores, name) for scores in test]) for name in ("tau", "r2", "loss")]
         epoch = f"{np.mean([one.epoch for one in seeds]):.1f}"
-        difference = "-" if base is None or method == "statnn" else _difference(seeds, base)
-        lines.append([method, tau, difference, *others, epoch, str(len(seeds)), PAPER.get(method, "-")])
+        lines.append([method, *cells, epoch, str(len(seeds)), PAPER.get(method, "-")])
     return lines
+
+
+def differences(predictions: Mapping[str, Sequence[Prediction]]) -> list[list[str]]:
+    """How far each method's tau is above StatNN's, the header first; none without StatNN.
+
+    The standard error is that over the models of the test part, which a mean over seeds does not show: they are drawn with
+    replacement, the same for both methods.
+    """
+    base = predictions.get("statnn")
+    if base is None or len(predictions) == 1:
+        return []
+    others = [[method, _difference(seeds, base)] for method, seeds in predictions.items() if method != "statnn"]
+    return [["method", "tau above StatNN's"], *others]
 
 
 def _difference(seeds: Sequence[Prediction], base: Sequence[Prediction]) -> str:
@@ -150,7 +152,9 @@ def write_report(out: Path) -> list[Path]:
     text = [
         f"Predicting {zoo['label']} from the weights of {zoo['models']:,} models ({zoo['name']}); the test part of the zoo.\n"
     ]
-    text += [markdown(table(predictions)), "", f"{CAPTION}\n"]
+    text += [markdown(table(predictions)), "", "Means over seeds of theta and order, and their standard errors.\n"]
+    if further := differences(predictions):
+        text += [markdown(further), "", "Standard errors over the models of the test part, by resampling.\n"]
     paths = [out / "table.md", out / "scatter.png"]
     write_atomically(paths[0], "\n".join(text).encode())
     write_atomically(paths[1], png(scatter_figure(predictions, label=zoo["label"])))

@@ -11,7 +11,7 @@ from scipy.stats import kendalltau
 
 from lopt.model_zoo.predict import Method, PredictionConfig, scores, split, train_predictor
 from lopt.model_zoo.read import Zoo
-from lopt.model_zoo.report import read_predictions, table, write_predictions, write_report
+from lopt.model_zoo.report import differences, read_predictions, table, write_predictions, write_report
 from lopt.model_zoo.store import ZooError
 from lopt.symmetry.spec import WeightSpec
 from scripts import predict_generalization
@@ -157,12 +157,16 @@ def test_what_is_kept_is_what_is_shown(tmp_path):
     line = next(line for line in table(predictions) if line[0] == "deep_sets")
     assert line[1] == f"{np.mean(taus):.4f} ± {abs(taus[0] - taus[1]) / 2:.4f}"
     assert line[-1] == ".8306 ± .0006"
-    gap, error = map(float, line[2].split(" ± "))
+    ((method, difference),) = differences(predictions)[1:]
+    assert method == "deep_sets"
+    gap, error = map(float, difference.split(" ± "))
     others = [one.test.tau for one in predictions["statnn"]]
     assert gap == pytest.approx(np.mean(taus) - np.mean(others), abs=1e-4)
     assert 0.02 < error < 0.5  # of twelve models
     paths = write_report(tmp_path)
     assert ".8839 ± .0007" in paths[0].read_text()
+    assert difference in paths[0].read_text()
+    assert differences({"statnn": predictions["statnn"]}) == differences({"unf": found}) == []
     assert paths[1].read_bytes().startswith(b"\x89PNG")
 
     content = json.loads((tmp_path / "statnn.json").read_text())
@@ -195,7 +199,7 @@ def test_the_script(tmp_path, capsys):
     ]
     predict_generalization.main(arguments)
     assert "statnn, seed 1" in (printed := capsys.readouterr().out)
-    assert "Kendall" in printed
+    assert "Kendall tau" in printed
     assert {path.name for path in (tmp_path / "predictions").iterdir()} == {"statnn.json", "table.md", "scatter.png"}
     with pytest.raises(SystemExit, match=r"predict_generalization.py: .*no column 'loss'"):
         predict_generalization.main([*arguments, "--label", "loss"])
