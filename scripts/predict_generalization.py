@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     predictions, _ = read_predictions(out)
     console.print(rich_lines(table(predictions), f"{args.label} of {len(zoo.labels):,} models: the test part"))
     if further := differences(predictions):
-        console.print(rich_lines(further, "by standard errors over its models"))
+        console.print(rich_lines(further, "errors over the models of the test part"))
     for path in paths:
         console.print(str(path), soft_wrap=True)
 
