@@ -6,11 +6,11 @@ Expect:   not run to the end here yet. Adam at .03 has a training loss of .02 to
 """
 
 from lopt.estimators.pes import PESConfig
-from lopt.evaluate import EvaluationConfig
-from lopt.networks import UNFConfig
-from lopt.optimizer import LearnedMomentumConfig
-from lopt.outer import OuterConfig
-from lopt.trainer import MetaTrainConfig
+from lopt.evaluation.evaluate import EvaluationConfig
+from lopt.networks.update import UNFConfig
+from lopt.optimizers.momentum import LearnedMomentumConfig
+from lopt.training.outer import OuterConfig
+from lopt.training.trainer import MetaTrainConfig
 from lopt.unroll import UnrollConfig
 from tasks.cnn import CNNConfig
 

@@ -12,13 +12,13 @@ optimizer that sees every weight alone, change `network` to DeepSetsConfig().
 """
 
 from lopt.estimators.nres import NRESConfig
-from lopt.evaluate import EvaluationConfig
-from lopt.families import MixtureConfig
-from lopt.held_out import HeldOutConfig
-from lopt.networks import UNFConfig
-from lopt.optimizer import LearnedMomentumConfig
-from lopt.outer import OuterConfig
-from lopt.trainer import MetaTrainConfig
+from lopt.evaluation.evaluate import EvaluationConfig
+from lopt.networks.update import UNFConfig
+from lopt.optimizers.momentum import LearnedMomentumConfig
+from lopt.task.families import MixtureConfig
+from lopt.training.held_out import HeldOutConfig
+from lopt.training.outer import OuterConfig
+from lopt.training.trainer import MetaTrainConfig
 from lopt.unroll import UnrollConfig
 from tasks.cnn import CNNConfig
 from tasks.mlp import MLPConfig

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lopt.plots import png, style
+from lopt.reporting.plots import png, style
 
 IMAGES = Path(__file__).with_name("images")
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#7F7F7F"

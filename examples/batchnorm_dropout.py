@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 import lopt
 from lopt.symmetry import infer_spec
-from lopt.task import Task
+from lopt.task.base import Task
 
 
 class Net(nnx.Module):

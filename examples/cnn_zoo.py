@@ -12,8 +12,8 @@ import optax
 
 import lopt
 from examples.plain_jax import make_task
-from lopt.model_zoo.store import write_spec
 from lopt.symmetry.spec import named_leaves
+from lopt.weight_space.store import write_spec
 
 
 def main(folder: str = "runs/cnn_zoo", models: int = 100, steps: int = 400) -> None:

@@ -7,11 +7,11 @@ Cost: a minute or two on two CPU cores. It shows the way; an optimizer worth its
 """
 
 from lopt.estimators.pes import PESConfig
-from lopt.evaluate import EvaluationConfig
-from lopt.from_loss import ImportedTaskConfig
-from lopt.networks import UNFConfig
-from lopt.optimizer import LearnedMomentumConfig
-from lopt.trainer import MetaTrainConfig, OuterConfig
+from lopt.evaluation.evaluate import EvaluationConfig
+from lopt.networks.update import UNFConfig
+from lopt.optimizers.momentum import LearnedMomentumConfig
+from lopt.task.from_loss import ImportedTaskConfig
+from lopt.training.trainer import MetaTrainConfig, OuterConfig
 from lopt.unroll import UnrollConfig
 
 config = MetaTrainConfig(

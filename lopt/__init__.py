@@ -4,21 +4,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lopt.exporting import push
-    from lopt.from_loss import task_from_loss
-    from lopt.native_kernels import use_native_kernels
+    from lopt.layers.kernels.build import use_native_kernels
+    from lopt.pretrained.export import push
+    from lopt.pretrained.load import available, load
     from lopt.symmetry import infer_spec
-    from lopt.trained import available, load
+    from lopt.task.from_loss import task_from_loss
 
 __all__ = ["available", "infer_spec", "load", "push", "task_from_loss", "use_native_kernels"]
 
 _WHERE = {
-    "available": "lopt.trained",
+    "available": "lopt.pretrained.load",
     "infer_spec": "lopt.symmetry",
-    "load": "lopt.trained",
-    "push": "lopt.exporting",
-    "task_from_loss": "lopt.from_loss",
-    "use_native_kernels": "lopt.native_kernels",
+    "load": "lopt.pretrained.load",
+    "push": "lopt.pretrained.export",
+    "task_from_loss": "lopt.task.from_loss",
+    "use_native_kernels": "lopt.layers.kernels.build",
 }
 
 

@@ -46,7 +46,7 @@ def compiling(args: argparse.Namespace) -> Records:
     import jax
 
     from lopt.benchmarks.compiling import compile_cost
-    from lopt.networks import UNFConfig
+    from lopt.networks.update import UNFConfig
     from tasks.transformer import Sizes, transformer, transformer_spec
 
     blocks = args.blocks[0]
@@ -68,10 +68,10 @@ def data(args: argparse.Namespace) -> Records:
 def estimators(args: argparse.Namespace) -> Records:
     from lopt.benchmarks.estimators import gradient_variances, on_quadratic
     from lopt.benchmarks.figures import estimators_figure
-    from lopt.compilation_cache import use_compilation_cache
-    from lopt.optimizer import LearnedSGDMConfig
-    from lopt.plots import png
-    from lopt.trainer import use_all_cores
+    from lopt.optimizers.momentum import LearnedSGDMConfig
+    from lopt.reporting.plots import png
+    from lopt.runtime.compilation_cache import use_compilation_cache
+    from lopt.training.trainer import use_all_cores
     from tasks.mlp import MLPConfig
 
     use_compilation_cache()
@@ -92,8 +92,8 @@ def estimators(args: argparse.Namespace) -> Records:
 
 def memory(args: argparse.Namespace) -> Records:
     from lopt.benchmarks.memory import memory_growth
-    from lopt.compilation_cache import use_compilation_cache
     from lopt.config import load_file
+    from lopt.runtime.compilation_cache import use_compilation_cache
 
     use_compilation_cache()
     yield complete("memory", config="smoke", **memory_growth(load_file(ROOT / "configs" / "smoke.py"), args.steps))
@@ -109,8 +109,8 @@ def throughput(args: argparse.Namespace) -> Records:
     from lopt.benchmarks.profile import record_operations
     from lopt.benchmarks.throughput import stand_in, throughput, with_network
     from lopt.config import load_file
-    from lopt.native_kernels import use_native_kernels
-    from lopt.trainer import use_all_cores
+    from lopt.layers.kernels.build import use_native_kernels
+    from lopt.training.trainer import use_all_cores
 
     timed: dict[str, Any] = {}
     if args.profile:  # timed in a process of its own: recording operations takes time too
@@ -127,7 +127,7 @@ def throughput(args: argparse.Namespace) -> Records:
 def scaling(args: argparse.Namespace) -> Records:
     if args.value is not None:
         from lopt.benchmarks.scaling import scaling as measure
-        from lopt.native_kernels import use_native_kernels
+        from lopt.layers.kernels.build import use_native_kernels
 
         use_native_kernels()
         yield complete("scaling", **measure(args.axes[0], args.value, args.network, args.steps))
@@ -149,7 +149,7 @@ def in_use(args: argparse.Namespace) -> Records:
             yield from alone("in-use", *options)
         return
     from lopt.benchmarks.in_use import in_use as measure
-    from lopt.native_kernels import use_native_kernels
+    from lopt.layers.kernels.build import use_native_kernels
 
     use_native_kernels()
     for record in measure(args.weights[0], args.networks, args.repeats):
@@ -167,7 +167,7 @@ def startup(args: argparse.Namespace) -> Records:
 def plot(args: argparse.Namespace) -> Records:
     from lopt.benchmarks.figures import FIGURES
     from lopt.benchmarks.tables import TABLES, fill
-    from lopt.plots import png
+    from lopt.reporting.plots import png
 
     for file in sorted(args.records.glob("*.jsonl")):
         records, drawn = read(file), args.images / f"{file.stem}.png"
@@ -182,7 +182,7 @@ def plot(args: argparse.Namespace) -> Records:
 
 def complete(name: str, **measured: Any) -> dict[str, Any]:
     """A record with what its figures depend on."""
-    from lopt.environment import stamp
+    from lopt.runtime.environment import stamp
 
     return {"benchmark": name, **measured, **stamp()}
 

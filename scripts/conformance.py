@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from lopt.conformance import run_directory
+from lopt.layers.conformance import run_directory
 
 TOLERANCE = 1e-5
 

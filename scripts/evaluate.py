@@ -11,25 +11,25 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from lopt import checkpoint, metrics
-from lopt.baselines import SCHEDULES
-from lopt.compilation_cache import use_compilation_cache
 from lopt.config import load_run, to_dict
 from lopt.estimators.base import PARTICLES
-from lopt.evaluate import Competitor, Evaluation, EvaluationConfig, evaluate
-from lopt.families import MixtureConfig
-from lopt.fitting import fit
-from lopt.generalization import KINDS, conditions, dataset_of, generalize, stages, table
-from lopt.generalization_report import write_generalization
-from lopt.mixture import optimizer_of, set_up
-from lopt.native_kernels import use_native_kernels
-from lopt.report import terminal_table, write_report
-from lopt.stages import Stages
-from lopt.tables import rich_lines
-from lopt.task import Problem, TaskConfig
-from lopt.trained import is_trained, open_trained, run_theta
-from lopt.trainer import initial_theta, use_all_cores
-from lopt.tuning import TuningError
+from lopt.evaluation.baselines import SCHEDULES
+from lopt.evaluation.evaluate import Competitor, Evaluation, EvaluationConfig, evaluate
+from lopt.evaluation.generalization import KINDS, conditions, dataset_of, generalize, stages, table
+from lopt.evaluation.tuning import TuningError
+from lopt.layers.kernels.build import use_native_kernels
+from lopt.pretrained.bind import fit
+from lopt.pretrained.load import is_trained, open_trained, run_theta
+from lopt.reporting.generalization_report import write_generalization
+from lopt.reporting.report import terminal_table, write_report
+from lopt.reporting.tables import rich_lines
+from lopt.runtime.compilation_cache import use_compilation_cache
+from lopt.runtime.stages import Stages
+from lopt.task.base import Problem, TaskConfig
+from lopt.task.families import MixtureConfig
+from lopt.training import checkpoint, metrics
+from lopt.training.mixture import optimizer_of, set_up
+from lopt.training.trainer import initial_theta, use_all_cores
 from tasks.datasets import cache_root
 from tasks.datasets.local import local_alternatives
 from tasks.registry import task_configs

@@ -38,8 +38,8 @@ def argument_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     args = argument_parser().parse_args(argv)
     # Imported here, so that --help and a wrong argument answer at once.
-    from lopt.checkpoint import CheckpointError
-    from lopt.exporting import export_run
+    from lopt.pretrained.export import export_run
+    from lopt.training.checkpoint import CheckpointError
     from tasks.datasets import DatasetError
 
     try:

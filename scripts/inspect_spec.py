@@ -19,7 +19,7 @@ from rich.table import Table
 from lopt.symmetry import SpecError, WeightSpec, infer_spec
 from lopt.symmetry.compare import same_group, same_up_to_names, without_single_indices
 from lopt.symmetry.describe import Description, describe
-from lopt.task import as_family
+from lopt.task.base import as_family
 from tasks.datasets import DatasetError
 from tasks.registry import task_configs
 

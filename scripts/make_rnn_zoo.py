@@ -9,10 +9,10 @@ from typing import Annotated
 import tyro
 
 from lopt.config import ConfigError
-from lopt.model_zoo.make import ZooConfig, make_zoo, total_weight
-from lopt.model_zoo.plots import write_histogram
-from lopt.model_zoo.store import ZooError
-from lopt.stages import Stages
+from lopt.runtime.stages import Stages
+from lopt.weight_space.make import ZooConfig, make_zoo, total_weight
+from lopt.weight_space.plots import write_histogram
+from lopt.weight_space.store import ZooError
 from tasks.addition import AdditionConfig
 
 DESCRIPTION = """\
@@ -47,8 +47,8 @@ class Arguments:
 def main(argv: Sequence[str] | None = None) -> None:
     args = tyro.cli(Arguments, prog="make_rnn_zoo.py", description=DESCRIPTION, args=argv, config=(tyro.conf.AvoidSubcommands,))
 
-    from lopt.compilation_cache import use_compilation_cache
-    from lopt.distributed import use_all_cores
+    from lopt.runtime.compilation_cache import use_compilation_cache
+    from lopt.runtime.distributed import use_all_cores
 
     use_compilation_cache()
     use_all_cores()

@@ -24,7 +24,7 @@ Several processes, on one machine or many, work on one run: each is started with
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    from lopt.distributed import ProcessConfig  # imports JAX; does not use it
+    from lopt.runtime.distributed import ProcessConfig  # imports JAX; does not use it
 
     config, run_dir, processes = parse_experiment(
         argv,
@@ -35,12 +35,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         extra=ProcessConfig(),
     )
     # Imported here, so that --help and a wrong argument answer at once.
-    from lopt.checkpoint import CheckpointError
-    from lopt.compilation_cache import use_compilation_cache
-    from lopt.distributed import PeerError, is_main, join_processes
-    from lopt.metrics import MetricsError
-    from lopt.native_kernels import use_native_kernels
-    from lopt.trainer import DivergedError, meta_train, use_all_cores
+    from lopt.layers.kernels.build import use_native_kernels
+    from lopt.runtime.compilation_cache import use_compilation_cache
+    from lopt.runtime.distributed import PeerError, is_main, join_processes
+    from lopt.training.checkpoint import CheckpointError
+    from lopt.training.metrics import MetricsError
+    from lopt.training.trainer import DivergedError, meta_train, use_all_cores
     from tasks.datasets import DatasetError
 
     use_compilation_cache()

@@ -15,23 +15,23 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lopt import checkpoint, metrics
 from lopt.comparison.config import ComparisonConfig, Plan, make_plan
 from lopt.comparison.races import Bench
 from lopt.comparison.report import short_table, write_comparison
 from lopt.comparison.state import state_of
 from lopt.comparison.work import Found, InterruptedPlanError, carry_out, collect
-from lopt.compilation_cache import use_compilation_cache
 from lopt.config import load_file
+from lopt.evaluation.tuning import TuningError
+from lopt.layers.kernels.build import use_native_kernels
 from lopt.layers.nfn import nfn_layer
-from lopt.native_kernels import use_native_kernels
-from lopt.networks import DeepSetsConfig, NetworkConfig, UNFConfig, update_network
-from lopt.optimizer import LearnedMomentumConfig, LearnedOptimizer, learned_optimizer
+from lopt.networks.update import DeepSetsConfig, NetworkConfig, UNFConfig, update_network
+from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedOptimizer, learned_optimizer
+from lopt.reporting.tables import rich_lines
+from lopt.runtime.compilation_cache import use_compilation_cache
 from lopt.symmetry import SpecError, WeightSpec
 from lopt.symmetry.describe import count_layer
-from lopt.tables import rich_lines
-from lopt.trainer import use_all_cores
-from lopt.tuning import TuningError
+from lopt.training import checkpoint, metrics
+from lopt.training.trainer import use_all_cores
 from tasks.datasets import cache_root
 from tasks.paper_specs import CNN, HEADS, MLP, MLP3, RNN, TRANSFORMER, WeightSpace
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from lopt.model_zoo.predict import Method, PredictionConfig, train_predictor
-from lopt.model_zoo.read import Zoo, read_zoo
-from lopt.model_zoo.report import differences, kept_predictions, read_predictions, table, write_predictions, write_report
-from lopt.model_zoo.store import ZooError, read_spec
-from lopt.stages import Stages
+from lopt.runtime.stages import Stages
+from lopt.weight_space.predict import Method, PredictionConfig, train_predictor
+from lopt.weight_space.read import Zoo, read_zoo
+from lopt.weight_space.report import differences, kept_predictions, read_predictions, table, write_predictions, write_report
+from lopt.weight_space.store import ZooError, read_spec
 
 DESCRIPTION = """\
 Train predictors of a label of a zoo's models, such as their success rate on unseen data, from the models' weights. Eight tenths of the
@@ -107,8 +107,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from rich.console import Console
 
-    from lopt.compilation_cache import use_compilation_cache
-    from lopt.tables import rich_lines
+    from lopt.reporting.tables import rich_lines
+    from lopt.runtime.compilation_cache import use_compilation_cache
 
     use_compilation_cache()
     out, console = args.out or args.zoo / "predictions", Console()

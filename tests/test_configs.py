@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from lopt import config
-from lopt.networks import UNFConfig
-from lopt.trainer import meta_train
+from lopt.networks.update import UNFConfig
+from lopt.training.trainer import meta_train
 from lopt.unroll import UnrollConfig
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from lopt.symmetry import WeightSpec
-from lopt.task import TaskConfig
+from lopt.task.base import TaskConfig
 from scripts import inspect_spec
 from tasks.datasets import DatasetError
 from tasks.mlp import MLPConfig

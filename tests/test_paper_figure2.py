@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from lopt import checkpoint, metrics
 from lopt.config import load_run
+from lopt.training import checkpoint, metrics
 from scripts import paper_tables
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from lopt.conformance import vector_spec
+from lopt.layers.conformance import vector_spec
 from lopt.symmetry.compare import same_up_to_names
 from lopt.symmetry.describe import count_layer
 from scripts import paper_tables

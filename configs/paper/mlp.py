@@ -12,9 +12,9 @@ import dataclasses
 from configs.fashion_mlp import config as published
 from configs.smoke import config as smoke
 from lopt.comparison import Budget, ComparisonConfig, Published, Rival
-from lopt.held_out import HeldOutConfig
-from lopt.networks import DeepSetsConfig, UNFConfig
-from lopt.outer import OuterConfig
+from lopt.networks.update import DeepSetsConfig, UNFConfig
+from lopt.training.held_out import HeldOutConfig
+from lopt.training.outer import OuterConfig
 from lopt.unroll import UnrollConfig
 
 NFN = "NFN has no run of its own: on dense layers it is the UNF, coefficient for coefficient."

@@ -10,9 +10,9 @@ import dataclasses
 from configs.lm1b_rnn import config as published
 from configs.smoke import config as smoke
 from lopt.comparison import Budget, ComparisonConfig, Published, Rival
-from lopt.held_out import HeldOutConfig
-from lopt.networks import DeepSetsConfig, UNFConfig
-from lopt.outer import OuterConfig
+from lopt.networks.update import DeepSetsConfig, UNFConfig
+from lopt.training.held_out import HeldOutConfig
+from lopt.training.outer import OuterConfig
 from lopt.unroll import UnrollConfig
 from tasks.rnn import RNNConfig
 

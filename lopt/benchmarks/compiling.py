@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lopt.benchmarks.machine import peak_megabytes
-from lopt.features import NUM_TIME_CHANNELS, NUM_WEIGHT_CHANNELS, WeightFeatures
-from lopt.networks import NetworkConfig
+from lopt.features.paper import NUM_TIME_CHANNELS, NUM_WEIGHT_CHANNELS, WeightFeatures
+from lopt.networks.update import NetworkConfig
 from lopt.symmetry.basis import make_plan
 from lopt.symmetry.spec import WeightSpec
 

@@ -17,10 +17,10 @@ from lopt.estimators.nres import NRESConfig
 from lopt.estimators.pes import PESConfig
 from lopt.estimators.truncated_backprop import TruncatedBackpropConfig
 from lopt.estimators.truncated_es import TruncatedESConfig
-from lopt.mixture import optimizer_of
-from lopt.optimizer import OptimizerConfig
-from lopt.task import Problem
-from lopt.trainer import particle_mesh
+from lopt.optimizers.momentum import OptimizerConfig
+from lopt.task.base import Problem
+from lopt.training.mixture import optimizer_of
+from lopt.training.trainer import particle_mesh
 from lopt.unroll import UnrollConfig
 
 TRUNCATION = 10

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lopt.benchmarks.growth import growth
-from lopt.plots import COLORS, DASHES, plain_log_labels, style
+from lopt.reporting.plots import COLORS, DASHES, plain_log_labels, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

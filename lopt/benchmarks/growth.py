@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 TOLERANCE = 0.2  # a doubling that costs 1.74 to 2.30 times as much counts as linear
-_STAMP = ("commit", "device", "devices", "native", "jax", "python", "date")  # of `lopt.environment.stamp`
+_STAMP = ("commit", "device", "devices", "native", "jax", "python", "date")  # of `lopt.runtime.environment.stamp`
 # Of the scaling benchmark: values by default, for a quick look, and besides where minutes and gigabytes each are at hand.
 AXIS_VALUES: dict[str, tuple[list[int], list[int], list[int]]] = {
     "weights": ([1_000, 10_000, 100_000, 1_000_000], [1_000, 3_000], [10_000_000]),

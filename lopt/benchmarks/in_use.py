@@ -13,8 +13,8 @@ import optax
 
 from lopt.benchmarks.machine import peak_megabytes, planned_memory
 from lopt.benchmarks.synthetic import hidden_width, perceptron
-from lopt.networks import DeepSetsConfig, NetworkConfig, UNFConfig
-from lopt.optimizer import LearnedMomentumConfig
+from lopt.networks.update import DeepSetsConfig, NetworkConfig, UNFConfig
+from lopt.optimizers.momentum import LearnedMomentumConfig
 from lopt.symmetry.spec import WeightSpec
 
 PyTree = Any

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lopt.benchmarks.machine import peak_megabytes, resident_megabytes
-from lopt.trainer import MetaTrainConfig, meta_train
+from lopt.training.trainer import MetaTrainConfig, meta_train
 
 
 def memory_growth(experiment: MetaTrainConfig, steps: int) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 import optax
 
-from lopt.optimizer import LearnedOptimizer, OptimizerConfig
+from lopt.optimizers.momentum import LearnedOptimizer, OptimizerConfig
 from lopt.symmetry.spec import WeightSpec
-from lopt.task import ArraySplit, Datasets, Task
+from lopt.task.base import ArraySplit, Datasets, Task
 
 SPREAD = 0.2  # s
 RATE = 0.1  # theta at its start

@@ -12,10 +12,10 @@ from lopt.benchmarks.in_use import NETWORKS
 from lopt.benchmarks.machine import peak_megabytes, planned_memory
 from lopt.benchmarks.synthetic import SyntheticMLPConfig, hidden_width
 from lopt.estimators.pes import PESConfig
-from lopt.mixture import set_up
-from lopt.optimizer import LearnedMomentumConfig
-from lopt.outer import make_outer_step
-from lopt.trainer import MetaTrainConfig, initial_state, on_devices, particle_mesh, use_all_cores
+from lopt.optimizers.momentum import LearnedMomentumConfig
+from lopt.training.mixture import set_up
+from lopt.training.outer import make_outer_step
+from lopt.training.trainer import MetaTrainConfig, initial_state, on_devices, particle_mesh, use_all_cores
 from lopt.unroll import UnrollConfig
 
 Axis = Literal["weights", "particles", "tensors", "truncation", "devices"]

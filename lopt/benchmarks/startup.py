@@ -47,12 +47,12 @@ def startup(meta_train: Path, experiment: Sequence[str], scripts: Sequence[Path]
     def median(*command: str | Path) -> float:
         return float(np.median([seconds((python, *command)) for _ in range(repeats)]))
 
-    seconds((python, "-c", "import lopt.trainer"))  # the files are in memory from here on
+    seconds((python, "-c", "import lopt.training.trainer"))  # the files are in memory from here on
     import_jax = median("-c", "import jax")
     found = {
         "import_jax_s": import_jax,
         "import_lopt_s": median("-c", "import jax, lopt") - import_jax,
-        "import_trainer_s": median("-c", "import lopt.trainer") - import_jax,
+        "import_trainer_s": median("-c", "import lopt.training.trainer") - import_jax,
         **{f"help_{script.stem}_s": median(script, "--help") for script in scripts},
     }
     steps: Mapping[str, list[float]] = {"off": [], "cold": [], "warm": []}

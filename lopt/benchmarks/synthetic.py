@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lopt.data import ArraySplit, Datasets
 from lopt.symmetry.spec import WeightSpec
-from lopt.task import Batch, Task, TaskConfig
+from lopt.task.base import Batch, Task, TaskConfig
+from lopt.task.data import ArraySplit, Datasets
 
 PyTree = Any
 INPUTS, CLASSES = 64, 10  # of the paper's MLP

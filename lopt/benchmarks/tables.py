@@ -6,7 +6,7 @@ from typing import Any
 
 from lopt.benchmarks.figures import AXES, TITLES, Record, computed_by, newest
 from lopt.benchmarks.growth import growth
-from lopt.summary import markdown
+from lopt.evaluation.summary import markdown
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -82,7 +82,7 @@ def in_use_table(records: Sequence[Record]) -> str:
 def startup_table(records: Sequence[Record]) -> str:
     """A row for each wait, of the newest record."""
     names = {"import_jax_s": "`import jax`", "import_lopt_s": "`import lopt`, beyond that"}
-    names |= {"import_trainer_s": "`import lopt.trainer`, beyond that"}
+    names |= {"import_trainer_s": "`import lopt.training.trainer`, beyond that"}
     for mode, what in (("off", "nothing kept"), ("cold", "programs are written"), ("warm", "programs are read")):
         names[f"first_step_{mode}_s"] = f"one outer step of the smoke config, {what}"
     record = records[-1]

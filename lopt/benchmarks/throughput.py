@@ -18,13 +18,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from lopt.benchmarks.in_use import NETWORKS
 from lopt.benchmarks.machine import peak_megabytes
 from lopt.benchmarks.profile import shares
-from lopt.features import NUM_CHANNELS
-from lopt.mixture import set_up
-from lopt.networks import NetworkConfig
-from lopt.optimizer import LearnedMomentumConfig, LearnedSGDMConfig, OptimizerConfig
-from lopt.outer import make_outer_step
-from lopt.task import Problem, as_family
-from lopt.trainer import MetaTrainConfig, initial_state, on_devices, particle_mesh
+from lopt.features.paper import NUM_CHANNELS
+from lopt.networks.update import NetworkConfig
+from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedSGDMConfig, OptimizerConfig
+from lopt.task.base import Problem, as_family
+from lopt.training.mixture import set_up
+from lopt.training.outer import make_outer_step
+from lopt.training.trainer import MetaTrainConfig, initial_state, on_devices, particle_mesh
 
 MATMUL_SIZE = 2048
 

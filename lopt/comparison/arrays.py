@@ -8,8 +8,8 @@ import numpy as np
 
 from lopt.comparison.results import entries_of, goal
 from lopt.comparison.work import Found
-from lopt.plots import over_seeds
-from lopt.summary import final_losses
+from lopt.evaluation.summary import final_losses
+from lopt.reporting.plots import over_seeds
 
 _EVERY, _MOST = 50, 200  # metrics of every 50th outer step, of fewer where a run would have more than 200 of them
 _METRICS = ("meta_loss", "final_loss", "gradient_norm", "alpha", "beta", "g0", "diverged", "inner_steps_per_s")

@@ -4,10 +4,10 @@ import dataclasses
 import re
 from pathlib import Path
 
-from lopt.families import MixtureConfig
-from lopt.networks import NetworkConfig
-from lopt.optimizer import LearnedMomentumConfig, LearnedSGDMConfig, OptimizerConfig
-from lopt.trainer import MetaTrainConfig
+from lopt.networks.update import NetworkConfig
+from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedSGDMConfig, OptimizerConfig
+from lopt.task.families import MixtureConfig
+from lopt.training.trainer import MetaTrainConfig
 
 _LABEL = re.compile(r"[A-Za-z0-9_]+")
 

@@ -13,8 +13,8 @@ import numpy as np
 from lopt.comparison.results import Row, entries_of, goal, mean_curve, meta_curves, rows
 from lopt.comparison.words import budget_lines, captions, loss_text, speedup_text
 from lopt.comparison.work import Found
-from lopt.plots import loss_axis, over_seeds, style
-from lopt.plots_meta import running_mean
+from lopt.reporting.plots import loss_axis, over_seeds, style
+from lopt.reporting.plots_meta import running_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lopt.config import write_atomically
-from lopt.summary import Curve
+from lopt.evaluation.summary import Curve
 
 _FORMAT = 1
 # RuntimeError and NotImplementedError: flipped bits that zipfile takes for encryption or another compression.

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from lopt.progress import duration
+from lopt.runtime.progress import duration
 
 _SECONDS_BETWEEN_LINES = 60.0
 _SHARE_BETWEEN_LINES = 0.1

@@ -8,20 +8,20 @@ from typing import Any
 
 import jax
 
-from lopt.baselines import find_baseline
 from lopt.comparison.config import Plan, Run
 from lopt.comparison.kept import kept_race, race_once
 from lopt.comparison.state import RunState, chosen_theta, state_of
 from lopt.config import to_dict
 from lopt.estimators.base import PARTICLES
-from lopt.evaluate import RACE, TUNE, EvaluationConfig, tune_baseline
-from lopt.mixture import optimizer_of
-from lopt.optimizer import LearnedOptimizer
-from lopt.race import Competitor, race
-from lopt.summary import Curve
+from lopt.evaluation.baselines import find_baseline
+from lopt.evaluation.evaluate import RACE, TUNE, EvaluationConfig, tune_baseline
+from lopt.evaluation.race import Competitor, race
+from lopt.evaluation.summary import Curve
+from lopt.evaluation.tuning_cache import digest
+from lopt.optimizers.momentum import LearnedOptimizer
 from lopt.symmetry.spec import PyTree
-from lopt.task import Problem
-from lopt.tuning_cache import digest
+from lopt.task.base import Problem
+from lopt.training.mixture import optimizer_of
 
 SEED = 0  # root of the racing and tuning seeds, the same for all runs of a comparison; meta-training never uses these keys
 
@@ -185,7 +185,7 @@ class Bench:
         """A rival by hand, tuned and raced unless its race is kept.
 
         Args:
-          name: as `lopt.baselines.find_baseline` takes it.
+          name: as `lopt.evaluation.baselines.find_baseline` takes it.
           reference: its final loss is the target of speed-ups.
 
         Raises:

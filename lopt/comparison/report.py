@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lopt import checkpoint, config, plots
+from lopt import config
 from lopt.comparison.arrays import curve_arrays, metric_arrays, npz
 from lopt.comparison.figure import comparison_figure
 from lopt.comparison.races import Entry
@@ -15,9 +15,11 @@ from lopt.comparison.results import Row, entries_of, goal, rows
 from lopt.comparison.state import seconds_of
 from lopt.comparison.words import budget_lines, captions, hours, loss_text, outer_steps_text, speedup_text
 from lopt.comparison.work import Found
-from lopt.environment import environment
-from lopt.summary import Estimate, bullets, markdown
-from lopt.tables import finite, plain_json
+from lopt.evaluation.summary import Estimate, bullets, markdown
+from lopt.reporting import plots
+from lopt.reporting.tables import finite, plain_json
+from lopt.runtime.environment import environment
+from lopt.training import checkpoint
 
 THETA_DIR = "theta"
 

@@ -13,8 +13,8 @@ import numpy as np
 from lopt.comparison.races import Entry
 from lopt.comparison.state import seconds_of
 from lopt.comparison.work import Found
-from lopt.plots import over_seeds
-from lopt.summary import Curve, Estimate, Goal, final_losses, target_loss, trailing_mean
+from lopt.evaluation.summary import Curve, Estimate, Goal, final_losses, target_loss, trailing_mean
+from lopt.reporting.plots import over_seeds
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lopt import checkpoint, metrics
 from lopt.comparison.config import Plan, Run
 from lopt.config import check_run_dir
-from lopt.environment import ENVIRONMENT_FILE, read_starts
+from lopt.runtime.environment import ENVIRONMENT_FILE, read_starts
 from lopt.symmetry.spec import PyTree
-from lopt.trainer import BEST_DIR, RESUME_MAY_CHANGE
+from lopt.training import checkpoint, metrics
+from lopt.training.trainer import BEST_DIR, RESUME_MAY_CHANGE
 
 Record = Mapping[str, Any]
 

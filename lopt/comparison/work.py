@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from lopt.baselines import find_baseline
 from lopt.comparison.config import Plan, Run
 from lopt.comparison.progress import Job, PlanProgress
 from lopt.comparison.races import Bench, Entry, Tuned
 from lopt.comparison.state import check_runs, state_of
-from lopt.trainer import DivergedError, meta_train
+from lopt.evaluation.baselines import find_baseline
+from lopt.training.trainer import DivergedError, meta_train
 
 Task = Callable[[PlanProgress], str | None]  # does a job, and says how it ended; None: it is left to another process
 

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from lopt.config.names import name_of, path_of, registered
 from lopt.config.tree import ConfigError, differences, is_config, is_frozen, join, validate
 
 CONFIG_FILE = "config.json"
@@ -44,7 +45,8 @@ def _class_name(cls: type, path: str) -> str:
             f"{path or 'config'} is of the class {cls.__qualname__}, which another process cannot import: it is defined in a "
             "config file, a script or a function; move the class to an importable module and import it from there"
         )
-    return f"{cls.__module__}:{cls.__qualname__}"
+    where = f"{cls.__module__}:{cls.__qualname__}"
+    return name_of(where) or where
 
 
 def _encode(value: Any, path: str) -> Any:
@@ -65,8 +67,8 @@ def _encode(value: Any, path: str) -> Any:
 def to_dict(config: Any) -> dict[str, Any]:
     """A config as what JSON can hold, from which `from_dict` makes an equal one.
 
-    A dataclass becomes an object with its class as `"class": "module:Name"` (no field can have that name), a tuple an array,
-    and a float without a JSON number `{"float": "inf"}`.
+    A dataclass becomes an object with its class as `"class"` (no field can have that name): a registered name (`lopt.config.names`),
+    or `"module:Class"` for a class of somebody else. A tuple becomes an array, and a float without a JSON number `{"float": "inf"}`.
 
     Raises:
       ConfigError: naming the field whose value JSON cannot hold, or whose class cannot be imported again.
@@ -75,8 +77,14 @@ def to_dict(config: Any) -> dict[str, Any]:
     return _encode(config, "")
 
 
-def _find_class(name: Any, path: str) -> type:
-    module, _, qualname = name.partition(":") if isinstance(name, str) else ("", "", "")
+def _find_class(name: Any, path: str, trust: bool) -> type:
+    place = path_of(name) if isinstance(name, str) else None
+    if place is None and not trust:
+        raise ConfigError(
+            f"{path or 'config'} is of the class {name!r}, which is none of lopt's: nothing is imported because a file says so. The "
+            f"names it knows are {', '.join(sorted(registered()))}"
+        )
+    module, _, qualname = (place or str(name)).partition(":")
     try:
         found: Any = importlib.import_module(module)
         for part in qualname.split("."):
@@ -88,16 +96,16 @@ def _find_class(name: Any, path: str) -> type:
     return found
 
 
-def _decode(value: Any, path: str) -> Any:
+def _decode(value: Any, path: str, trust: bool) -> Any:
     if isinstance(value, list):
-        return tuple(_decode(item, f"{path}[{index}]") for index, item in enumerate(value))
+        return tuple(_decode(item, f"{path}[{index}]", trust) for index, item in enumerate(value))
     if not isinstance(value, dict):
         return value
     if value.keys() == {"float"} and value["float"] in ("inf", "-inf", "nan"):
         return float(value["float"])
     if "class" not in value:
         raise ConfigError(f"{path or 'config'} is an object without a 'class'")
-    cls = _find_class(value["class"], path)
+    cls = _find_class(value["class"], path, trust)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     unknown = sorted(value.keys() - fields.keys() - {"class"})
     if unknown:
@@ -107,7 +115,7 @@ def _decode(value: Any, path: str) -> Any:
     missing = [join(path, name) for name in required if name not in value]
     if missing:
         raise ConfigError(f"missing field {', '.join(missing)} of {cls.__name__}")
-    decoded = {name: _decode(value[name], join(path, name)) for name in fields if name in value}
+    decoded = {name: _decode(value[name], join(path, name), trust) for name in fields if name in value}
     try:
         config = cls(**decoded)
     except ValueError as error:  # raised by a class that checks its values
@@ -116,13 +124,17 @@ def _decode(value: Any, path: str) -> Any:
     return config
 
 
-def from_dict(data: dict[str, Any]) -> Any:
+def from_dict(data: dict[str, Any], *, trust: bool = False) -> Any:
     """The config that `to_dict` was given. Fields that were added to a class since, with a default, take the default.
+
+    Args:
+      data: what JSON held.
+      trust: import classes that are not registered, by their paths; only for files of one's own, as importing runs code.
 
     Raises:
       ConfigError: naming the unknown, missing or wrongly typed field, or the class that is missing or not a frozen dataclass.
     """
-    config = _decode(data, "")
+    config = _decode(data, "", trust)
     validate(config)
     return config
 
@@ -145,7 +157,7 @@ def load_run(run_dir: str | Path) -> Any:
     """
     path = Path(run_dir) / CONFIG_FILE
     try:
-        return from_dict(json.loads(path.read_bytes()))
+        return from_dict(json.loads(path.read_bytes()), trust=True)
     except FileNotFoundError as error:
         raise ConfigError(f"no {path}: {run_dir} is not the directory of a run") from error
     except ConfigError as error:

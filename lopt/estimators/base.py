@@ -7,9 +7,9 @@ from typing import NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from lopt.optimizer import LearnedOptimizer
+from lopt.optimizers.momentum import LearnedOptimizer
 from lopt.symmetry.spec import PyTree
-from lopt.task import Datasets, Problem
+from lopt.task.base import Datasets, Problem
 
 PARTICLES = "particles"  # the mesh axis that particles are sharded over
 

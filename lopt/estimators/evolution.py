@@ -20,7 +20,7 @@ from jax.flatten_util import ravel_pytree
 from lopt.estimators.base import EstimatorConfig
 from lopt.estimators.particles import map_batched, summarize
 from lopt.symmetry.spec import PyTree, is_under, named_leaves, unknown_prefixes
-from lopt.task import Datasets
+from lopt.task.base import Datasets
 from lopt.unroll import Clock, Training, Unroll, UnrollConfig, Window, WindowLosses
 
 

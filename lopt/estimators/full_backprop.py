@@ -16,9 +16,9 @@ from jax.sharding import Mesh
 from lopt.estimators.base import Estimator
 from lopt.estimators.particles import check_mesh, is_batched, statistics, step_particles, summarize
 from lopt.estimators.truncated_backprop import TruncatedBackpropConfig
-from lopt.optimizer import LearnedOptimizer
+from lopt.optimizers.momentum import LearnedOptimizer
 from lopt.symmetry.spec import PyTree
-from lopt.task import Datasets, Problem
+from lopt.task.base import Datasets, Problem
 from lopt.unroll import Clock, Training, make_unroll
 
 

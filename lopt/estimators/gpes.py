@@ -28,9 +28,9 @@ from lopt.estimators.particles import (
     statistics,
     step_particles,
 )
-from lopt.optimizer import LearnedOptimizer
+from lopt.optimizers.momentum import LearnedOptimizer
 from lopt.symmetry.spec import PyTree
-from lopt.task import Datasets, Problem
+from lopt.task.base import Datasets, Problem
 from lopt.unroll import Clock, Training, advance, first_clock, make_unroll
 
 

@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 from lopt.estimators.base import Estimator
 from lopt.estimators.evolution import EvolutionConfig
 from lopt.estimators.gpes import gpes
-from lopt.optimizer import LearnedOptimizer
-from lopt.task import Problem
+from lopt.optimizers.momentum import LearnedOptimizer
+from lopt.task.base import Problem
 
 
 @dataclasses.dataclass(frozen=True)

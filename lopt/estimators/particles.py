@@ -10,7 +10,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from lopt.estimators.base import PARTICLES
 from lopt.symmetry.spec import PyTree
-from lopt.task import Datasets
+from lopt.task.base import Datasets
 from lopt.unroll import Clock, Training, Unroll, UnrollConfig, WindowLosses, advance, first_clock
 
 StepParticle = Callable[[jax.Array, PyTree, Datasets, PyTree], Any]  # key, theta, datasets, particle

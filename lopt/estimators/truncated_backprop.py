@@ -15,9 +15,9 @@ from jax.sharding import Mesh
 
 from lopt.estimators.base import Estimator, EstimatorConfig
 from lopt.estimators.particles import Single, check_mesh, go_on, init_singles, is_batched, statistics, step_particles, summarize
-from lopt.optimizer import LearnedOptimizer
+from lopt.optimizers.momentum import LearnedOptimizer
 from lopt.symmetry.spec import PyTree
-from lopt.task import Datasets, Problem
+from lopt.task.base import Datasets, Problem
 from lopt.unroll import UnrollConfig, make_unroll
 
 

@@ -24,11 +24,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lopt.from_loss import task_from_loss
-from lopt.optimizer import LearnedOptimizer
-from lopt.splits import BatchSplit
+from lopt.optimizers.momentum import LearnedOptimizer
 from lopt.symmetry.spec import PyTree, WeightSpec
-from lopt.task import Batch, Datasets, Task
+from lopt.task.base import Batch, Datasets, Task
+from lopt.task.from_loss import task_from_loss
+from lopt.task.splits import BatchSplit
 
 
 def restore_jax_names() -> list[str]:

@@ -4,7 +4,7 @@ A pointwise network gives each of N weights C features. A linear equivariant lay
 every weight with a matrix of few columns, it averages over axes, and it takes diagonals. So a block of weights goes through the
 network while its features stay in the cache of a CPU, and leaves behind only its products and its part of the sums.
 
-Where the process has it, `kernels/digest.cc` does this in one pass (`lopt.layers.native`); without it, and for derivatives, XLA does.
+Where the process has it, `kernels/digest.cc` does this in one pass (`lopt.layers.kernels.ffi`); without it, and for derivatives, XLA does.
 """
 
 import math
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lopt.layers import native
+from lopt.layers.kernels import ffi as native
 from lopt.layers.pointwise import Dense, Pointwise, pointwise, pointwise_bfloat16
 from lopt.layers.pooling import take_blocks
 from lopt.symmetry.basis import Blocks

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lopt.optimizer import LearnedOptimizer
+from lopt.optimizers.momentum import LearnedOptimizer
 from lopt.symmetry.spec import PyTree
-from lopt.task import Batch, Datasets, Problem, Task, as_family
+from lopt.task.base import Batch, Datasets, Problem, Task, as_family
 from lopt.unroll import meta_loss
 from lopt.unroll.clock import Clock
 from lopt.unroll.config import UnrollConfig

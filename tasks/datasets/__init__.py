@@ -1,4 +1,4 @@
-"""Data sets as `lopt.task.Datasets`: four splits, fixed by seed, on the device in their storage type; large texts stream.
+"""Data sets as `lopt.task.base.Datasets`: four splits, fixed by seed, on the device in their storage type; large texts stream.
 
 | name | what | comes from | loader |
 |---|---|---|---|
@@ -18,7 +18,7 @@ an .npz are in `tasks.datasets.npz`. Shrunk images and tokens are kept in $LOPT_
 ~/.cache/lopt; the directory may be deleted at any time. `DatasetError` says what is wrong with a file, and what to do.
 """
 
-from tasks.datasets.cache import cache_root
+from lopt.task import cache_root
 from tasks.datasets.errors import DatasetError
 from tasks.datasets.images import KNOWN_IMAGES, ImageInfo, check_images, load_images, read_images
 from tasks.datasets.stream import StreamingText

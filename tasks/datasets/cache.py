@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from lopt.task import cache_root
 from tasks.datasets.errors import DatasetError
 
 _FORMAT = 1
@@ -35,14 +36,6 @@ _ABANDONED = 2 * 86_400  # seconds after which an unfinished entry is taken away
 
 class DamagedCacheError(DatasetError):
     """A file of the cache that is not what was written."""
-
-
-def cache_root() -> Path:
-    """Where entries are kept: $LOPT_CACHE_DIR, else $XDG_CACHE_HOME/lopt, else ~/.cache/lopt."""
-    if own := os.environ.get("LOPT_CACHE_DIR"):
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(shared) if os.path.isabs(shared) else Path("~/.cache").expanduser()) / "lopt"
 
 
 def fingerprint(paths: Sequence[Path]) -> list[list[Any]]:

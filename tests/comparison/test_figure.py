@@ -11,9 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb
 
-from lopt import plots
 from lopt.comparison.figure import COLORS, GREYS, color_of, comparison_figure
 from lopt.comparison.results import mean_curve
+from lopt.reporting import plots
 from tests.comparison.test_results import ALL, diverging, given_up
 from tests.comparison.toy import found
 

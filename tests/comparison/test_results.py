@@ -9,13 +9,13 @@ import math
 import numpy as np
 import pytest
 
-from lopt import checkpoint
 from lopt.comparison.arrays import metric_arrays, npz
 from lopt.comparison.report import csv_text, readme, table, write_comparison
 from lopt.comparison.results import entries_of, goal, mean_curve, rows
 from lopt.comparison.words import captions, hours, speedup_text
 from lopt.config import load_run
-from lopt.summary import Estimate
+from lopt.evaluation.summary import Estimate
+from lopt.training import checkpoint
 from tests.comparison.toy import EVALUATION, curve, found, records
 
 WINDOW = EVALUATION.smoothing

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from lopt import checkpoint, metrics
 from lopt.comparison import races, work
 from lopt.comparison.config import make_plan
 from lopt.comparison.kept import kept_race
@@ -24,9 +23,10 @@ from lopt.comparison.results import rows
 from lopt.comparison.state import chosen_theta, has_diverged, state_of
 from lopt.comparison.work import InterruptedPlanError, carry_out, collect
 from lopt.config import ConfigError, claim_run_dir
-from lopt.evaluate import RACE, Competitor, race
-from lopt.task import ArraySplit, Datasets
-from lopt.trainer import meta_train
+from lopt.evaluation.evaluate import RACE, Competitor, race
+from lopt.task.base import ArraySplit, Datasets
+from lopt.training import checkpoint, metrics
+from lopt.training.trainer import meta_train
 from tests.comparison.toy import COMPARISON, EXPERIMENT
 
 LABELS = ("SGDM", "DeepSets")

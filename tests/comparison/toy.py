@@ -12,15 +12,15 @@ from lopt.comparison.races import Entry, Tuned
 from lopt.comparison.state import RunState
 from lopt.comparison.work import Found
 from lopt.estimators.pes import PESConfig
-from lopt.evaluate import EvaluationConfig
-from lopt.held_out import HeldOutConfig
-from lopt.networks import DeepSetsConfig
-from lopt.optimizer import LearnedMomentumConfig
-from lopt.outer import OuterConfig
-from lopt.summary import Curve
+from lopt.evaluation.evaluate import EvaluationConfig
+from lopt.evaluation.summary import Curve
+from lopt.networks.update import DeepSetsConfig
+from lopt.optimizers.momentum import LearnedMomentumConfig
 from lopt.symmetry.spec import WeightSpec
-from lopt.task import ArraySplit, Datasets, Task, TaskConfig
-from lopt.trainer import MetaTrainConfig
+from lopt.task.base import ArraySplit, Datasets, Task, TaskConfig
+from lopt.training.held_out import HeldOutConfig
+from lopt.training.outer import OuterConfig
+from lopt.training.trainer import MetaTrainConfig
 from lopt.unroll import UnrollConfig
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lopt.benchmarks.quadratic import RATE, SPREAD, gradient_descent, quadratic_task
-from lopt.trainer import particle_mesh
+from lopt.training.trainer import particle_mesh
 
 
 def expected_losses(rates: jax.Array, truncation: int, moment=1.0, curvature=1.0, spread=SPREAD):

@@ -9,8 +9,8 @@ from lopt.benchmarks import quadratic
 from lopt.estimators.base import PARTICLES
 from lopt.estimators.nres import NRESConfig
 from lopt.estimators.pes import PESConfig
-from lopt.task import Task
-from lopt.trainer import particle_mesh
+from lopt.task.base import Task
+from lopt.training.trainer import particle_mesh
 from lopt.unroll import UnrollConfig
 
 

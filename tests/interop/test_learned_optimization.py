@@ -13,15 +13,15 @@ import optax
 import pytest
 from sklearn.datasets import load_digits
 
-from lopt.baselines import find_baseline
 from lopt.estimators.pes import PESConfig
-from lopt.evaluate import metrics_fn, seed_keys, train_fn
+from lopt.evaluation.baselines import find_baseline
+from lopt.evaluation.evaluate import metrics_fn, seed_keys, train_fn
 from lopt.interop.learned_optimization import as_lo_optimizer, from_lo_task, restore_jax_names
-from lopt.networks import UNFConfig
-from lopt.optimizer import LearnedMomentumConfig, LearnedSGDMConfig
+from lopt.networks.update import UNFConfig
+from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedSGDMConfig
 from lopt.symmetry import WeightSpec
 from lopt.symmetry.compare import same_group
-from lopt.trainer import particle_mesh
+from lopt.training.trainer import particle_mesh
 from lopt.unroll import UnrollConfig
 
 pytestmark = [
@@ -244,7 +244,7 @@ def test_without_the_package_the_error_says_how_to_get_it():
     program = (
         "import sys; sys.modules['learned_optimization'] = None\n"
         "from lopt.interop.learned_optimization import as_lo_optimizer\n"
-        "from lopt.optimizer import LearnedSGDMConfig\n"
+        "from lopt.optimizers.momentum import LearnedSGDMConfig\n"
         "as_lo_optimizer(LearnedSGDMConfig().make(None))\n"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

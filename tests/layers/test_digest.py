@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lopt.features import weight_features
-from lopt.layers import native
+from lopt.features.paper import weight_features
 from lopt.layers.digest import BLOCK, Needs, clip_and_normalize, put_together
 from lopt.layers.digest import digest as digest_tensors
+from lopt.layers.kernels import ffi as native
+from lopt.layers.kernels.build import find_compiler, load_kernels
 from lopt.layers.pointwise import pointwise, pointwise_bfloat16
-from lopt.native_kernels import find_compiler, load_kernels
-from lopt.networks import DeepSetsConfig, UNFConfig
+from lopt.networks.update import DeepSetsConfig, UNFConfig
 from lopt.symmetry.spec import WeightSpec
 
 needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="there is no C++ compiler")

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lopt.features import weight_features
+from lopt.features.paper import weight_features
 from lopt.layers.pointwise import BLOCK, pointwise, pointwise_bfloat16, pointwise_pallas
-from lopt.networks import UNFConfig
+from lopt.networks.update import UNFConfig
 from lopt.symmetry.spec import WeightSpec
 
 

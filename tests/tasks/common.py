@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lopt.symmetry.spec import WeightSpec, named_leaves
-from lopt.task import Task
+from lopt.task.base import Task
 from tasks.registry import task_configs
 
 Place = tuple[str, int]  # leaf path, position among the leaf's factors

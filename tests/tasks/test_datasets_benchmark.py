@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 
-from lopt.environment import stamp
+from lopt.runtime.environment import stamp
 from scripts import benchmark
 from tasks.datasets.benchmark import data_cost
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from lopt.task import Datasets
+from lopt.task.base import Datasets
 from tasks.datasets import DatasetError, StreamingText, check_text, load_text, load_tokenizer, places, tfds
 from tasks.datasets import text as text_module
 from tasks.datasets import text_sources as sources

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lopt.task import Datasets, uniform_index
+from lopt.task.base import Datasets, uniform_index
 from tasks.datasets import TokenSplit
 
 

@@ -1,0 +1,118 @@
+"""Stable names of the classes that stand in files: what config.json and card.json say, wherever the code has moved since.
+
+A file names a class of lopt, or of the tasks beside it, by a registered name such as `"unf"`; a class of somebody else by its path,
+`"module:Class"`, which is imported only where the reader trusts the file. Paths that files had before there were names are read
+through one table of aliases.
+"""
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+
+NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "comparison": "lopt.comparison.config:ComparisonConfig",
+        "deep_sets": "lopt.networks.update:DeepSetsConfig",
+        "evaluation": "lopt.evaluation.evaluate:EvaluationConfig",
+        "family": "lopt.task.families:FamilyConfig",
+        "full_backprop": "lopt.estimators.full_backprop:FullBackpropConfig",
+        "full_es": "lopt.estimators.full_es:FullESConfig",
+        "gpes": "lopt.estimators.gpes:GPESConfig",
+        "gradient_descent": "lopt.benchmarks.quadratic:GradientDescentConfig",
+        "held_out": "lopt.training.held_out:HeldOutConfig",
+        "imported_task": "lopt.task.from_loss:ImportedTaskConfig",
+        "learned_momentum": "lopt.optimizers.momentum:LearnedMomentumConfig",
+        "learned_sgdm": "lopt.optimizers.momentum:LearnedSGDMConfig",
+        "logging": "lopt.training.loggers.base:LoggerConfig",
+        "meta_train": "lopt.training.trainer:MetaTrainConfig",
+        "mixture": "lopt.task.families:MixtureConfig",
+        "nfn": "lopt.networks.update:NFNConfig",
+        "nres": "lopt.estimators.nres:NRESConfig",
+        "outer": "lopt.training.outer:OuterConfig",
+        "pes": "lopt.estimators.pes:PESConfig",
+        "pooled_deep_sets": "lopt.networks.update:PooledDeepSetsConfig",
+        "prediction": "lopt.weight_space.predict:PredictionConfig",
+        "synthetic_mlp": "lopt.benchmarks.synthetic:SyntheticMLPConfig",
+        "truncated_backprop": "lopt.estimators.truncated_backprop:TruncatedBackpropConfig",
+        "truncated_es": "lopt.estimators.truncated_es:TruncatedESConfig",
+        "unf": "lopt.networks.update:UNFConfig",
+        "unroll": "lopt.unroll.config:UnrollConfig",
+        "zoo": "lopt.weight_space.make:ZooConfig",
+    }
+)
+"""Of lopt's own classes: name -> where the class is now. A name is for ever; where it leads may change."""
+
+ALIASES: Mapping[str, str] = MappingProxyType(
+    {
+        "lopt.benchmarks.quadratic:GradientDescentConfig": "gradient_descent",
+        "lopt.benchmarks.synthetic:SyntheticMLPConfig": "synthetic_mlp",
+        "lopt.comparison.config:ComparisonConfig": "comparison",
+        "lopt.estimators.full_backprop:FullBackpropConfig": "full_backprop",
+        "lopt.estimators.full_es:FullESConfig": "full_es",
+        "lopt.estimators.gpes:GPESConfig": "gpes",
+        "lopt.estimators.nres:NRESConfig": "nres",
+        "lopt.estimators.pes:PESConfig": "pes",
+        "lopt.estimators.truncated_backprop:TruncatedBackpropConfig": "truncated_backprop",
+        "lopt.estimators.truncated_es:TruncatedESConfig": "truncated_es",
+        "lopt.evaluate:EvaluationConfig": "evaluation",
+        "lopt.families:FamilyConfig": "family",
+        "lopt.families:MixtureConfig": "mixture",
+        "lopt.from_loss:ImportedTaskConfig": "imported_task",
+        "lopt.held_out:HeldOutConfig": "held_out",
+        "lopt.loggers.base:LoggerConfig": "logging",
+        "lopt.model_zoo.make:ZooConfig": "zoo",
+        "lopt.model_zoo.predict:PredictionConfig": "prediction",
+        "lopt.networks:DeepSetsConfig": "deep_sets",
+        "lopt.networks:NFNConfig": "nfn",
+        "lopt.networks:PooledDeepSetsConfig": "pooled_deep_sets",
+        "lopt.networks:UNFConfig": "unf",
+        "lopt.optimizer:LearnedMomentumConfig": "learned_momentum",
+        "lopt.optimizer:LearnedSGDMConfig": "learned_sgdm",
+        "lopt.outer:OuterConfig": "outer",
+        "lopt.trainer:MetaTrainConfig": "meta_train",
+        "lopt.unroll.config:UnrollConfig": "unroll",
+        "tasks.addition:AdditionConfig": "addition",
+        "tasks.cnn:CNNConfig": "cnn",
+        "tasks.mlp:MLPConfig": "mlp",
+        "tasks.rnn:RNNConfig": "rnn",
+        "tasks.transformer:TransformerConfig": "transformer",
+    }
+)
+"""Paths by which files named classes before there were names -> name."""
+
+
+@cache
+def registered() -> Mapping[str, str]:
+    """Every registered name -> `module:Class`: lopt's, and those of the package `tasks` where it lies beside lopt, as in a clone.
+
+    Example:
+      >>> registered()["unf"]
+      'lopt.networks.update:UNFConfig'
+    """
+    return MappingProxyType({**NAMES, **_names_beside()})
+
+
+def _names_beside() -> Mapping[str, str]:
+    """Those of `tasks/names.py` beside this package; a package of that name elsewhere is somebody else's, and is not imported."""
+    package = Path(__file__).resolve().parents[1]
+    found = importlib.util.find_spec("tasks")
+    places = [] if found is None or found.submodule_search_locations is None else [*found.submodule_search_locations]
+    if [Path(place).resolve() for place in places] != [package.with_name("tasks")]:
+        return {}
+    return importlib.import_module("tasks.names").NAMES
+
+
+def name_of(path: str) -> str | None:
+    """The registered name of the class at `module:Class`; None for somebody else's."""
+    return next((name for name, place in registered().items() if place == path), None)
+
+
+def path_of(name: str) -> str | None:
+    """Where the class is that a file names: by its name, by a path that files once had, or by today's; None for somebody else's."""
+    places = registered()
+    if name in places.values():
+        return name
+    return places.get(ALIASES.get(name, name))

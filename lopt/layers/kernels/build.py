@@ -1,0 +1,129 @@
+"""The kernels in C++, made by the machine's own compiler the first time and kept beside compiled programs.
+
+They are an option of a process, as the number of devices is: which is used changes the order of sums, not what is computed. A machine
+without a compiler goes on with XLA's products.
+"""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+
+import jax
+import jaxlib.version
+
+from lopt.config.caches import compilation_cache_dir
+from lopt.layers.kernels import ffi as native
+
+SETTING = "LOPT_NATIVE"  # `off`: not even where there is a compiler
+SOURCES = Path(__file__).parent
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC")
+COMPILERS = ("c++", "g++", "clang++")
+_TIMEOUT = 120  # seconds
+_registered: dict[str, native.Kernel] = {}  # by name, which XLA takes once
+
+
+class NativeKernelError(RuntimeError):
+    """The kernels cannot be made; the message says why."""
+
+
+def use_native_kernels() -> None:
+    """Let kernels in C++ compute the pointwise layers of update networks on CPU; call before anything is traced.
+
+    When one is first needed it is compiled, which takes some seconds, and from then on read from where compiled programs are kept
+    (`lopt.config.caches`). `LOPT_NATIVE=off` leaves everything to XLA, and so does a machine without a compiler; a compiler that
+    fails is warned of.
+    """
+    native.use(_find)
+
+
+def _find() -> native.Kernel | None:
+    if os.environ.get(SETTING, "").lower() == "off" or find_compiler() is None:
+        return None
+    try:
+        return load_kernels()
+    except NativeKernelError as error:
+        warnings.warn(f"{error}; going on without. {SETTING}=off does so without this warning", stacklevel=2)
+        return None
+
+
+def load_kernels() -> native.Kernel:
+    """Make and load the kernels, and tell XLA of them.
+
+    Raises:
+      NativeKernelError: if there is no compiler, it fails, or what it has made cannot be loaded.
+    """
+    compiler = find_compiler()
+    if compiler is None:
+        raise NativeKernelError(
+            f"the kernels need a C++ compiler: none of {', '.join(COMPILERS)} is on the path, nor named by $CXX"
+        )
+    name = f"lopt_digest_{_identity(compiler)}"  # programs are kept under the name of what they call
+    if name not in _registered:
+        with tempfile.TemporaryDirectory() as scratch:
+            library = open_library(make_library(compiler, (compilation_cache_dir() or Path(scratch)) / f"{name}.so"))
+        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(library.LoptDigest), platform="cpu")
+        library.LoptHasBfloat16.restype = ctypes.c_bool
+        _registered[name] = native.Kernel(name, bool(library.LoptHasBfloat16()))
+    return _registered[name]
+
+
+def make_library(compiler: str, library: Path) -> Path:
+    """Compile the kernels into a file, if it is not there.
+
+    Raises:
+      NativeKernelError: if the compiler fails, or the file cannot be written.
+    """
+    if library.is_file():
+        return library
+    try:
+        library.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
+            made = Path(scratch) / library.name
+            _run([compiler, *FLAGS, "-isystem", jax.ffi.include_dir(), str(SOURCES / "digest.cc"), "-o", str(made)])
+            os.replace(made, library)  # another process may be at it too: whoever is last replaces it by the same
+    except OSError as error:
+        raise NativeKernelError(f"the kernels cannot be written to {library.parent} ({error.strerror})") from error
+    return library
+
+
+def open_library(library: Path) -> ctypes.CDLL:
+    """A library of kernels.
+
+    Raises:
+      NativeKernelError: if the file is none, or another.
+    """
+    try:
+        found = ctypes.CDLL(str(library))
+        _ = found.LoptDigest, found.LoptHasBfloat16
+    except (OSError, AttributeError) as error:
+        raise NativeKernelError(f"{library} cannot be loaded ({error}): delete it, and it is made anew") from error
+    return found
+
+
+def find_compiler() -> str | None:
+    """The path of $CXX, or of the first compiler there is."""
+    return next((found for name in (os.environ.get("CXX"), *COMPILERS) if name and (found := shutil.which(name))), None)
+
+
+def _identity(compiler: str) -> str:
+    """Names what the machine code depends on, beside the kind of processor that the directory is for."""
+    version = _run([compiler, "--version"])
+    sources = [path.read_text() for path in sorted(SOURCES.iterdir()) if path.suffix in (".cc", ".h")]
+    parts = (*sources, version, jaxlib.version.__version__, *FLAGS)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _run(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NativeKernelError(f"{command[0]} cannot be run ({error})") from error
+    if done.returncode:
+        said = "\n".join(done.stderr.strip().splitlines()[:3])
+        raise NativeKernelError(f"{command[0]} cannot compile the kernels:\n{said}")
+    return done.stdout

@@ -1,0 +1,122 @@
+"""The custom call by which XLA for CPU reaches `digest.cc`, once a process has it (`build.use_native_kernels`)."""
+
+import dataclasses
+import functools
+import itertools
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lopt.layers.pointwise import Dense
+
+
+class Kernel(NamedTuple):
+    """A kernel that XLA has been told of.
+
+    Attributes:
+      name: XLA's for it.
+      bfloat16: whether it multiplies bfloat16, as the processor does.
+    """
+
+    name: str
+    bfloat16: bool
+
+
+Find = Callable[[], Kernel | None]
+
+
+@dataclasses.dataclass
+class _Process:
+    """How the kernel of this process is found; None: none is used."""
+
+    find: Find | None = None
+
+
+_process = _Process()
+
+
+def use(find: Find | None) -> None:
+    """Use a kernel; what is already traced stays as it is.
+
+    Args:
+      find: called when a kernel is first needed, returns it, or None if there is none. None: no kernel is used from here on.
+    """
+    _process.find = None if find is None else functools.cache(find)
+
+
+def kernel() -> Kernel | None:
+    """The kernel that computes what it can: on CPU, where there is one."""
+    return None if _process.find is None or jax.default_backend() != "cpu" else _process.find()
+
+
+def is_computed(arrays: Iterable[jax.Array], bfloat16: bool = False) -> bool:
+    """Whether the kernel serves these arrays: all float32, none empty; `bfloat16`: with rounded operands."""
+    found = kernel()
+    return found is not None and (found.bfloat16 or not bfloat16) and all(x.dtype == jnp.float32 and x.size > 0 for x in arrays)
+
+
+def available_cores() -> int:
+    """The cores that this process may use, where the system tells; not all of the machine's, which a container may withhold."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Tensor(NamedTuple):
+    """What the kernel is given of a tensor.
+
+    Attributes:
+      channels: arrays [c, *shape] that together are the c_0 channels; clipped and normalised as `digest` does.
+      matrix: [c_L, K].
+      sums: axes.
+    """
+
+    channels: Sequence[jax.Array]
+    matrix: jax.Array
+    sums: Sequence[int]
+
+
+def digest_call(
+    layers: Sequence[Dense], tensors: Sequence[Tensor], bfloat16: bool = False
+) -> list[tuple[jax.Array, list[jax.Array]]]:
+    """A pointwise network at every weight of some tensors, its features times a matrix, and their sums over axes.
+
+    Args:
+      layers: kernels [c_l, c_{l+1}] and biases, all followed by a ReLU.
+      tensors: at least one.
+      bfloat16: round the operands of the layers' products; not those with the matrices.
+
+    Returns:
+      For each tensor [K, *shape], and for each of its `sums` [c_L, the other axes]; all float32.
+    """
+    found = kernel()
+    assert found is not None
+    shapes = [tensor.channels[0].shape[1:] for tensor in tensors]
+    arrays = [x for layer in layers for x in layer]
+    out: list[jax.ShapeDtypeStruct] = []
+    for tensor, shape in zip(tensors, shapes, strict=True):
+        arrays += [*tensor.channels, tensor.matrix]  # as they are: if reshaped, XLA would compute them here once more
+        features, columns = tensor.matrix.shape
+        sizes = [(columns, *shape), *((features, *shape[:axis], *shape[axis + 1 :]) for axis in tensor.sums)]
+        out += [jax.ShapeDtypeStruct(size, jnp.float32) for size in sizes]
+    call = jax.ffi.ffi_call(found.name, out, vmap_method="sequential")
+    results = iter(
+        call(
+            *arrays,
+            threads=np.int64(max(1, available_cores() // jax.local_device_count())),  # every device has its share of the cores
+            bfloat16=bfloat16,
+            layers=np.int64(len(layers)),
+            inputs=_counts(len(tensor.channels) for tensor in tensors),
+            ranks=_counts(map(len, shapes)),
+            shapes=_counts(itertools.chain(*shapes)),
+            sum_counts=_counts(len(tensor.sums) for tensor in tensors),
+            sums=_counts(itertools.chain(*(tensor.sums for tensor in tensors))),
+        )
+    )
+    return [(next(results), list(itertools.islice(results, len(tensor.sums)))) for tensor in tensors]
+
+
+def _counts(values: Iterable[int]) -> np.ndarray:
+    return np.asarray([*values], np.int64)

@@ -1,0 +1,219 @@
+"""From theta to the learned optimizer for somebody's weights.
+
+What sees every weight alone fits anything. What sees weights together is made for a spec: coefficients that are shared by role for any
+spec, others for that of the weights that they were trained for, under whatever names (`lopt.symmetry.match`).
+"""
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lopt.features.paper import WeightFeatures
+from lopt.networks.update import DeepSetsConfig, NetworkConfig, NFNConfig, PooledDeepSetsConfig, Sizes, UNFConfig, UpdateNetwork
+from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedOptimizer, LearnedSGDMConfig, OptimizerConfig
+from lopt.pretrained.card import BY_ROLE, CardError, check_theta
+from lopt.symmetry.match import match_leaves
+from lopt.symmetry.spec import PyTree, WeightSpec, is_under, named_leaves
+
+_ALONE = (DeepSetsConfig, PooledDeepSetsConfig)  # need no spec: what they share, all weights share
+_HOLDERS = ("/value", "/raw_value")  # flax.nnx puts one of these behind a path, or not, depending on who asks
+
+
+class Trained(NamedTuple):
+    """A trained optimizer before it is fitted to anybody's weights.
+
+    Attributes:
+      name: the shipped one's, or the directory.
+      config: of the learned optimizer.
+      theta: its meta-parameters.
+      specs: of the weights that it was trained on; called only where they are needed, as a run must load its tasks for them.
+      where: the file or run that theta is from, for messages.
+    """
+
+    name: str
+    config: OptimizerConfig
+    theta: PyTree
+    specs: Callable[[], tuple[WeightSpec, ...]]
+    where: str
+
+
+def _network(config: OptimizerConfig) -> NetworkConfig | None:
+    return config.network if isinstance(config, LearnedMomentumConfig) else None
+
+
+def needs_spec(config: OptimizerConfig) -> bool:
+    """Whether an optimizer sees weights together, so that it must know the spec."""
+    return not isinstance(config, LearnedSGDMConfig) and not isinstance(_network(config), _ALONE)
+
+
+def needs_sizes(config: OptimizerConfig) -> bool:
+    """Whether theta depends on the sizes of axes."""
+    network = _network(config)
+    return isinstance(network, NFNConfig) or (isinstance(network, UNFConfig) and network.fixed in ("untied", "folded"))
+
+
+def _by_role(config: OptimizerConfig) -> bool:
+    network = _network(config)
+    return isinstance(network, UNFConfig) and network.share == "role"
+
+
+def transform(trained: Trained, spec: WeightSpec | None) -> optax.GradientTransformationExtraArgs:
+    """The optax transform for the weights of a spec.
+
+    Args:
+      trained: config and theta.
+      spec: of the weights; None where `needs_spec` says so.
+
+    Raises:
+      CardError, SpecError: as `fit`; where `needs_sizes` says so by `init`, when params are first seen.
+    """
+    if spec is None or not needs_spec(trained.config):
+        return fit(trained, None).opt_fn(trained.theta)
+    if needs_sizes(trained.config):
+        return _once_sizes_are_known(trained, spec)
+    return _checked(fit(trained, spec).opt_fn(trained.theta), spec)
+
+
+def fit(trained: Trained, spec: WeightSpec | None, params: PyTree = None) -> LearnedOptimizer:
+    """The learned optimizer for the weights of a spec, of which its theta is known to be one.
+
+    Args:
+      trained: config and theta.
+      spec: of the weights; None where `needs_spec` says so.
+      params: pytree of arrays or shapes, where `needs_sizes` says so.
+
+    Raises:
+      CardError: naming the leaf of theta that does not fit.
+      SpecError: if `params` are not what the spec describes, or it cannot be told which leaf plays which part.
+
+    Warns:
+      UserWarning: if coefficients are shared by role, and most roles of this spec were never trained on.
+    """
+    if spec is None or not needs_spec(trained.config):
+        learned = trained.config.make(WeightSpec(()))
+        check_theta(trained.theta, learned, trained.where, by_role=False)
+        return learned
+    config, sizes, plain = trained.config, None, _plain(spec)
+    if isinstance(config, LearnedMomentumConfig):
+        shared = _by_role(config)
+        known, names = (plain, {path: path for path in plain.paths}) if shared else _find_known(trained, plain)
+        if needs_sizes(config):
+            sizes = known.sizes({names[_plain_path(path)]: leaf for path, leaf in named_leaves(params)})
+        config, spec = dataclasses.replace(config, network=_Renamed(network=config.network, names=tuple(names.items()))), known
+    learned = config.make(spec, sizes)
+    by_role = _by_role(trained.config)
+    check_theta(trained.theta, learned, trained.where, by_role=by_role)
+    if by_role:
+        _warn_of_roles(trained, learned)
+    return learned
+
+
+def _warn_of_roles(trained: Trained, learned: LearnedOptimizer) -> None:
+    wanted, known = (
+        {path for path, _ in named_leaves(theta) if is_under(path, BY_ROLE)}
+        for theta in (jax.eval_shape(learned.init, jax.random.key(0)), trained.theta)
+    )
+    if 2 * len(wanted & known) < len(wanted):
+        warnings.warn(
+            f"'{trained.name}' knows {len(wanted & known)} of the {len(wanted)} relations between these weights; the others, which were "
+            "in none of the networks that it was trained on, add nothing to its updates",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _find_known(trained: Trained, spec: WeightSpec) -> tuple[WeightSpec, dict[str, str]]:
+    """The spec among those that theta was trained for that is this one but for names, and its leaf for each of this one's."""
+    found = trained.specs()
+    for known in found:
+        names = match_leaves(spec, known)
+        if names is not None:
+            return _with_sizes(known, spec, names), names
+    listing = "\nor\n".join(str(known) for known in found)
+    raise CardError(
+        f"{trained.where}: its coefficients are not shared by role, so this theta serves only networks like the one it was trained on, "
+        f"of any widths:\n{listing}\nbut the spec is\n{spec}"
+    )
+
+
+def _with_sizes(known: WeightSpec, spec: WeightSpec, names: Mapping[str, str]) -> WeightSpec:
+    """`known` with the sizes that `spec` was given for the factors of its axes, as these weights may have others."""
+    given, sizes = dict(spec.known_sizes), {}
+    for path in spec.paths:
+        ours, theirs = spec.factors(path), known.factors(names[path])
+        if len(ours) == len(theirs):
+            sizes |= {other.name: given[one.name] for one, other in zip(ours, theirs, strict=True) if one.name in given}
+    return dataclasses.replace(known, known_sizes=tuple(sorted(sizes.items())))
+
+
+def _plain_path(path: str) -> str:
+    return next((path.removesuffix(holder) for holder in _HOLDERS if path.endswith(holder)), path)
+
+
+def _plain(spec: WeightSpec) -> WeightSpec:
+    return dataclasses.replace(spec, leaves=tuple((_plain_path(path), axes) for path, axes in spec.leaves))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Renamed(NetworkConfig):
+    """A network for weights that are called otherwise than in the spec that it is made for."""
+
+    network: NetworkConfig = UNFConfig()
+    names: tuple[tuple[str, str], ...] = ()
+    """Path of a leaf, and its path in the spec."""
+
+    def make(self, spec: WeightSpec, sizes: Sizes = None) -> UpdateNetwork:
+        network, names = self.network.make(spec, sizes), dict(self.names)
+
+        def apply(theta: PyTree, features: WeightFeatures) -> dict[str, jax.Array]:
+            by_path = {field: value for field, value in features._asdict().items() if isinstance(value, Mapping)}
+            known = {path: names[_plain_path(path)] for field in by_path.values() for path in field}
+            renamed = {field: {known[path]: x for path, x in value.items()} for field, value in by_path.items()}
+            out = network.apply(theta, features._replace(**renamed))
+            return {path: out[name] for path, name in known.items()}
+
+        return UpdateNetwork(network.init, apply)
+
+
+def _checked(tx: optax.GradientTransformationExtraArgs, spec: WeightSpec) -> optax.GradientTransformationExtraArgs:
+    """The transform, whose `init` says which leaf of the params the spec does not describe."""
+
+    def init(params: PyTree) -> Any:
+        _plain(spec).validate(_shapes(params))
+        return tx.init(params)
+
+    return optax.GradientTransformationExtraArgs(init, tx.update)
+
+
+def _shapes(params: PyTree) -> dict[str, jax.ShapeDtypeStruct]:
+    return {_plain_path(path): jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.float32) for path, leaf in named_leaves(params)}
+
+
+def _once_sizes_are_known(trained: Trained, spec: WeightSpec) -> optax.GradientTransformationExtraArgs:
+    """For a theta that depends on sizes: the network is built when params are first seen, and kept."""
+
+    @functools.cache
+    def built(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> optax.GradientTransformationExtraArgs:
+        params = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes}
+        return fit(trained, spec, params).opt_fn(trained.theta)
+
+    def of(params: PyTree) -> optax.GradientTransformationExtraArgs:
+        shapes = _shapes(params)
+        return built(tuple((path, leaf.shape) for path, leaf in shapes.items()))
+
+    def init(params: PyTree) -> Any:
+        _plain(spec).validate(_shapes(params))
+        return of(params).init(params)
+
+    def update(updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any) -> tuple[PyTree, Any]:
+        if params is None:
+            raise ValueError("a learned optimizer sees the weights: call update(grads, state, params)")
+        return of(params).update(updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(init, update)

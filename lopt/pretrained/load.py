@@ -1,0 +1,159 @@
+"""Trained optimizers as optax transforms: shipped ones by name, those of run directories, folders, and repositories of the Hub.
+
+An update network that sees a weight together with others must know which axes of which weights belong together: it takes a spec, which
+`lopt.symmetry.infer_spec` reads off the loss. One that sees every weight alone needs none (`lopt.pretrained.bind`).
+"""
+
+import difflib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import optax
+
+from lopt.config import CONFIG_FILE, ConfigError, from_dict, load_run
+from lopt.pretrained import hub
+from lopt.pretrained.bind import Trained, needs_spec, transform
+from lopt.pretrained.card import CARD_FILE, THETA_FILE, Card, CardError, card_optimizer, card_specs, read_card, read_folder
+from lopt.symmetry.spec import PyTree, WeightSpec
+from lopt.task.families import TaskMixture
+from lopt.training import checkpoint
+
+SHIPPED = Path(__file__).with_name("weights")
+
+
+class Catalogue(Mapping[str, Card]):
+    """Cards by name; shown as a table of names and summaries."""
+
+    def __init__(self, cards: Mapping[str, Card]) -> None:
+        self._cards = dict(cards)
+
+    def __getitem__(self, name: str) -> Card:
+        return self._cards[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._cards)
+
+    def __len__(self) -> int:
+        return len(self._cards)
+
+    def __repr__(self) -> str:
+        width = max(map(len, self._cards), default=0)
+        return "\n".join(f"{name:<{width}}  {card.summary}" for name, card in self._cards.items())
+
+
+def available() -> Catalogue:
+    """The optimizers that are shipped with the package: name -> `Card`.
+
+    Example:
+      >>> "small-mixture-unf" in available()
+      True
+    """
+    return Catalogue({folder.name: read_card(folder) for folder in sorted(SHIPPED.iterdir()) if folder.is_dir()})
+
+
+def load(
+    source: str | os.PathLike[str], *, spec: WeightSpec | None = None, best: bool = True
+) -> optax.GradientTransformationExtraArgs:
+    """A trained optimizer as an optax transform: `update(grads, state, params)` in any loop, chain or wrapper.
+
+    Args:
+      source: the name of a shipped optimizer (`available()` lists them); a run directory; a folder with theta.safetensors and
+        card.json; or `hf://owner/name`, with `@revision` if need be, for such a folder in a repository of the Hub. A name wins over a
+        directory that is called so; `./name` is the directory.
+      spec: which axes of the weights may be permuted together, `infer_spec(loss, params, batch)`. Needed by networks that see weights
+        together (UNF, NFN); the others ignore it.
+      best: of a run, the theta that did best in its held-out evaluations, where there were any; False: the newest.
+
+    Returns:
+      The transform. It needs `params`, keeps their dtypes and computes in float32. Its state holds 28 bytes a weight; 4 where there is
+      no update network.
+
+    Raises:
+      ValueError: if there is no such optimizer, or it needs a spec and none is given; says what to pass.
+      CardError: naming the file that is missing, damaged or exchanged, or the leaf of theta that does not fit its config or the spec.
+      CheckpointError: naming the run without a checkpoint that is whole.
+      ImportError: if the Hub's client is not installed.
+
+    Example:
+      >>> tx = load("small-mixture-deep-sets")
+      >>> params = {"w": jnp.ones((3, 2)), "b": jnp.zeros(2)}
+      >>> updates, state = tx.update(params, tx.init(params), params)
+      >>> updates["w"].shape
+      (3, 2)
+    """
+    trained = open_trained(source, best=best)
+    if spec is None and needs_spec(trained.config):
+        raise ValueError(_no_spec(trained.name))
+    return transform(trained, spec)
+
+
+def open_trained(source: str | os.PathLike[str], *, best: bool = True) -> Trained:
+    """Read a trained optimizer; arguments and errors as of `load`."""
+    name = os.fspath(source)
+    if name.startswith(hub.SCHEME):
+        return _from_folder(hub.download(name), name)
+    shipped = SHIPPED / name
+    if os.path.basename(name) == name and (shipped / CARD_FILE).is_file():
+        return _from_folder(shipped, name)
+    path = Path(name)
+    if (path / CARD_FILE).is_file():
+        return _from_folder(path, name)
+    if (path / CONFIG_FILE).is_file():
+        return _from_run(path, best)
+    if path.is_dir():
+        raise CardError(
+            f"{path} is neither a run, with {CONFIG_FILE}, nor an optimizer's folder, with {CARD_FILE} and {THETA_FILE}"
+        )
+    names = sorted(available())
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    raise ValueError(f"there is no optimizer and no directory '{name}'; {hint}The shipped optimizers are: {', '.join(names)}")
+
+
+def is_trained(name: str) -> bool:
+    """Whether a name is meant as that of a trained optimizer, rather than of one by hand: shipped, a path, an address, or a directory."""
+    shipped = os.path.basename(name) == name and (SHIPPED / name / CARD_FILE).is_file()
+    return shipped or os.sep in name or any((Path(name) / file).is_file() for file in (CONFIG_FILE, CARD_FILE))
+
+
+def run_theta(run_dir: str | Path, *, best: bool = True) -> tuple[PyTree, int]:
+    """The theta of a run, and the outer step it is of: the best by held-out evaluations where there were any, or the newest.
+
+    Raises:
+      CheckpointError: if there is no checkpoint that is whole.
+    """
+    kept = Path(run_dir) / checkpoint.BEST_DIR
+    source = kept if best and checkpoint.steps(kept) else Path(run_dir)
+    return checkpoint.load_newest_theta(source)
+
+
+def _from_folder(folder: Path, name: str) -> Trained:
+    card, theta = read_folder(folder)
+    return Trained(name, card_optimizer(card, folder), theta, lambda: card_specs(card, folder), str(folder / THETA_FILE))
+
+
+def _from_run(run_dir: Path, best: bool) -> Trained:
+    path = run_dir / CONFIG_FILE
+    try:
+        config = from_dict(json.loads(path.read_bytes())["optimizer"])  # its tasks need not be importable here
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: the config of the optimizer cannot be read: {error}") from error
+    theta, _ = run_theta(run_dir, best=best)
+
+    def specs() -> tuple[WeightSpec, ...]:
+        made = load_run(run_dir).task.make()
+        return tuple(problem.spec for problem in (made.problems if isinstance(made, TaskMixture) else (made,)))
+
+    return Trained(str(run_dir), config, theta, specs, str(run_dir))
+
+
+def _no_spec(name: str) -> str:
+    alone = [other for other, card in available().items() if not needs_spec(card_optimizer(card, SHIPPED / other))]
+    return (
+        f"'{name}' updates a weight by what it sees of others, so it must know which axes of the weights belong together. Write\n"
+        f"    from lopt.symmetry import infer_spec\n"
+        f"    tx = lopt.load({name!r}, spec=infer_spec(loss, params, batch))\n"
+        f"with what your loss takes after params, or load one that needs no spec: {', '.join(alone)}"
+    )

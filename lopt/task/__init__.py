@@ -1,0 +1,31 @@
+"""What an inner problem must offer: tasks, families of them, their data, and how to make one of any loss."""
+
+from lopt.config.caches import cache_root
+from lopt.task.base import (
+    ArraySplit,
+    Batch,
+    Datasets,
+    DataStream,
+    Problem,
+    Split,
+    Task,
+    TaskConfig,
+    TaskFamily,
+    as_family,
+    uniform_index,
+)
+
+__all__ = [
+    "ArraySplit",
+    "Batch",
+    "DataStream",
+    "Datasets",
+    "Problem",
+    "Split",
+    "Task",
+    "TaskConfig",
+    "TaskFamily",
+    "as_family",
+    "cache_root",
+    "uniform_index",
+]

@@ -1,0 +1,163 @@
+"""A task of anybody's own: an initialiser, a loss and data; its symmetry is inferred."""
+
+import dataclasses
+import functools
+import importlib
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from lopt.symmetry import WeightSpec, infer_spec
+from lopt.symmetry.spec import PyTree, named_leaves
+from lopt.task.base import Batch, Datasets, DataStream, Problem, Task, TaskConfig
+from lopt.task.splits import split_arrays
+
+_DRAWS = 8  # initialisations whose mean loss is the initial loss
+
+
+def task_from_loss(
+    init: Callable[[jax.Array], PyTree],
+    loss: Callable[..., Any],
+    datasets: Datasets | DataStream | Mapping[str, ArrayLike],
+    *,
+    name: str = "task",
+    metrics: Callable[..., dict[str, jax.Array]] | None = None,
+    has_state: bool = False,
+    spec: WeightSpec | None = None,
+    initial_loss: float | None = None,
+    normalizer: Callable[[jax.Array], jax.Array] | None = None,
+    batch_size: int = 128,
+    split_seed: int = 0,
+) -> Task:
+    """A task of any JAX loss, whatever library its model is written in.
+
+    Args:
+      init: `init(key) -> params`, a pytree whose leaves are all arrays. Of a model that holds other things too (activations, sizes),
+        give its arrays, and put it together again in the loss: `equinox.partition` and `combine`, `flax.nnx.split` and `merge`.
+      loss: `loss(params, key, batch) -> scalar`; `key` is a typed key, for dropout and the like.
+      datasets: what batches are drawn from: a `Datasets`, a `DataStream`, or arrays of N examples, name -> [N, ...], which are split
+        into train, inner valid, outer valid and test, 70 : 10 : 10 : 10, and moved to the device.
+      name: for logs and tables.
+      metrics: `metrics(params, key, batch) -> {name: scalar}`, reported on the test split.
+      has_state: the model has a state that is not trained (running statistics): then `init(key) -> (params, state)`,
+        `loss(params, state, key, batch) -> (loss, state)` and `metrics(params, state, key, batch)`.
+      spec: the symmetry of the loss. None: inferred from it. A dropped-out axis is then fixed, as a mask moves the loss of one key;
+        give `infer_spec` of the loss without dropout to have it permutable.
+      initial_loss: loss of a constant prediction (ln of the number of classes), against which losses are capped. None: the mean loss
+        of some initialisations on training batches.
+      normalizer: maps a loss to a scale common to all tasks that are mixed; None: the identity.
+      batch_size: B, where `datasets` are arrays.
+      split_seed: of the split, where `datasets` are arrays.
+
+    Returns:
+      A `Task`.
+
+    Raises:
+      ValueError: if a leaf of the params is not an array, the loss is not a scalar of a real float type, the loss of the
+        initialisations is not finite, or not positive and `initial_loss` is not given, or the arrays do not fit together.
+      SpecError: if the params have no leaves, or the spec does not describe them.
+
+    Example:
+      >>> x = np.random.default_rng(0).normal(size=(100, 3)).astype(np.float32)
+      >>> def init(key):
+      ...     return {"w0": jax.random.normal(key, (3, 4)), "w1": jnp.ones((4, 2))}
+      >>> def loss(params, key, batch):
+      ...     error = jnp.tanh(batch["x"] @ params["w0"]) @ params["w1"] - batch["y"]
+      ...     return jnp.mean(error**2)
+      >>> print(task_from_loss(init, loss, {"x": x, "y": x[:, :2]}, batch_size=8).spec)
+      w0  w0.in! w0
+      w1  w0 w1.out!
+    """
+    data = split_arrays(datasets, batch_size, seed=split_seed) if isinstance(datasets, Mapping) else datasets
+    suffix = "_with_state" if has_state else ""
+    functions = {f"init{suffix}": init, f"loss{suffix}": loss, f"metrics{suffix}": metrics, "normalizer": normalizer}
+    given: dict[str, Any] = {field: fn for field, fn in functions.items() if fn is not None}
+
+    def start(key: jax.Array) -> tuple[PyTree, PyTree]:
+        return init(key) if has_state else (init(key), ())
+
+    def loss_alone(params: PyTree, state: PyTree, key: jax.Array, batch: Batch) -> jax.Array:
+        return loss(params, state, key, batch)[0] if has_state else loss(params, key, batch)
+
+    key = jax.random.key(0)
+    params, state = start(key)
+    _check_params(name, params)
+    batch = data.at(0).train.batch(key)
+    _check_loss(name, jax.eval_shape(loss_alone, params, state, key, batch))
+    if spec is None:
+        spec = infer_spec(loss_alone, params, state, key, batch)
+    spec.validate(params)
+    if initial_loss is None:
+        initial_loss = _mean_initial_loss(name, start, loss_alone, data.at(0))
+    return Task(name=name, spec=spec, datasets=data, initial_loss=initial_loss, **given)
+
+
+def _check_params(name: str, params: PyTree) -> None:
+    for path, leaf in named_leaves(params):
+        if not isinstance(leaf, jax.Array | np.ndarray):
+            raise ValueError(
+                f"init of task '{name}' returns at '{path}' {leaf!r}, which is not an array; let it return the arrays alone and put "
+                "the model together in the loss, as equinox.partition and equinox.combine or flax.nnx.split and flax.nnx.merge do"
+            )
+
+
+def _check_loss(name: str, loss: Any) -> None:
+    if getattr(loss, "shape", None) != () or not jnp.issubdtype(loss.dtype, jnp.floating):
+        raise ValueError(f"the loss of task '{name}' is to be a scalar of a real float type, but it is {loss}")
+
+
+def _mean_initial_loss(name: str, start: Callable[[jax.Array], Any], loss: Callable[..., jax.Array], datasets: Datasets) -> float:
+    def one(datasets: Datasets, key: jax.Array) -> jax.Array:
+        init_key, batch_key, loss_key = jax.random.split(key, 3)
+        return loss(*start(init_key), loss_key, datasets.train.batch(batch_key)).astype(jnp.float32)
+
+    keys = jax.random.split(jax.random.key(0), _DRAWS)
+    mean = float(jnp.mean(jax.jit(lambda datasets: jax.lax.map(functools.partial(one, datasets), keys))(datasets)))
+    if not math.isfinite(mean) or mean <= 0:
+        raise ValueError(
+            f"the loss of task '{name}' is {mean} on average over {_DRAWS} initialisations, which says nothing about its scale; "
+            "give initial_loss, the loss of a constant prediction"
+            + ("" if math.isfinite(mean) else ", and see that init gives weights at which the loss is finite")
+        )
+    return mean
+
+
+@dataclasses.dataclass(frozen=True)
+class ImportedTaskConfig(TaskConfig):
+    """A task that a function of your own makes, so that it can be meta-trained on in a run directory like any other."""
+
+    function: str
+    """`module:function`, called without arguments, of a module that Python finds (installed, or in a directory on PYTHONPATH)."""
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` unless the function reads `module:function`."""
+        module, _, function = self.function.partition(":")
+        if not module or not function.isidentifier():
+            raise ValueError(f"function must read module:function, such as 'my_tasks:make_task', not '{self.function}'")
+
+    def make(self) -> Problem:
+        """Import the module and call the function.
+
+        Raises:
+          ValueError: if the module or the function is missing, or it returns something else than a task or a family.
+        """
+        name, _, function = self.function.partition(":")
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # the module is there; one that it imports is not
+            raise ValueError(
+                f"no module '{error.name}' for the task '{self.function}'; put its directory on PYTHONPATH"
+            ) from error
+        if not hasattr(module, function):
+            raise ValueError(f"the module '{name}' ({module.__file__}) has no function '{function}' to make the task")
+        problem = getattr(module, function)()
+        if not isinstance(problem, Problem):
+            raise ValueError(f"'{self.function}' must return a lopt.task.base.Task or TaskFamily, but returned {problem!r}")
+        return problem

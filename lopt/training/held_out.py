@@ -1,0 +1,84 @@
+"""How good theta is while it is being trained: short inner trainings on seeds, and on tasks, that meta-training never sees."""
+
+import dataclasses
+import zlib
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+
+from lopt.evaluation.evaluate import seed_keys, train_fn
+from lopt.evaluation.summary import final_losses
+from lopt.optimizers.momentum import OptimizerConfig
+from lopt.symmetry.spec import PyTree
+from lopt.task.base import Problem, TaskConfig
+from lopt.training.mixture import check_serves, optimizer_of
+
+HELD_OUT = zlib.crc32(b"lopt.training.held_out")  # folded into the root key, far beyond any outer step
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOutConfig:
+    """Evaluation on held-out seeds and tasks during meta-training; the best theta by it is kept in `best/` of the run."""
+
+    every: int = 0
+    """Outer steps between two evaluations; 0: none."""
+    tasks: tuple[TaskConfig, ...] = ()
+    """Tasks that are not trained on; none: those of the training, from initialisations of their own."""
+    steps: int = 300
+    """Inner steps of each training."""
+    seeds: int = 4
+    """Initialisations of each task."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("every", 0), ("steps", 1), ("seeds", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"held_out.{name} must be at least {least}, got {getattr(self, name)}")
+
+
+def make_held_out(
+    config: HeldOutConfig, optimizer: OptimizerConfig, trained_on: Mapping[str, Problem], theta: PyTree, seed: int
+) -> Callable[[PyTree], dict[str, float]]:
+    """`evaluate(theta) -> metrics`: the final training loss on each task, and their mean relative to a constant prediction.
+
+    A loss is averaged over seeds and the last tenth of the steps; one that is not finite counts as that of a constant prediction, or
+    as the loss at which it was last finite if that is larger.
+
+    Args:
+      config: tasks, steps, seeds.
+      optimizer: the learned optimizer.
+      trained_on: the problems of the training, by name.
+      theta: of the shapes that `evaluate` will get.
+      seed: of the run.
+
+    Returns:
+      A function whose metrics are `held_out/TASK` and, the smaller the better, `held_out/score`.
+
+    Raises:
+      ValueError: naming the task that theta cannot serve.
+    """
+    made = [task.make() for task in config.tasks]
+    problems = {problem.name: problem for problem in made} or dict(trained_on)
+    if made and len(problems) < len(made):
+        raise ValueError(f"two held-out tasks have the same name: {[problem.name for problem in made]}")
+    key = jax.random.fold_in(jax.random.key(seed), HELD_OUT)
+    races = {}
+    for name, problem in problems.items():
+        learned = optimizer_of(optimizer, problem)
+        check_serves(learned, theta, problem)
+        keys = seed_keys(jax.random.fold_in(key, zlib.crc32(name.encode())), config.seeds)
+        races[name] = (train_fn(problem, learned.opt_fn, config.steps), keys, problem)
+    window = max(1, config.steps // 10)
+
+    def evaluate(theta: PyTree) -> dict[str, float]:
+        found, relative = {}, []
+        for name, (train, keys, problem) in races.items():
+            losses = np.asarray(train(theta, keys, problem.datasets.at(0))[1])
+            scale = getattr(problem, "example", problem).initial_loss
+            largest = np.max(losses, axis=1, where=np.isfinite(losses), initial=scale)
+            losses = np.where(np.isfinite(losses), losses, largest[:, None])
+            found[f"held_out/{name}"] = float(final_losses(losses, window).mean())
+            relative.append(found[f"held_out/{name}"] / scale)
+        return found | {"held_out/score": float(np.mean(relative))}
+
+    return evaluate

@@ -1,0 +1,161 @@
+"""What predictors came to on a zoo: kept for each method, and shown as a table beside the paper's."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from lopt.config import to_dict, write_atomically
+from lopt.evaluation.summary import markdown
+from lopt.reporting.plots import png
+from lopt.runtime.environment import stamp
+from lopt.weight_space.plots import scatter_figure
+from lopt.weight_space.predict import Prediction, PredictionConfig, Scores, kendall_tau
+from lopt.weight_space.store import ZooError
+
+# Kendall's tau on the test part, "Universal Neural Functionals" (NeurIPS 2024), table 1: on a zoo that was not released.
+PAPER: Mapping[str, str] = MappingProxyType({"unf": ".8968 ± .0006", "statnn": ".8839 ± .0007", "deep_sets": ".8306 ± .0006"})
+_RESAMPLES = 200  # of the test part
+_ORDER = ("unf", "shared_unf", "statnn", "pooled_deep_sets", "deep_sets")
+
+
+def write_predictions(
+    out: Path, config: PredictionConfig, predictions: Sequence[Prediction], *, label: str, models: int, zoo: str
+) -> None:
+    """Keep a method's predictions: `METHOD.json` with config, scores of every seed, and predictions on the test part."""
+    content = {
+        "config": to_dict(config),
+        "zoo": {"name": zoo, "models": models, "label": label},
+        "environment": stamp(),
+        "seeds": [_encode(one) for one in predictions],
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / f"{config.method}.json", (json.dumps(content, allow_nan=False) + "\n").encode())
+
+
+def _encode(one: Prediction) -> dict[str, Any]:
+    scores = {part: {k: _finite(v) for k, v in getattr(one, part)._asdict().items()} for part in ("valid", "test")}
+    arrays = {name: [float(f"{x:.5g}") for x in getattr(one, name)] for name in ("predicted", "labels")}
+    return {"seed": one.seed, "epoch": one.epoch, "epochs": one.epochs, **scores, **arrays}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def kept_predictions(
+    out: Path, config: PredictionConfig, *, label: str, models: int, zoo: str, seeds: Sequence[int]
+) -> list[Prediction]:
+    """Those of some seeds that a directory has of a method: what was interrupted need not be done again.
+
+    Raises:
+      ZooError: if they are of another zoo or label, or were trained with other settings, or the file cannot be read.
+    """
+    path = out / f"{config.method}.json"
+    if not path.is_file():
+        return []
+    seeds_there, content = _read(path)
+    before, now = content["config"], to_dict(config)
+    differ = [f"{name} {before.get(name)!r}, now {value!r}" for name, value in now.items() if before.get(name) != value]
+    if content["zoo"] != {"name": zoo, "models": models, "label": label}:
+        differ.append(f"the zoo {content['zoo']}")
+    if differ:
+        raise ZooError(f"{path} holds predictions with {'; '.join(differ)}: give these another --out, or delete the file")
+    return [one for one in seeds_there if one.seed in seeds]
+
+
+def _read(path: Path) -> tuple[list[Prediction], dict[str, Any]]:
+    try:
+        content = json.loads(path.read_text())
+        seeds = [_decode(one) for one in content["seeds"]]
+        _ = content["zoo"], content["config"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ZooError(f"{path} does not hold predictions: {error}") from error
+    return seeds, content
+
+
+def read_predictions(out: Path) -> tuple[dict[str, list[Prediction]], dict[str, Any]]:
+    """Method -> its seeds, of all that is kept in a directory, and the zoo that they are of.
+
+    Raises:
+      ZooError: if a file cannot be read, or two are of different zoos.
+    """
+    found: dict[str, list[Prediction]] = {}
+    zoo: dict[str, Any] = {}
+    for method in _ORDER:
+        path = out / f"{method}.json"
+        if not path.is_file():
+            continue
+        found[method], content = _read(path)
+        of = content["zoo"]
+        if zoo and of != zoo:
+            raise ZooError(f"{path} is of another zoo ({of}) than the others in {out} ({zoo}): give each zoo its own --out")
+        zoo = of
+    return found, zoo
+
+
+def _decode(one: dict[str, Any]) -> Prediction:
+    valid, test = (Scores(**{k: math.nan if v is None else v for k, v in one[part].items()}) for part in ("valid", "test"))
+    predicted, labels = np.array(one["predicted"]), np.array(one["labels"])
+    return Prediction(one["seed"], one["epoch"], one["epochs"], valid, test, predicted, labels)
+
+
+def table(predictions: Mapping[str, Sequence[Prediction]]) -> list[list[str]]:
+    """The lines of the table, its header first: means over seeds and their standard errors."""
+    lines = [["method", "Kendall tau", "R^2", "cross entropy", "epoch", "seeds", "tau in the paper"]]
+    for method, seeds in predictions.items():
+        test = [one.test for one in seeds]
+        cells = [_estimate([getattr(scores, name) for scores in test]) for name in ("tau", "r2", "loss")]
+        epoch = f"{np.mean([one.epoch for one in seeds]):.1f}"
+        lines.append([method, *cells, epoch, str(len(seeds)), PAPER.get(method, "-")])
+    return lines
+
+
+def differences(predictions: Mapping[str, Sequence[Prediction]]) -> list[list[str]]:
+    """How far each method's tau is above StatNN's, the header first; none without StatNN.
+
+    The standard error is that over the models of the test part, which a mean over seeds does not show: they are drawn with
+    replacement, the same for both methods.
+    """
+    base = predictions.get("statnn")
+    if base is None or len(predictions) == 1:
+        return []
+    others = [[method, _difference(seeds, base)] for method, seeds in predictions.items() if method != "statnn"]
+    return [["method", "tau above StatNN's"], *others]
+
+
+def _difference(seeds: Sequence[Prediction], base: Sequence[Prediction]) -> str:
+    count = len(seeds[0].labels)
+    draws = np.random.default_rng(0).integers(count, size=(_RESAMPLES, count))
+
+    def gap(index: np.ndarray) -> float:
+        one, other = (np.mean([kendall_tau(p.predicted[index], p.labels[index]) for p in found]) for found in (seeds, base))
+        return float(one - other)
+
+    return f"{gap(np.arange(count)):+.4f} ± {np.std([gap(index) for index in draws], ddof=1):.4f}"
+
+
+def _estimate(values: Sequence[float]) -> str:
+    array = np.asarray(values, np.float64)
+    if len(array) == 1:
+        return f"{array[0]:.4f}"
+    return f"{array.mean():.4f} ± {array.std(ddof=1) / math.sqrt(len(array)):.4f}"
+
+
+def write_report(out: Path) -> list[Path]:
+    """The table and the picture of all methods that are kept in a directory: `table.md`, `scatter.png`."""
+    predictions, zoo = read_predictions(out)
+    text = [
+        f"Predicting {zoo['label']} from the weights of {zoo['models']:,} models ({zoo['name']}); the test part of the zoo.\n"
+    ]
+    text += [markdown(table(predictions)), "", "Means over seeds of theta and order, and their standard errors.\n"]
+    if further := differences(predictions):
+        text += [markdown(further), "", "Standard errors over the models of the test part, by resampling.\n"]
+    paths = [out / "table.md", out / "scatter.png"]
+    write_atomically(paths[0], "\n".join(text).encode())
+    write_atomically(paths[1], png(scatter_figure(predictions, label=zoo["label"])))
+    return paths

@@ -1,0 +1,213 @@
+"""The update rule: its arithmetic, its equivariance, and its manners as an optax transform."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lopt.features.paper import MOMENTUM_DECAYS, NUM_CHANNELS, clip_and_normalize, time_features, weight_features
+from lopt.networks.update import DeepSetsConfig, UNFConfig
+from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedSGDMConfig
+from lopt.symmetry.spec import WeightSpec
+
+SPEC = WeightSpec.parse(
+    {"dense0": {"bias": "hidden", "kernel": "pixels! hidden"}, "dense1": {"bias": "classes!", "kernel": "hidden classes!"}}
+)
+CONFIGS = {
+    "unf": LearnedMomentumConfig(network=UNFConfig((8, 8)), beta=0.1),
+    "deep_sets": LearnedMomentumConfig(network=DeepSetsConfig((8, 8)), beta=0.1),
+    "sgdm": LearnedSGDMConfig(),
+}
+
+
+def make_params(key=0, sizes=(6, 5, 3), dtype=jnp.float32):
+    i, h, o = sizes
+    shapes = {"dense0": {"bias": (h,), "kernel": (i, h)}, "dense1": {"bias": (o,), "kernel": (h, o)}}
+    leaves, structure = jax.tree.flatten(shapes, is_leaf=lambda x: isinstance(x, tuple))
+    keys = jax.random.split(jax.random.key(key), len(leaves))
+    return jax.tree.unflatten(structure, [jax.random.normal(k, s, dtype) for k, s in zip(keys, leaves, strict=True)])
+
+
+@pytest.fixture(params=CONFIGS)
+def optimizer(request):
+    return CONFIGS[request.param].make(SPEC)
+
+
+def trained(optimizer, params, steps=2, transform=None, **extra):
+    """Params after a few steps on a fixed quadratic, in one compiled call."""
+
+    @jax.jit
+    def run(params):
+        tx = transform or optimizer.opt_fn(optimizer.init(jax.random.key(0)))
+        state = tx.init(params)
+        for _ in range(steps):
+            updates, state = tx.update(params, state, params, **extra)
+            params = optax.apply_updates(params, updates)
+        return params, state
+
+    return run(params)
+
+
+@pytest.mark.parametrize(("network", "count"), [(UNFConfig(), 3783), (DeepSetsConfig(), 2788)])
+def test_parameter_counts_of_the_paper(network, count):
+    """The MLP task's f with its three scalars (paper, appendix)."""
+    theta = jax.eval_shape(LearnedMomentumConfig(network=network).make(SPEC).init, jax.random.key(0))
+    assert sum(x.size for x in jax.tree.leaves(theta)) == count
+
+
+def test_start_of_the_paper():
+    theta = LearnedMomentumConfig(network=DeepSetsConfig((4,))).make(SPEC).init(jax.random.key(0))
+    assert [round(float(theta[name]), 6) for name in ("alpha", "g0", "beta")] == [0.1, 0.9, 0.001]
+
+
+def test_learned_sgdm_is_sgd_with_momentum():
+    params = make_params()
+    ours, _ = trained(CONFIGS["sgdm"].make(SPEC), params, steps=4)
+    theirs, _ = trained(None, params, steps=4, transform=optax.sgd(0.1, momentum=0.9))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
+
+
+def test_the_rule_of_the_paper_by_hand():
+    """W <- W - alpha (m^{g0} + beta f(...)), with f computed from features built by hand."""
+    params, grads = make_params(0), make_params(1)
+    config = CONFIGS["deep_sets"]
+    optimizer, f = config.make(SPEC), config.network.make(SPEC)
+    theta = optimizer.init(jax.random.key(2))
+    tx = optimizer.opt_fn(theta)
+    state = jax.jit(lambda: tx.update(grads, tx.init(params), params)[1])()
+    updates, _ = jax.jit(tx.update)(grads, state, params)
+
+    m = lambda decay: jax.tree.map(lambda g: decay * g + g, grads)  # noqa: E731  the second step's momentum
+    momenta = jax.tree.map(lambda *rows: jnp.stack(rows), *(m(decay) for decay in MOMENTUM_DECAYS))
+    out = f.apply(theta["network"], weight_features(params, grads, momenta, jnp.int32(1)))
+    expected = -0.1 * (1.9 * grads["dense0"]["kernel"] + 0.1 * out["dense0/kernel"])
+    np.testing.assert_allclose(updates["dense0"]["kernel"], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_features_are_clipped_then_normalised():
+    x = jnp.asarray([[[3.0, -0.5], [0.1, -7.0]], [[1e-3, 1e-3], [-1e-3, 1e-3]]])
+    clipped = np.clip(x, -1, 1)
+    expected = clipped / (np.sqrt(np.mean(clipped**2, axis=(1, 2), keepdims=True)) + 1e-5)
+    np.testing.assert_allclose(clip_and_normalize(x), expected, rtol=1e-6)
+    np.testing.assert_array_equal(clip_and_normalize(jnp.zeros((2, 3))), np.zeros((2, 3)))
+
+
+def test_features_have_19_channels():
+    params = make_params()
+    momenta = jax.tree.map(lambda w: jnp.zeros((6, *w.shape)), params)
+    features = weight_features(params, params, momenta, jnp.int32(30))
+    assert features.weights["dense0/kernel"].shape == (6, 5, 8)
+    assert 8 + features.time.shape[0] == NUM_CHANNELS == 19
+    np.testing.assert_allclose(time_features(jnp.int32(30))[3], 0.0, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["unf", "deep_sets"])
+def test_updates_commute_with_the_group(name):
+    optimizer = CONFIGS[name].make(SPEC)
+    params = make_params()
+    element = SPEC.relax().sample(jax.random.key(3), params)  # the network is equivariant to the relaxed group too
+    moved, _ = trained(optimizer, SPEC.permute(params, {k: v for k, v in element.items() if k == "hidden"}))
+    out, _ = trained(optimizer, params)
+    expected = SPEC.permute(out, {"hidden": element["hidden"]})
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), moved, expected)
+    moved, _ = trained(optimizer, SPEC.relax().permute(params, element))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), moved, SPEC.relax().permute(out, element))
+
+
+def test_chains_and_ignores_extra_arguments(optimizer):
+    params = make_params()
+    tx = optimizer.opt_fn(optimizer.init(jax.random.key(0)))
+    chained = optax.chain(optax.clip_by_global_norm(1e9), tx, optax.scale(0.5), optax.add_decayed_weights(0.0))
+    half, _ = trained(optimizer, params, steps=1, transform=chained, value=jnp.float32(1.0), anything=3)
+    full, _ = trained(optimizer, params, steps=1)
+    jax.tree.map(lambda p, h, f: np.testing.assert_allclose(h - p, (f - p) / 2, atol=1e-6), params, half, full)
+
+
+def test_vmaps_over_params_and_over_theta(optimizer):
+    params = jax.tree.map(lambda *xs: jnp.stack(xs), make_params(0), make_params(1))
+
+    def one(params, key):
+        tx = optimizer.opt_fn(optimizer.init(key))
+        return tx.update(params, tx.init(params), params)[0]
+
+    keys = jax.random.split(jax.random.key(0), 2)
+    batched = jax.jit(jax.vmap(one))(params, keys)
+    single = jax.jit(one)(make_params(1), keys[1])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b, atol=1e-6), batched, single)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_keeps_the_dtype_of_params(optimizer, dtype):
+    params = make_params(dtype=dtype)
+    out, state = trained(optimizer, params)
+    assert {x.dtype for x in jax.tree.leaves(out)} == {jnp.dtype(dtype)}
+    assert {x.dtype for x in jax.tree.leaves((state.momentum, state.momenta))} == {jnp.dtype(jnp.float32)}
+
+
+def test_state_holds_no_params_and_keeps_its_shape(optimizer):
+    params = make_params()
+    tx = optimizer.opt_fn(optimizer.init(jax.random.key(0)))
+    state = tx.init(params)
+    after = jax.eval_shape(lambda: tx.update(params, state, params)[1])
+    assert jax.tree.structure(state) == jax.tree.structure(after)
+    jax.tree.map(lambda a, b: (a.shape, a.dtype) == (b.shape, b.dtype) or pytest.fail(f"{a} became {b}"), state, after)
+    assert all(not np.any(x) for x in jax.tree.leaves(state))
+
+
+def test_no_retrace_on_the_second_step(optimizer):
+    params, traces = make_params(), 0
+    theta = optimizer.init(jax.random.key(0))
+
+    @jax.jit
+    def step(theta, params, state):
+        nonlocal traces
+        traces += 1
+        updates, state = optimizer.opt_fn(theta).update(params, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = optimizer.opt_fn(theta).init(params)
+    for _ in range(3):
+        params, state = step(theta, params, state)
+    assert traces == 1
+
+
+def test_needs_params(optimizer):
+    tx = optimizer.opt_fn(optimizer.init(jax.random.key(0)))
+    with pytest.raises(ValueError, match="update\\(grads, state, params\\)"):
+        tx.update(make_params(), tx.init(make_params()))
+
+
+def test_serves_any_widths_of_its_spec(optimizer):
+    theta = optimizer.init(jax.random.key(0))
+    shapes = jax.eval_shape(
+        lambda p: optimizer.opt_fn(theta).update(p, optimizer.opt_fn(theta).init(p), p)[0], make_params(sizes=(9, 7, 4))
+    )
+    assert shapes["dense0"]["kernel"].shape == (9, 7)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LearnedSGDMConfig(alpha=0.0).make(SPEC), "alpha must be positive"),
+        (lambda: LearnedSGDMConfig(g0=1.0).make(SPEC), "g0 must lie in"),
+        (lambda: LearnedMomentumConfig(network=UNFConfig(())).make(SPEC), "at least one positive width"),
+        (lambda: LearnedMomentumConfig(network=UNFConfig((8, 0))).make(SPEC), "at least one positive width"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_momenta_kept_in_bfloat16_are_computed_in_float32():
+    exact, rounded = (
+        LearnedMomentumConfig(beta=0.1, network=UNFConfig((8,)), momenta_dtype=d).make(SPEC) for d in ("float32", "bfloat16")
+    )
+    params = make_params()
+    (expected, _), (found, state) = trained(exact, params, steps=3), trained(rounded, params, steps=3)
+    assert {m.dtype for m in jax.tree.leaves(state.momenta)} == {jnp.dtype(jnp.bfloat16)}
+    assert {m.dtype for m in jax.tree.leaves(state.momentum)} == {jnp.dtype(jnp.float32)}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.02, atol=0.02), found, expected)
+    different = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), found, expected)
+    assert any(jax.tree.leaves(different))

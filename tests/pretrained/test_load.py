@@ -1,0 +1,296 @@
+"""`lopt.load`: shipped optimizers work on networks they never saw, runs and folders load, and what does not fit is named."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import lopt
+from lopt import config
+from lopt.estimators.pes import PESConfig
+from lopt.networks.update import NFNConfig, PooledDeepSetsConfig, UNFConfig
+from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedSGDMConfig
+from lopt.pretrained.card import CardError
+from lopt.symmetry import SpecError, WeightSpec
+from lopt.training import checkpoint
+from lopt.training.trainer import MetaTrainConfig
+from tasks.cnn import CNNConfig
+from tasks.mlp import MLPConfig
+from tasks.rnn import RNNConfig
+from tasks.transformer import TransformerConfig
+
+TASK = MLPConfig(image_size=4, hidden=(6,))
+# The same network as the task's, under other names and in another order.
+OTHER = WeightSpec.parse({"a_head": "units y!", "b_head": "y!", "in": "x! units", "in_bias": "units"})
+NAMES = {"a_head": ("dense1", "kernel"), "b_head": ("dense1", "bias"), "in": ("dense0", "kernel"), "in_bias": ("dense0", "bias")}
+
+
+def make_run(path, optimizer, scale=1.0, best=None):
+    """A run directory as a meta-training leaves it, theta being the first one times a number."""
+    problem = TASK.make()
+    params = problem.param_shapes()
+    path.mkdir()
+    config.save(MetaTrainConfig(task=TASK, optimizer=optimizer, estimator=PESConfig()), path / config.CONFIG_FILE)
+    theta = jax.jit(optimizer.make(problem.spec, problem.spec.sizes(params)).init)(jax.random.key(0))
+    theta = jax.tree.map(lambda leaf: leaf + 0.1 * jnp.sin(7 * leaf + 1), theta)  # no bias is zero
+    checkpoint.save(path, 2, {"theta": jax.tree.map(lambda leaf: scale * leaf, theta)})
+    if best is not None:
+        checkpoint.save(path / checkpoint.BEST_DIR, 1, {"theta": jax.tree.map(lambda leaf: best * leaf, theta)})
+    return path
+
+
+def some_steps(tx, params, count=3):
+    state, grads = tx.init(params), jax.tree.map(lambda leaf: jnp.cos(3 * leaf).astype(leaf.dtype), params)
+    total = params
+    for _ in range(count):
+        updates, state = jax.jit(tx.update)(grads, state, total)
+        total = optax.apply_updates(total, updates)
+    return total
+
+
+def slow(*values, **options):
+    return pytest.param(*values, marks=pytest.mark.slow, **options)
+
+
+# --- What is shipped
+
+
+def test_to_import_lopt_imports_no_jax():
+    code = "import lopt, sys; assert not {'jax', 'numpy'} & sys.modules.keys(); print(lopt.available, lopt.load, lopt.push)"
+    assert "function load" in subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_what_is_available_is_listed():
+    found = lopt.available()
+    assert {"small-mixture-deep-sets", "small-mixture-unf"} <= found.keys()
+    lines = repr(found).splitlines()
+    assert len(lines) == len(found)
+    assert all(card.summary in line and len(line) < 140 for card, line in zip(found.values(), lines, strict=True))
+
+
+@pytest.mark.parametrize("name", sorted(lopt.available()))
+def test_the_card_of_a_shipped_optimizer_is_filled_in(name):
+    card = lopt.available()[name]
+    assert card.name == name
+    assert all([card.summary, card.good_for, card.not_for, card.tasks, card.data, card.versions, card.licence == "Apache-2.0"])
+    assert card.specs.keys() == set(card.tasks)
+    assert card.budget["inner_steps"] > 0
+    assert card.budget["hours"] > 0
+    for race in card.results:
+        assert race["seeds"] >= 10
+        assert {"final_training_loss", "speed_up", "diverged"} <= race["optimizers"]["this"].keys()
+    assert card.results
+    assert "/" not in "".join(name for race in card.results for name in race["optimizers"])
+
+
+def mlp(widths, dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(0), len(widths))
+    layers = zip(keys, widths, widths[1:], strict=False)
+    return {
+        f"layer{i}": {"w": (jax.random.normal(k, (m, n)) * (2 / m) ** 0.5).astype(dtype), "b": jnp.zeros(n, dtype)}
+        for i, (k, m, n) in enumerate(layers)
+    }
+
+
+def mlp_loss(params, x, y):
+    *hidden, head = params.values()
+    for layer in hidden:
+        x = jax.nn.relu(x @ layer["w"] + layer["b"][None])
+    logits = (x @ head["w"] + head["b"][None]).astype(jnp.float32)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
+
+def digits(dtype=jnp.float32):
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    return jnp.asarray(x / 16, dtype), jnp.asarray(y, jnp.int32)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("small-mixture-unf", jnp.bfloat16),
+        slow("small-mixture-unf", jnp.float32),
+        slow("small-mixture-deep-sets", jnp.bfloat16),
+        slow("small-mixture-deep-sets", jnp.float32),
+    ],
+)
+def test_a_network_ten_times_as_large_in_either_precision(name, dtype):
+    """The largest network of the training has 6,570 weights."""
+    params, (x, y) = mlp((64, 288, 160, 10), dtype), digits(dtype)
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert count > 65_700
+    tx = lopt.load(name, spec=lopt.infer_spec(mlp_loss, params, x[:8], y[:8], check=False))
+    state = tx.init(params)
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(state)) == 28 * count + 4
+
+    @jax.jit
+    def step(params, state, x, y):
+        loss, grads = jax.value_and_grad(mlp_loss)(params, x, y)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, updates, loss
+
+    losses = []
+    for t in range(50):
+        params, state, updates, loss = step(params, state, x[32 * t : 32 * t + 32], y[32 * t : 32 * t + 32])
+        assert all(u.dtype == dtype and bool(jnp.isfinite(u).all()) for u in jax.tree.leaves(updates))
+        losses.append(float(loss))
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-8:]) < 0.6 * np.mean(losses[:3])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*relations between these weights")  # of a Transformer a UNF knows the fewest
+@pytest.mark.parametrize("name", ["small-mixture-unf", "small-mixture-deep-sets"])
+@pytest.mark.parametrize(
+    "task",
+    [
+        CNNConfig(dataset="digits", channels=(6, 6, 6), batch_size=32),
+        RNNConfig(dataset="python_docs", hidden=(12, 12), embedding=8, length=6, batch_size=32),
+        TransformerConfig(dataset="python_docs", blocks=2, width=16, heads=2, head_width=8, mlp=32, length=8, batch_size=32),
+    ],
+    ids=["cnn", "rnn", "transformer"],
+)
+def test_any_architecture(task, name):
+    """None of these shapes was trained on, nor was any Transformer."""
+    losses = train(task.make(), lambda problem: lopt.load(name, spec=problem.spec))
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-10:]) < 0.95 * np.mean(losses[:3])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fashion-mlp-unf", "fashion-mlp-deep-sets"])
+def test_the_ones_of_the_reproduction_on_their_mlp_of_another_width(name):
+    task = MLPConfig(dataset="digits", hidden=(48,), batch_size=64).make()
+    losses = train(task, lambda problem: lopt.load(name, spec=problem.spec))
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:3])
+
+
+def train(problem, load, steps=80):
+    """Training losses of a loaded optimizer on a task."""
+    params, tx = problem.init(jax.random.key(0)), load(problem)
+
+    @jax.jit
+    def run(params, state, key):
+        def step(carry, key):
+            params, state = carry
+            loss, grads = jax.value_and_grad(problem.loss)(params, key, problem.datasets.at(0).train.batch(key))
+            updates, state = tx.update(grads, state, params)
+            return (optax.apply_updates(params, updates), state), loss
+
+        return jax.lax.scan(step, (params, state), jax.random.split(key, steps))[1]
+
+    return np.asarray(run(params, tx.init(params), jax.random.key(1)))
+
+
+# --- What is loaded is what was trained
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        pytest.param(LearnedMomentumConfig(network=UNFConfig((4,))), id="unf"),
+        slow(LearnedMomentumConfig(network=PooledDeepSetsConfig((4,)), momenta_dtype="bfloat16"), id="pooled"),
+        slow(LearnedMomentumConfig(network=UNFConfig((4,), share="role", equivariant=(3,))), id="by role"),
+        slow(LearnedMomentumConfig(network=UNFConfig((4,), fixed="folded")), id="folded"),
+        slow(LearnedMomentumConfig(network=NFNConfig((4,))), id="nfn"),
+    ],
+)
+def test_a_run_gives_its_optimizer_under_any_names(tmp_path, optimizer):
+    problem = TASK.make()
+    run, params = make_run(tmp_path / "run", optimizer), problem.init(jax.random.key(1))
+    learned = optimizer.make(problem.spec, problem.spec.sizes(params))
+    expected = some_steps(learned.opt_fn(checkpoint.load_theta(run)), params)
+    others = {name: params[layer][leaf] for name, (layer, leaf) in NAMES.items()}
+    found = some_steps(lopt.load(run, spec=OTHER), others)
+    for name, (layer, leaf) in NAMES.items():
+        np.testing.assert_allclose(found[name], expected[layer][leaf], rtol=1e-5, atol=1e-6)
+
+
+def test_the_best_of_a_run_or_its_newest(tmp_path):
+    run, params = make_run(tmp_path / "run", LearnedSGDMConfig(), best=0.5), {"w": jnp.ones(3)}
+    found = [lopt.load(run, best=best) for best in (True, False)]
+    steps = [tx.update(params, tx.init(params), params)[0]["w"] for tx in found]
+    np.testing.assert_allclose(steps[0], 0.5 * steps[1], rtol=1e-6)  # alpha is half of what it is
+
+
+# --- What does not fit
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(
+        ValueError, match=r"no directory 'small-mixture-unv'; did you mean 'small-mixture-unf'\? The shipped.*deep-sets"
+    ):
+        lopt.load("small-mixture-unv")
+    with pytest.raises(ValueError, match="there is no optimizer and no directory 'nowhere/at/all'; The"):
+        lopt.load("nowhere/at/all")
+
+
+def test_a_unf_without_a_spec_says_what_to_write():
+    with pytest.raises(ValueError, match="must know which axes") as caught:
+        lopt.load("small-mixture-unf")
+    (line,) = [line.strip() for line in str(caught.value).splitlines() if "tx =" in line]
+    params = {"w": jnp.ones((3, 4))}
+    names = {"lopt": lopt, "infer_spec": lopt.infer_spec, "loss": lambda params, x: (x @ params["w"]).sum()}
+    exec(line, names | {"params": params, "batch": jnp.ones((2, 3))}, names)
+    assert "small-mixture-deep-sets" in str(caught.value)
+    assert isinstance(names["tx"], optax.GradientTransformationExtraArgs)
+
+
+def test_a_spec_of_other_weights_is_refused_where_they_are_first_seen():
+    tx = lopt.load("small-mixture-unf", spec=OTHER)
+    good = {"a_head": jnp.ones((3, 2)), "b_head": jnp.ones(2), "in": jnp.ones((4, 3)), "in_bias": jnp.ones(3)}
+    state = tx.init(good)
+    with pytest.raises(SpecError, match="'in' of shape"):
+        tx.init({**good, "in": jnp.ones((4, 5))})
+    with pytest.raises(SpecError, match="no leaf for"):
+        tx.init({"in": jnp.ones((4, 3))})
+    with pytest.raises(ValueError, match="sees the weights"):
+        tx.update(good, state)
+
+
+def test_roles_that_were_never_trained_on_are_counted():
+    attention = WeightSpec.parse(
+        {"query": "embed (heads dim@heads)", "key": "embed (heads dim@heads)", "out": "(heads dim@heads) embed"}
+    )
+    with pytest.warns(UserWarning, match=r"'small-mixture-unf' knows \d+ of the \d+ relations between these weights"):
+        lopt.load("small-mixture-unf", spec=attention)
+
+
+def test_a_theta_that_is_not_shared_serves_its_own_network_alone(tmp_path):
+    run = make_run(tmp_path / "run", LearnedMomentumConfig(network=UNFConfig((4,))))
+    deeper = WeightSpec.parse({"a": "x! h", "b": "h i", "c": "i y!"})
+    with pytest.raises(
+        CardError, match=r"run: its coefficients are not shared by role.*\n?.*dense0/bias +hidden0[^$]*but the spec is\na "
+    ):
+        lopt.load(run, spec=deeper)
+
+
+@pytest.mark.slow
+def test_sizes_that_theta_depends_on_are_checked_when_they_are_known(tmp_path):
+    run = make_run(tmp_path / "run", LearnedMomentumConfig(network=UNFConfig((4,), fixed="folded")))
+    tx = lopt.load(run, spec=OTHER)
+    params = {"a_head": jnp.ones((3, 10)), "b_head": jnp.ones(10), "in": jnp.ones((16, 3)), "in_bias": jnp.ones(3)}
+    assert some_steps(tx, params)["in"].shape == (16, 3)
+    with pytest.raises(CardError, match=r"run: leaf 'network/last/.*' of theta is float32\["):
+        tx.init({**params, "in": jnp.ones((9, 3))})
+    with pytest.raises(ValueError, match="sees the weights"):
+        tx.update(params, tx.init(params))
+
+
+def test_a_run_without_a_checkpoint_or_a_config_is_named(tmp_path):
+    run = make_run(tmp_path / "run", LearnedSGDMConfig())
+    for file in (run / "checkpoints").iterdir():
+        file.unlink()
+    with pytest.raises(checkpoint.CheckpointError, match="no checkpoint in"):
+        lopt.load(run)
+    (run / "config.json").write_text(json.dumps({"task": {}}))
+    with pytest.raises(config.ConfigError, match=r"config.json: the config of the optimizer cannot be read: 'optimizer'"):
+        lopt.load(run)

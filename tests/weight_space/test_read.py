@@ -1,0 +1,160 @@
+"""Any folder of models with a table of labels, and everything that can be wrong with one."""
+
+import csv
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from lopt.symmetry.spec import WeightSpec
+from lopt.weight_space.read import read_zoo
+from lopt.weight_space.store import ZooError, read_spec, write_spec
+
+SPEC = WeightSpec.parse({"dense/kernel": "inputs! hidden", "dense/bias": "hidden"})
+
+
+def model(seed, hidden=3):
+    draw = np.random.default_rng(seed).standard_normal
+    return {"dense/kernel": draw((2, hidden), np.float32), "dense/bias": draw(hidden, np.float32)}
+
+
+def write_table(folder, rows, columns=("file", "accuracy")):
+    with (folder / "labels.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four models: two in a safetensors file each, one as NPZ in float64, and a stack of one."""
+    save_file(model(0), tmp_path / "a.safetensors")
+    save_file(model(1), tmp_path / "b.safetensors")
+    np.savez(tmp_path / "c.npz", **{path: array.astype(np.float64) for path, array in model(2).items()})
+    (tmp_path / "more").mkdir()
+    save_file({path: array[None] for path, array in model(3).items()}, tmp_path / "more" / "d.safetensors")
+    rows = [("a.safetensors", "", 0.1), ("b.safetensors", "", 0.2), ("c.npz", "", 0.3), ("more/d.safetensors", 0, 0.4)]
+    write_table(tmp_path, rows, ("file", "index", "accuracy"))
+    write_spec(tmp_path, SPEC)
+    return tmp_path
+
+
+def test_models_of_every_format(folder):
+    zoo = read_zoo(folder, "accuracy")
+    np.testing.assert_allclose(zoo.labels, [0.1, 0.2, 0.3, 0.4], rtol=1e-6)
+    assert zoo.spec == SPEC
+    for seed in range(4):
+        for path, array in model(seed).items():
+            np.testing.assert_allclose(zoo.weights[path][seed], array, rtol=1e-6)
+            assert zoo.weights[path].dtype == np.float32
+    assert zoo.names[3] == "more/d.safetensors[0]"
+
+
+def test_a_spec_that_is_passed_goes_before_the_file(folder):
+    (folder / "spec.json").unlink()
+    with pytest.raises(ZooError, match=r"spec.json is missing.*infer_spec"):
+        read_zoo(folder, "accuracy")
+    assert read_zoo(folder, "accuracy", SPEC).spec == SPEC
+
+
+def test_a_spec_with_sizes_survives_its_file(tmp_path):
+    spec = WeightSpec.parse({"head": "(window! c) out!"}, c=4)
+    write_spec(tmp_path, spec)
+    assert read_spec(tmp_path / "spec.json") == spec
+    (tmp_path / "spec.json").write_text('{"axes": {"head": "a ("}}')
+    with pytest.raises(ZooError, match=r"spec.json is not a spec.*head"):
+        read_spec(tmp_path / "spec.json")
+
+
+def no_table(folder):
+    (folder / "labels.csv").unlink()
+
+
+def no_label(folder):
+    write_table(folder, [("a.safetensors", 0.5), ("b.safetensors", ""), ("c.npz", 0.1)])
+
+
+def no_file(folder):
+    (folder / "b.safetensors").unlink()
+
+
+def unlabelled_file(folder):
+    save_file(model(9), folder / "z.safetensors")
+
+
+def unlabelled_in_stack(folder):
+    save_file({path: np.stack([array, array]) for path, array in model(3).items()}, folder / "more" / "d.safetensors")
+
+
+def other_shape(folder):
+    save_file(model(1, hidden=4), folder / "b.safetensors")
+
+
+def other_leaves(folder):
+    save_file({"dense/kernel": model(1)["dense/kernel"]}, folder / "b.safetensors")
+
+
+def not_finite(folder):
+    broken = model(1)
+    broken["dense/bias"][1] = np.nan
+    save_file(broken, folder / "b.safetensors")
+
+
+def whole_numbers(folder):
+    save_file({path: array.astype(np.int32) for path, array in model(1).items()}, folder / "b.safetensors")
+
+
+def truncated(folder):
+    path = folder / "b.safetensors"
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def twice(folder):
+    write_table(folder, [("a.safetensors", 0.5), ("a.safetensors", 0.5)])
+
+
+def out_of_range(folder):
+    write_table(folder, [("more/d.safetensors", 7, 0.5)], ("file", "index", "accuracy"))
+
+
+def bad_index(folder):
+    write_table(folder, [("more/d.safetensors", "first", 0.5)], ("file", "index", "accuracy"))
+
+
+def other_suffix(folder):
+    write_table(folder, [("a.pt", 0.5)])
+
+
+def other_spec(folder):
+    write_spec(folder, WeightSpec.parse({"dense/kernel": "hidden hidden", "dense/bias": "hidden"}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (no_table, r"labels.csv is missing"),
+        (no_label, r"line 3: the label 'accuracy' of b.safetensors is ''"),
+        (no_file, r"line 3: there is no file .*b.safetensors"),
+        (unlabelled_file, r"1 files have no line in .*labels.csv, the first is z.safetensors"),
+        (unlabelled_in_stack, r"d.safetensors holds 2 models, of which 1 has no line"),
+        (other_shape, r"leaf 'dense/bias' has shape \(4,\) in b.safetensors, but \(3,\) in a.safetensors"),
+        (other_leaves, r"b.safetensors does not have the same leaves as a.safetensors: they differ in dense/bias"),
+        (not_finite, r"leaf 'dense/bias' of b.safetensors holds values that are not finite"),
+        (whole_numbers, r"of b.safetensors holds int32"),
+        (truncated, r"b.safetensors cannot be read"),
+        (twice, r"line 3 names a.safetensors a second time"),
+        (out_of_range, r"there is no model more/d.safetensors\[7\]"),
+        (bad_index, r"line 2: index is 'first'"),
+        (other_suffix, r"a.pt is neither a .safetensors nor a .npz file"),
+        (other_spec, r"the spec does not describe the models of .*dense/kernel"),
+    ],
+)
+def test_what_is_wrong_is_named(folder, spoil, message):
+    spoil(folder)
+    with pytest.raises(ZooError, match=message):
+        read_zoo(folder, "accuracy")
+
+
+def test_a_label_that_is_no_column(folder):
+    with pytest.raises(ZooError, match=r"no column 'success'; its columns are file, index, accuracy"):
+        read_zoo(folder, "success")
