@@ -51,7 +51,7 @@ def compiling(args: argparse.Namespace) -> Records:
 
     blocks = args.blocks[0]
     spec, (init, _) = transformer_spec(blocks), transformer(Sizes(vocabulary=256, blocks=blocks, head_width=8))
-    cost = compile_cost(spec, spec.sizes(jax.eval_shape(init, jax.random.key(0))), UNFConfig(share=args.share))
+    cost = compile_cost(spec, spec.sizes(jax.eval_shape(init, jax.random.key(0))), UNFConfig(share=args.share, terms=None))
     yield complete("compile", blocks=blocks, share=args.share, **cost)
 
 

@@ -22,10 +22,12 @@ from lopt.comparison.state import state_of
 from lopt.comparison.work import Found, InterruptedPlanError, carry_out, collect
 from lopt.config import load_file
 from lopt.evaluation.tuning import TuningError
+from lopt.features.presets import PaperFeatures
 from lopt.layers.kernels.build import use_native_kernels
 from lopt.layers.nfn import nfn_layer
 from lopt.networks.update import DeepSetsConfig, NetworkConfig, UNFConfig, update_network
-from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedOptimizer, learned_optimizer
+from lopt.optimizers.base import LearnedOptimizer, learned_optimizer
+from lopt.optimizers.momentum import LearnedMomentumConfig, MomentumRule
 from lopt.reporting.tables import rich_lines
 from lopt.runtime.compilation_cache import use_compilation_cache
 from lopt.symmetry import SpecError, WeightSpec
@@ -88,16 +90,17 @@ def count(config: NetworkConfig, spec: WeightSpec) -> int:
 
 def count_nfn(space: WeightSpace, bias: bool) -> int:
     hidden = UNFConfig().hidden
-    f = update_network(hidden, nfn_layer(space.true, hidden[-1], 1, space.sizes, bias=bias))
-    return num_parameters(learned_optimizer(f, alpha=DEFAULTS.alpha, g0=DEFAULTS.g0, beta=DEFAULTS.beta))
+    features = PaperFeatures().make()
+    f = update_network(hidden, features, nfn_layer(space.true, hidden[-1], 1, space.sizes, bias=bias))
+    return num_parameters(learned_optimizer(MomentumRule(), features, f, space.true))
 
 
 def unf_rows(space: WeightSpace) -> list[ParameterRow]:
     paper = PAPER_PARAMETERS[space.title, "UNF"]
-    ours = count(UNFConfig(), space.true)
+    ours = count(UNFConfig(terms=None), space.true)
     if space.released is None:
         return [ParameterRow(space.title, "UNF", "true", paper, ours)]
-    released = ParameterRow(space.title, "UNF", "released", paper, count(UNFConfig(), space.released))
+    released = ParameterRow(space.title, "UNF", "released", paper, count(UNFConfig(terms=None), space.released))
     return [released, ParameterRow(space.title, "UNF", "true", None, ours, "the released spec is wrong: tasks/paper_specs.py")]
 
 

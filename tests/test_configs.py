@@ -71,7 +71,12 @@ def test_the_recipes_of_the_paper_have_its_values():
         assert (unroll.truncation, unroll.meta_loss, estimator.particles, estimator.sigma) == (50, "final", 16, 0.01), name
         assert unroll.horizon == experiment.evaluation.steps == (5000 if name == "lm1b_transformer" else 2000)
         optimizer = experiment.optimizer
-        assert (optimizer.alpha, optimizer.g0, optimizer.beta, optimizer.network) == (0.1, 0.9, 0.001, UNFConfig((32, 32, 32)))
+        assert (optimizer.alpha, optimizer.g0, optimizer.beta, optimizer.network) == (
+            0.1,
+            0.9,
+            0.001,
+            UNFConfig((32, 32, 32), terms=None),
+        )
         assert (experiment.outer_steps, experiment.outer.clip_norm) == (50_000, 1.0)
     assert [load(name).task.batch_size for name in sorted(PAPER)] == [128, 128, 64, 8]
 

@@ -33,8 +33,8 @@ config = ComparisonConfig(
     rivals=(
         Rival("SGDM"),
         Rival("DeepSets", DeepSetsConfig((32, 32, 32))),
-        Rival("UNF", UNFConfig((32, 32, 32))),
-        Rival("NFN", NFNConfig((32, 32, 32))),
+        Rival("UNF", UNFConfig((32, 32, 32), terms=None)),
+        Rival("NFN", NFNConfig((32, 32, 32), terms=None)),
     ),
     budgets=(
         Budget("paper", published, seeds=5, differs=("The outer learning rate is not stated in the paper; 1e-4 here.",)),

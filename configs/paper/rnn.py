@@ -33,7 +33,7 @@ config = ComparisonConfig(
     rivals=(
         Rival("SGDM"),
         Rival("DeepSets", DeepSetsConfig((32, 32, 32))),
-        Rival("UNF", UNFConfig((32, 32, 32))),
+        Rival("UNF", UNFConfig((32, 32, 32), terms=None)),
     ),
     budgets=(
         Budget(

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lopt.benchmarks.machine import peak_megabytes
-from lopt.features.paper import NUM_TIME_CHANNELS, NUM_WEIGHT_CHANNELS, WeightFeatures
+from lopt.features.base import WeightFeatures
+from lopt.features.presets import PaperFeatures
 from lopt.networks.update import NetworkConfig
 from lopt.symmetry.basis import make_plan
 from lopt.symmetry.spec import WeightSpec
@@ -30,11 +31,12 @@ def compile_cost(spec: WeightSpec, sizes: Mapping[str, int], network: NetworkCon
     """
     shapes = {path: tuple(sizes[factor.name] for factor in spec.factors(path)) for path in spec.paths}
     start = time.perf_counter()
-    init, apply = network.make(spec, sizes)
+    seen = PaperFeatures().make()
+    init, apply = network.make(spec, seen, 1, sizes)
     planned = time.perf_counter()
     theta = jax.eval_shape(init, jax.random.key(0))
-    weights = {path: jnp.ones((*shape, NUM_WEIGHT_CHANNELS)) for path, shape in shapes.items()}
-    features = WeightFeatures(weights, jnp.ones(NUM_TIME_CHANNELS))
+    channels = {path: (jnp.ones(shape),) * len(seen.channels) for path, shape in shapes.items()}
+    features = WeightFeatures(channels, {}, jnp.ones(seen.num_shared))
     before = time.perf_counter()
     lowered = jax.jit(apply).lower(theta, features)
     traced = time.perf_counter()

@@ -20,9 +20,9 @@ from lopt.symmetry.spec import WeightSpec
 PyTree = Any
 ADAM = "adam"
 NETWORKS: dict[str, NetworkConfig] = {
-    "unf": UNFConfig(),  # the published one, 32-32-32
-    "unf_bfloat16": UNFConfig(matmul_dtype="bfloat16"),
-    "unf_role": UNFConfig(share="role"),
+    "unf": UNFConfig(terms=None),  # the published one, 32-32-32
+    "unf_bfloat16": UNFConfig(matmul_dtype="bfloat16", terms=None),
+    "unf_role": UNFConfig(share="role", terms=None),
     "deep_sets": DeepSetsConfig(),
 }
 _LAYERS = 4

@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from lopt.benchmarks.in_use import NETWORKS
 from lopt.benchmarks.machine import peak_megabytes
 from lopt.benchmarks.profile import shares
-from lopt.features.paper import NUM_CHANNELS
+from lopt.features.presets import NUM_CHANNELS
 from lopt.networks.update import NetworkConfig
 from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedSGDMConfig, OptimizerConfig
 from lopt.task.base import Problem, as_family

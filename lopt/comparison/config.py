@@ -27,10 +27,10 @@ class Rival:
 
     def optimizer(self, like: OptimizerConfig) -> OptimizerConfig:
         """Its config, with the scalars that another optimizer starts from."""
-        if self.network is None:
-            return LearnedSGDMConfig(alpha=like.alpha, g0=like.g0)
         if not isinstance(like, LearnedMomentumConfig):
             raise ValueError(f"a budget's experiment gives the start of beta: LearnedMomentumConfig, got {type(like).__name__}")
+        if self.network is None:
+            return LearnedSGDMConfig(alpha=like.alpha, g0=like.g0)
         return dataclasses.replace(like, network=self.network)
 
 

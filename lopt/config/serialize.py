@@ -111,6 +111,8 @@ def _decode(value: Any, path: str, trust: bool) -> Any:
     if unknown:
         names = ", ".join(join(path, name) for name in unknown)
         raise ConfigError(f"unknown field {names}: {cls.__name__} has the fields {', '.join(fields)}")
+    # What a field means that a file does not have, since it was written before there was the field.
+    value = {**{name: _encode(absent, name) for name, absent in getattr(cls, "ABSENT", {}).items()}, **value}
     required = [f.name for f in fields.values() if f.default is f.default_factory is dataclasses.MISSING]
     missing = [join(path, name) for name in required if name not in value]
     if missing:

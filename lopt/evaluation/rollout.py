@@ -77,7 +77,7 @@ def race_fn(problem: Problem, opt_fn: OptFn, steps: int, at: Sequence[int], batc
     bounds = jnp.asarray([(0, at[0]), *itertools.pairwise(at)], jnp.int32)
 
     def race_one(theta: PyTree, key: jax.Array, datasets: Datasets) -> tuple[InnerState, jax.Array, dict[str, jax.Array]]:
-        state, step = _start(family, opt_fn, theta, key, datasets)
+        state, step = _start(family, opt_fn, steps, theta, key, datasets)
         keys = jax.random.split(jax.random.fold_in(jax.random.split(key, 3)[2], 1), batches)
         task, split = family.task_fn(state.variant), family.view(state.variant, datasets).outer_valid
 
@@ -125,13 +125,13 @@ def _metrics(task: Task, state: InnerState, key: jax.Array, batch: Batch) -> dic
 
 
 def _start(
-    family: TaskFamily, opt_fn: OptFn, theta: PyTree, key: jax.Array, datasets: Datasets
+    family: TaskFamily, opt_fn: OptFn, steps: int, theta: PyTree, key: jax.Array, datasets: Datasets
 ) -> tuple[InnerState, Callable[[InnerState, jax.Array], tuple[InnerState, jax.Array]]]:
     """The start of a seed's training, and its `step(state, t) -> (state, loss)`."""
     transform = optax.with_extra_args_support(opt_fn(theta))
     init_key, run_key, _ = jax.random.split(key, 3)
     variant, params, model = family.start(init_key)
-    split, inner_step = family.view(variant, datasets).train, make_inner_step(family.task_fn(variant), transform)
+    split, inner_step = family.view(variant, datasets).train, make_inner_step(family.task_fn(variant), transform, steps)
 
     def step(state: InnerState, t: jax.Array) -> tuple[InnerState, jax.Array]:
         batch_key, loss_key = jax.random.split(jax.random.fold_in(run_key, t))
@@ -145,7 +145,7 @@ def _one_training(
     family: TaskFamily, opt_fn: OptFn, steps: int
 ) -> Callable[[PyTree, jax.Array, Datasets], tuple[InnerState, jax.Array]]:
     def train_one(theta: PyTree, key: jax.Array, datasets: Datasets) -> tuple[InnerState, jax.Array]:
-        state, step = _start(family, opt_fn, theta, key, datasets)
+        state, step = _start(family, opt_fn, steps, theta, key, datasets)
         state, losses = jax.lax.scan(step, state, jnp.arange(steps))
         return state._replace(optimizer=()), losses
 

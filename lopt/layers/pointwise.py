@@ -25,15 +25,19 @@ def pointwise(layers: Sequence[Dense], x: jax.Array) -> jax.Array:
     """relu(W_L^T ... relu(W_1^T x + b_1) ... + b_L).
 
     Args:
-      layers: kernels [c_l, c_{l+1}] and biases [c_{l+1}].
+      layers: kernels [c_l, c_{l+1}] and biases [c_{l+1}], or [c_{l+1}, N] where weights have biases of their own.
       x: [c_0, N], one column a weight.
 
     Returns:
       [c_L, N].
     """
     for kernel, bias in layers:
-        x = jax.nn.relu(kernel.T @ x + bias[:, None])
+        x = jax.nn.relu(kernel.T @ x + _column(bias))
     return x
+
+
+def _column(bias: jax.Array) -> jax.Array:
+    return bias[:, None] if bias.ndim == 1 else bias
 
 
 def pointwise_bfloat16(layers: Sequence[Dense], x: jax.Array) -> jax.Array:
@@ -47,9 +51,9 @@ def pointwise_bfloat16(layers: Sequence[Dense], x: jax.Array) -> jax.Array:
     """
     for kernel, bias in layers:
         # XLA for CPU has products in bfloat16 of rows alone, and would fold a mere transposition into them.
-        rows = jnp.eye(bias.size, dtype=jnp.float32) @ kernel.T
+        rows = jnp.eye(kernel.shape[1], dtype=jnp.float32) @ kernel.T
         y = jax.lax.dot(rows.astype(jnp.bfloat16), x.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
-        x = jax.nn.relu(y + bias[:, None])
+        x = jax.nn.relu(y + _column(bias))
     return x
 
 
@@ -67,6 +71,8 @@ def pointwise_pallas(layers: Sequence[Dense], x: jax.Array, *, interpret: bool |
     wrong = {str(a.dtype) for a in (x, *(a for layer in layers for a in layer)) if a.dtype != jnp.float32}
     if wrong:
         raise ValueError(f"the kernel computes in float32, got {sorted(wrong)}; use pointwise")
+    if any(bias.ndim > 1 for _, bias in layers):
+        raise ValueError("the kernel has one bias for all weights: features per tensor need kernel='xla'")
     interpret = jax.default_backend() != "gpu" if interpret is None else interpret
     return _pointwise(interpret, tuple(layers), x)
 

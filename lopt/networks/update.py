@@ -1,4 +1,4 @@
-"""Update networks f: from the features of every weight to one number per weight.
+"""Update networks f: from the features of every weight to one or more numbers per weight.
 
 "Universal Neural Functionals" (NeurIPS 2024), section 5.3 and appendix: three pointwise layers 19 -> 32 -> 32 -> 32 with ReLU, shared
 over all weights, then 32 -> 1: pointwise again (DeepSets) or one equivariant layer (UNF).
@@ -9,16 +9,17 @@ import itertools
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from lopt.features.paper import NUM_CHANNELS, NUM_WEIGHT_CHANNELS, WeightFeatures, finish
-from lopt.layers.base import Layer, chain, channels_first, channels_last
+from lopt.features.base import Features, WeightFeatures
+from lopt.layers.base import Layer, chain, channels_last
+from lopt.layers.begin import begin_as_deep_sets
 from lopt.layers.deep_sets import deep_sets_layer, pooled_deep_sets_layer
 from lopt.layers.dense import init_dense
-from lopt.layers.digest import Digest, digest
+from lopt.layers.digest import Digest, clip_and_normalize, digest, is_digested
 from lopt.layers.folded import folded_unf_layer
 from lopt.layers.nfn import nfn_layer
 from lopt.layers.pointwise import Pointwise, pointwise, pointwise_bfloat16, pointwise_pallas
@@ -39,7 +40,7 @@ class UpdateNetwork(NamedTuple):
 
     Attributes:
       init: `init(key) -> theta`.
-      apply: `apply(theta, features) -> {leaf path: [*leaf.shape]}`, one number per weight.
+      apply: `apply(theta, features) -> {leaf path: [outputs, *leaf.shape]}`.
     """
 
     init: Callable[[jax.Array], PyTree]
@@ -59,15 +60,37 @@ class NetworkConfig:
     """To what their products round features and coefficients; sums are float32. With bfloat16 a step of the optimizer is faster on CPUs
     that multiply it, and f good to about three digits."""
 
-    def last_layer(self, spec: WeightSpec, sizes: Sizes) -> Layer:
-        """The layer from the last hidden width to one channel."""
+    @property
+    def couples_weights(self) -> bool:
+        """Whether what f gives for a weight depends on other weights."""
+        return True
+
+    @property
+    def needs_spec(self) -> bool:
+        """Whether f must know which axes of which weights belong together."""
+        return self.couples_weights
+
+    @property
+    def needs_sizes(self) -> bool:
+        """Whether theta depends on the sizes of axes."""
+        return False
+
+    @property
+    def by_role(self) -> bool:
+        """Whether coefficients are shared by role: theta then has those of the roles that it has seen."""
+        return False
+
+    def last_layer(self, spec: WeightSpec, outputs: int, sizes: Sizes) -> Layer:
+        """The layer from the last hidden width to the outputs."""
         raise NotImplementedError(f"{type(self).__name__} does not define last_layer()")
 
-    def make(self, spec: WeightSpec, sizes: Sizes = None) -> UpdateNetwork:
+    def make(self, spec: WeightSpec, features: Features, outputs: int, sizes: Sizes = None) -> UpdateNetwork:
         """Build f for the weight spaces of a spec.
 
         Args:
           spec: of the weights.
+          features: that it sees.
+          outputs: numbers per weight that the rule wants.
           sizes: of the spec's names, for networks whose theta depends on them.
 
         Raises:
@@ -80,51 +103,92 @@ class NetworkConfig:
             raise ValueError(
                 f"kernel='{self.kernel}' has no products in {self.matmul_dtype}: use kernel='xla' or matmul_dtype='float32'"
             )
-        return update_network(self.hidden, self.last_layer(spec, sizes), POINTWISE[self.kernel, self.matmul_dtype])
+        last = self.last_layer(spec, outputs, sizes)
+        return update_network(self.hidden, features, last, POINTWISE[self.kernel, self.matmul_dtype])
 
 
 @dataclasses.dataclass(frozen=True)
 class DeepSetsConfig(NetworkConfig):
     """Pointwise f: every weight alone, as the paper's released code has it."""
 
-    def last_layer(self, spec: WeightSpec, sizes: Sizes) -> Layer:
-        return deep_sets_layer(spec, self.hidden[-1], 1)
+    @property
+    def couples_weights(self) -> bool:
+        return False
+
+    def last_layer(self, spec: WeightSpec, outputs: int, sizes: Sizes) -> Layer:
+        return deep_sets_layer(spec, self.hidden[-1], outputs)
 
 
 @dataclasses.dataclass(frozen=True)
-class PooledDeepSetsConfig(NetworkConfig):
+class CouplingConfig(NetworkConfig):
+    """Base of the networks whose last layer brings weights together."""
+
+    terms: float | None = 0.1
+    """A layer is a pointwise map shared by all tensors plus this fixed multiple of its own terms, which begin at a tenth of their usual
+    size: then evolution strategies perturb f as they do DeepSets, and it learns as fast. None: its own terms alone, as published."""
+
+    ABSENT: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"terms": None}
+    )  # in files that were written before there was the field
+
+    def begun(self, layer: Layer, spec: WeightSpec, c_in: int, c_out: int) -> Layer:
+        """A layer of this network, with the pointwise map beside it that `terms` asks for."""
+        return layer if self.terms is None else begin_as_deep_sets(layer, spec, c_in, c_out, self.terms)
+
+
+@dataclasses.dataclass(frozen=True)
+class PooledDeepSetsConfig(CouplingConfig):
     """Pointwise layers, then a DeepSets layer with its pooling term: every weight sees the mean over all weights."""
 
-    def last_layer(self, spec: WeightSpec, sizes: Sizes) -> Layer:
-        return pooled_deep_sets_layer(spec, self.hidden[-1], 1)
+    @property
+    def needs_spec(self) -> bool:
+        return False
+
+    def last_layer(self, spec: WeightSpec, outputs: int, sizes: Sizes) -> Layer:
+        return self.begun(pooled_deep_sets_layer(spec, self.hidden[-1], outputs), spec, self.hidden[-1], outputs)
 
 
 @dataclasses.dataclass(frozen=True)
-class NFNConfig(NetworkConfig):
+class NFNConfig(CouplingConfig):
     """Pointwise layers, then one NFN layer: for chains of dense and convolutional layers, window positions folded into channels."""
 
-    def last_layer(self, spec: WeightSpec, sizes: Sizes) -> Layer:
+    @property
+    def needs_sizes(self) -> bool:
+        return True
+
+    def last_layer(self, spec: WeightSpec, outputs: int, sizes: Sizes) -> Layer:
         if sizes is None:
             raise ValueError("the theta of an NFN depends on the sizes of convolution windows: pass sizes=spec.sizes(params)")
-        return nfn_layer(spec, self.hidden[-1], 1, sizes)
+        return self.begun(nfn_layer(spec, self.hidden[-1], outputs, sizes), spec, self.hidden[-1], outputs)
 
 
 @dataclasses.dataclass(frozen=True)
-class UNFConfig(NetworkConfig):
+class UNFConfig(CouplingConfig):
     """Pointwise layers, then UNF layers: every weight sees pooled views of all others."""
 
     equivariant: tuple[int, ...] = ()
     """Channels of further UNF layers with ReLU between the pointwise layers and the last one (the paper: none)."""
     share: Literal["none", "role"] = "none"
     """A coefficient for every pair of tensors (`none`, the paper), or one for all pairs in the same relation (`role`): then theta does
-    not grow with depth and serves other architectures."""
+    not grow with depth and is compatible with other architectures."""
     fixed: Literal["relaxed", "positions", "untied", "folded"] = "relaxed"
     """Axes whose order carries meaning: treated as permutable (`relaxed`, the paper), and told apart by position features
     (`positions`) or by coefficients of their own for each index (`untied`), or folded into channels (`folded`). With the last two
     theta depends on their sizes."""
 
+    @property
+    def needs_sizes(self) -> bool:
+        return self.fixed in ("untied", "folded")
+
+    @property
+    def by_role(self) -> bool:
+        return self.share == "role"
+
     def layer(self, spec: WeightSpec, c_in: int, c_out: int, sizes: Sizes) -> Layer:
         """One UNF layer of the kind that this config names."""
+        return self.begun(self._own_terms(spec, c_in, c_out, sizes), spec, c_in, c_out)
+
+    def _own_terms(self, spec: WeightSpec, c_in: int, c_out: int, sizes: Sizes) -> Layer:
         if self.share == "role" and self.fixed == "relaxed":
             return shared_unf_layer(spec, c_in, c_out)
         if self.share == "role":
@@ -139,18 +203,20 @@ class UNFConfig(NetworkConfig):
             return untied_unf_layer(spec, c_in, c_out, sizes)
         return folded_unf_layer(spec, c_in, c_out, sizes, sorted(set(spec.names) - set(spec.permutable)))
 
-    def last_layer(self, spec: WeightSpec, sizes: Sizes) -> Layer:
-        widths = (self.hidden[-1], *self.equivariant, 1)
+    def last_layer(self, spec: WeightSpec, outputs: int, sizes: Sizes) -> Layer:
+        widths = (self.hidden[-1], *self.equivariant, outputs)
         layers = [self.layer(spec, c_in, c_out, sizes) for c_in, c_out in itertools.pairwise(widths)]
         return layers[0] if len(layers) == 1 else chain(*layers)
 
 
-def update_network(hidden: tuple[int, ...], last: Layer, apply_pointwise: Pointwise = pointwise) -> UpdateNetwork:
-    """Pointwise layers with ReLU over all weights, then `last`, which maps hidden[-1] channels to 1.
+def update_network(hidden: tuple[int, ...], seen: Features, last: Layer, apply_pointwise: Pointwise = pointwise) -> UpdateNetwork:
+    """Pointwise layers with ReLU over all weights, then `last`, which maps hidden[-1] channels to the outputs.
 
-    theta is `{"pointwise": {"dense0": {"kernel": [19, hidden[0]], "bias"}, ...}, "last": theta of last}`.
+    theta is `{"pointwise": {"dense0": {"kernel": [channels, hidden[0]], "bias"}, ...}, "last": theta of last}`; the first kernel has
+    rows for the channels of every weight, then for those of tensors, then for those that all share.
     """
-    widths, names = (NUM_CHANNELS, *hidden), [f"dense{i}" for i in range(len(hidden))]
+    widths, names = (seen.num_channels, *hidden), [f"dense{i}" for i in range(len(hidden))]
+    declared, per_weight, per_tensor = seen.channels, len(seen.channels), seen.num_tensor
 
     def init(key: jax.Array) -> PyTree:
         keys = jax.random.split(key, len(hidden) + 1)
@@ -158,26 +224,37 @@ def update_network(hidden: tuple[int, ...], last: Layer, apply_pointwise: Pointw
 
     def apply(theta: PyTree, features: WeightFeatures) -> dict[str, jax.Array]:
         (kernel, bias), *others = ((layer["kernel"], layer["bias"]) for layer in (theta["pointwise"][name] for name in names))
-        # The time features are the same for every weight: they act as a bias.
-        kernel, bias = kernel[:NUM_WEIGHT_CHANNELS], bias + features.time @ kernel[NUM_WEIGHT_CHANNELS:]
+        # What all weights share, or all of a tensor, acts as a bias.
+        if seen.num_shared:
+            bias = bias + features.shared @ kernel[per_weight + per_tensor :]
+        biases = {}
+        if per_tensor:
+            of_tensors = kernel[per_weight : per_weight + per_tensor]
+            biases = {path: bias + x @ of_tensors for path, x in features.tensors.items()}
+        layers = [(kernel[:per_weight], bias), *others]
 
-        layers = [(kernel, bias), *others]
+        shapes = {path: channels[0].shape for path, channels in features.channels.items()}
+        large = {path: channels for path, channels in features.channels.items() if is_digested(shapes[path])}
         digests: dict[str, Digest] = {}
-        if last.early is not None and features.channels:
-            shapes = {path: x.shape[:-1] for path, x in features.weights.items()}
-            shapes |= {path: channels[0].shape[1:] for path, channels in features.channels.items()}
+        if last.early is not None and large:
             needs = last.early.needs(theta["last"], shapes)
-            digested = {path: channels for path, channels in features.channels.items() if path in needs}
-            digests = digest(layers, digested, needs, apply_pointwise)
-        weights = features.weights | {path: finish(x) for path, x in features.channels.items() if path not in digests}
+            large = {path: channels for path, channels in large.items() if path in needs}
+            digests = digest(layers, large, needs, apply_pointwise, declared=declared, biases=biases)
+        # One matmul over all weights rather than one per tensor; tensors of one shape are neighbours, as layers stack them.
+        # Channels come first: the rows of the products are then as long as there are weights, not as there are channels.
+        paths = sorted(shapes.keys() - digests.keys(), key=lambda path: (shapes[path], path))
         hidden_features: dict[str, jax.Array] = {}
-        if weights:
-            # One matmul over all weights rather than one per tensor; tensors of one shape are neighbours, as layers stack them.
-            # Channels come first: the rows of the products are then as long as there are weights, not as there are channels.
-            shapes = {path: x.shape[:-1] for path, x in weights.items()}
-            paths = sorted(shapes, key=lambda path: (shapes[path], path))
+        if paths:
+            with jax.named_scope("features"):
+                finished = [clip_and_normalize(jnp.stack(features.channels[path]), declared) for path in paths]
+                x = jnp.concatenate(
+                    [jnp.reshape(y, (per_weight, math.prod(shapes[path]))) for path, y in zip(paths, finished, strict=True)],
+                    axis=1,
+                )
             with jax.named_scope("trunk"):
-                x = jnp.concatenate([channels_first(weights[path]) for path in paths], axis=1)
+                if biases:
+                    wide = [jnp.broadcast_to(biases[path][:, None], (bias.size, math.prod(shapes[path]))) for path in paths]
+                    layers[0] = kernel[:per_weight], jnp.concatenate(wide, axis=1)
                 x = apply_pointwise(layers, x)
                 ends = list(itertools.accumulate(math.prod(shapes[path]) for path in paths))
                 splits = jnp.split(x, ends[:-1], axis=1)
@@ -187,6 +264,6 @@ def update_network(hidden: tuple[int, ...], last: Layer, apply_pointwise: Pointw
                 out = last.early.apply(theta["last"], hidden_features, digests)
             else:
                 out = last.apply(theta["last"], hidden_features)
-            return {path: y[..., 0] for path, y in out.items()}
+            return {path: jnp.moveaxis(y, -1, 0) for path, y in out.items()}
 
     return UpdateNetwork(init, apply)

@@ -14,14 +14,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lopt.features.paper import WeightFeatures
-from lopt.networks.update import DeepSetsConfig, NetworkConfig, NFNConfig, PooledDeepSetsConfig, Sizes, UNFConfig, UpdateNetwork
-from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedOptimizer, LearnedSGDMConfig, OptimizerConfig
+from lopt.features.base import Features, WeightFeatures
+from lopt.networks.update import NetworkConfig, Sizes, UNFConfig, UpdateNetwork
+from lopt.optimizers.base import LearnedOptimizer, OptimizerConfig
 from lopt.pretrained.card import BY_ROLE, CardError, check_theta
 from lopt.symmetry.match import match_leaves
 from lopt.symmetry.spec import PyTree, WeightSpec, is_under, named_leaves
 
-_ALONE = (DeepSetsConfig, PooledDeepSetsConfig)  # need no spec: what they share, all weights share
 _HOLDERS = ("/value", "/raw_value")  # flax.nnx puts one of these behind a path, or not, depending on who asks
 
 
@@ -44,23 +43,24 @@ class Trained(NamedTuple):
 
 
 def _network(config: OptimizerConfig) -> NetworkConfig | None:
-    return config.network if isinstance(config, LearnedMomentumConfig) else None
+    return getattr(config, "network", None)
 
 
 def needs_spec(config: OptimizerConfig) -> bool:
-    """Whether an optimizer sees weights together, so that it must know the spec."""
-    return not isinstance(config, LearnedSGDMConfig) and not isinstance(_network(config), _ALONE)
+    """Whether an optimizer sees weights together in a way that depends on the spec."""
+    network = _network(config)
+    return network is not None and network.needs_spec
 
 
 def needs_sizes(config: OptimizerConfig) -> bool:
     """Whether theta depends on the sizes of axes."""
     network = _network(config)
-    return isinstance(network, NFNConfig) or (isinstance(network, UNFConfig) and network.fixed in ("untied", "folded"))
+    return network is not None and network.needs_sizes
 
 
 def _by_role(config: OptimizerConfig) -> bool:
     network = _network(config)
-    return isinstance(network, UNFConfig) and network.share == "role"
+    return network is not None and network.by_role
 
 
 def transform(trained: Trained, spec: WeightSpec | None) -> optax.GradientTransformationExtraArgs:
@@ -100,13 +100,13 @@ def fit(trained: Trained, spec: WeightSpec | None, params: PyTree = None) -> Lea
         check_theta(trained.theta, learned, trained.where, by_role=False)
         return learned
     config, sizes, plain = trained.config, None, _plain(spec)
-    if isinstance(config, LearnedMomentumConfig):
-        shared = _by_role(config)
-        known, names = (plain, {path: path for path in plain.paths}) if shared else _find_known(trained, plain)
-        if needs_sizes(config):
-            sizes = known.sizes({names[_plain_path(path)]: leaf for path, leaf in named_leaves(params)})
-        config, spec = dataclasses.replace(config, network=_Renamed(network=config.network, names=tuple(names.items()))), known
-    learned = config.make(spec, sizes)
+    network = _network(config)
+    assert network is not None
+    known, names = (plain, {path: path for path in plain.paths}) if network.by_role else _find_known(trained, plain)
+    if network.needs_sizes:
+        sizes = known.sizes({names[_plain_path(path)]: leaf for path, leaf in named_leaves(params)})
+    renamed = _Renamed(network=network, names=tuple(names.items()))
+    learned = dataclasses.replace(config, **{"network": renamed}).make(known, sizes)
     by_role = _by_role(trained.config)
     check_theta(trained.theta, learned, trained.where, by_role=by_role)
     if by_role:
@@ -168,14 +168,14 @@ class _Renamed(NetworkConfig):
     names: tuple[tuple[str, str], ...] = ()
     """Path of a leaf, and its path in the spec."""
 
-    def make(self, spec: WeightSpec, sizes: Sizes = None) -> UpdateNetwork:
-        network, names = self.network.make(spec, sizes), dict(self.names)
+    def make(self, spec: WeightSpec, features: Features, outputs: int, sizes: Sizes = None) -> UpdateNetwork:
+        network, names = self.network.make(spec, features, outputs, sizes), dict(self.names)
 
         def apply(theta: PyTree, features: WeightFeatures) -> dict[str, jax.Array]:
-            by_path = {field: value for field, value in features._asdict().items() if isinstance(value, Mapping)}
-            known = {path: names[_plain_path(path)] for field in by_path.values() for path in field}
-            renamed = {field: {known[path]: x for path, x in value.items()} for field, value in by_path.items()}
-            out = network.apply(theta, features._replace(**renamed))
+            known = {path: names[_plain_path(path)] for path in features.channels}
+            channels = {known[path]: x for path, x in features.channels.items()}
+            tensors = {known[path]: x for path, x in features.tensors.items()}
+            out = network.apply(theta, WeightFeatures(channels, tensors, features.shared))
             return {path: out[name] for path, name in known.items()}
 
         return UpdateNetwork(network.init, apply)

@@ -79,29 +79,33 @@ class Unroll(NamedTuple):
     Attributes:
       start: `start(key, theta) -> Training`, a fresh initialisation.
       window: `window(key, datasets, variant) -> Window`, for the inner trainings of that variant of the task family.
-      steps: `steps(theta, state, window) -> (state, losses [K], meta_losses [K])`, K inner steps; differentiable in theta.
+      steps: `steps(theta, state, window, num_steps) -> (state, losses [K], meta_losses [K])`, K inner steps of a training that has so
+        many in all; differentiable in theta.
       losses: `losses(losses, meta_losses, clock, best) -> (WindowLosses, best)`, what a window's losses come to.
       run: `run(theta, training, window, clock) -> (training, WindowLosses)`, both of these.
     """
 
     start: Callable[[jax.Array, PyTree], Training]
     window: Callable[[jax.Array, Datasets, PyTree], Window]
-    steps: Callable[[PyTree, InnerState, Window], tuple[InnerState, jax.Array, jax.Array]]
+    steps: Callable[[PyTree, InnerState, Window, jax.Array], tuple[InnerState, jax.Array, jax.Array]]
     losses: Callable[[jax.Array, jax.Array, Clock, jax.Array], tuple[WindowLosses, jax.Array]]
     run: Callable[[PyTree, Training, Window, Clock], tuple[Training, WindowLosses]]
 
 
 def make_inner_step(
-    task: Task, transform: optax.GradientTransformationExtraArgs
+    task: Task, transform: optax.GradientTransformationExtraArgs, num_steps: jax.Array | int
 ) -> Callable[[InnerState, jax.Array, Batch], tuple[InnerState, jax.Array]]:
-    """`inner_step(state, key, batch) -> (state, loss)`: one step of an inner training, and the loss whose gradient it takes."""
+    """`inner_step(state, key, batch) -> (state, loss)`: one step of an inner training, and the loss whose gradient it takes.
+
+    The transform is told the loss, and how many steps the training has.
+    """
     loss_and_grads = jax.value_and_grad(task.loss_with_state, has_aux=True)
 
     def inner_step(state: InnerState, key: jax.Array, batch: Batch) -> tuple[InnerState, jax.Array]:
         with jax.named_scope("task"):
             (loss, model), grads = loss_and_grads(state.params, state.model, key, batch)
         with jax.named_scope("optimizer"):
-            updates, optimizer_state = transform.update(grads, state.optimizer, state.params, value=loss)
+            updates, optimizer_state = transform.update(grads, state.optimizer, state.params, value=loss, num_steps=num_steps)
         return InnerState(optax.apply_updates(state.params, updates), optimizer_state, model, state.variant), loss
 
     return inner_step
@@ -134,9 +138,11 @@ def make_unroll(config: UnrollConfig, problem: Problem, optimizer: LearnedOptimi
             meta_batches = jax.vmap(getattr(seen, config.meta_data).batch)(meta_keys)
         return Window(jax.random.split(loss_key, steps), batches, meta_batches)
 
-    def steps_of(theta: PyTree, state: InnerState, window: Window) -> tuple[InnerState, jax.Array, jax.Array]:
+    def steps_of(
+        theta: PyTree, state: InnerState, window: Window, num_steps: jax.Array
+    ) -> tuple[InnerState, jax.Array, jax.Array]:
         task = family.task_fn(state.variant)
-        inner_step = make_inner_step(task, optimizer.opt_fn(theta))
+        inner_step = make_inner_step(task, optimizer.opt_fn(theta), num_steps)
 
         def step(state: InnerState, window: Window) -> tuple[InnerState, tuple[jax.Array, jax.Array]]:
             after, loss = inner_step(state, window.keys, window.batches)
@@ -155,7 +161,7 @@ def make_unroll(config: UnrollConfig, problem: Problem, optimizer: LearnedOptimi
         return WindowLosses(share, jnp.mean(_capped(losses, cap)), capped, jnp.sum(~finite, dtype=jnp.int32)), best
 
     def run(theta: PyTree, training: Training, window: Window, clock: Clock) -> tuple[Training, WindowLosses]:
-        inner, losses, meta_losses = steps_of(theta, training.inner, window)
+        inner, losses, meta_losses = steps_of(theta, training.inner, window, clock.horizon)
         result, best = losses_of(losses, meta_losses, clock, training.best)
         return Training(inner, best), result
 

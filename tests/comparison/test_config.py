@@ -70,7 +70,7 @@ def test_the_paper_budget_is_the_published_recipe_but_for_the_optimizer(name):
 
 def test_the_cpu_budget_of_the_mlp_is_spelled_out():
     """Runs of hours have been made with it: a change of any value would refuse to go on with them."""
-    networks = {"UNF": UNFConfig((32, 32, 32)), "DeepSets": DeepSetsConfig((32, 32, 32))}
+    networks = {"UNF": UNFConfig((32, 32, 32), terms=None), "DeepSets": DeepSetsConfig((32, 32, 32))}
     plan = make_plan("mlp", load("mlp"), "cpu", "runs/paper")
     runs = {run.directory: run.experiment for run in plan.runs}
     assert len(runs) == 9
@@ -148,7 +148,7 @@ def test_a_plan_is_seed_0_of_every_rival_and_then_seed_1():
         (lambda: ComparisonConfig("t", (), ()), "comparison.rivals must be one or more"),
         (
             lambda: Budget("x", dataclasses.replace(EXPERIMENT, optimizer=LearnedSGDMConfig()), 1).experiment_of(
-                Rival("UNF", UNFConfig()), 0
+                Rival("UNF", UNFConfig(terms=None)), 0
             ),
             "gives the start of beta",
         ),

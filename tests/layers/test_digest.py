@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lopt.features.paper import weight_features
-from lopt.layers.digest import BLOCK, Needs, clip_and_normalize, put_together
+from lopt.layers.digest import BLOCK, Needs, clip_and_normalize, clip_channels, is_digested
 from lopt.layers.digest import digest as digest_tensors
 from lopt.layers.kernels import ffi as native
 from lopt.layers.kernels.build import find_compiler, load_kernels
 from lopt.layers.pointwise import pointwise, pointwise_bfloat16
 from lopt.networks.update import DeepSetsConfig, UNFConfig
 from lopt.symmetry.spec import WeightSpec
+from tests.paper_features import SEEN, weight_features
 
 needs_compiler = pytest.mark.skipif(find_compiler() is None, reason="there is no C++ compiler")
 
@@ -44,8 +44,12 @@ def dense(key, widths):
 
 
 def digest(layers, channels, needs, apply_pointwise=pointwise):
-    """Of one tensor."""
-    return digest_tensors(layers, {"w": channels}, {"w": needs}, apply_pointwise)["w"]
+    """Of one tensor, whose channels come as arrays [c, *shape]."""
+    return digest_tensors(layers, {"w": one_by_one(channels)}, {"w": needs}, apply_pointwise)["w"]
+
+
+def one_by_one(channels):
+    return tuple(x for part in channels for x in part)
 
 
 def channels_of(key, shape, parts=(1, 1, 6)):
@@ -96,13 +100,13 @@ def test_tensors_together_are_as_one_by_one(way):
     channels, needs = {}, {}
     for i, shape in enumerate(shapes):
         key = jax.random.key(i)
-        channels[str(i)] = channels_of(key, shape, [(1, 1, 6), (8,), (3, 5)][i % 3])
+        channels[str(i)] = one_by_one(channels_of(key, shape, [(1, 1, 6), (8,), (3, 5)][i % 3]))
         needs[str(i)] = Needs(shape, jax.random.normal(key, (20, 1 + i)), tuple(range(len(shape)))[i % 2 :])
     needs |= {"other": Needs((3,), jnp.ones((20, 1)))}
     found = jax.jit(lambda: digest_tensors(layers, channels, needs))()
     assert list(found) == list(channels)
     for path, one in found.items():
-        alone = digest(layers, channels[path], needs[path])
+        alone = digest(layers, [x[None] for x in channels[path]], needs[path])
         assert set(one.means) == set(needs[path].means)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), one, alone)
 
@@ -184,12 +188,12 @@ def test_update_network_is_the_same_with_the_kernel(config, side, loaded):
     spec = WeightSpec.parse({"w": "inputs! units", "r": "units units", "b": "units"})
     params = {"w": jax.random.normal(jax.random.key(0), (3, side)), "r": jnp.eye(side) * 0.3, "b": jnp.ones(side)}
     momenta = jax.tree.map(lambda w: jnp.stack([w * i for i in range(6)]), params)
-    network = config.make(spec)
+    network = config.make(spec, SEEN, 1)
     theta = network.init(jax.random.key(1))
 
     def update():
         features = weight_features(params, params, momenta, jnp.int32(3))
-        return network.apply(theta, features), set(features.channels)
+        return network.apply(theta, features), {path for path, w in params.items() if is_digested(w.shape)}
 
     expected, digested = update()
     assert digested == ({"r"} if side**2 >= BLOCK else set())
@@ -232,4 +236,4 @@ def test_other_dtypes_are_left_to_xla(with_kernel):
 
 
 def test_channels_are_clipped():
-    np.testing.assert_array_equal(put_together([jnp.array([[3.0, -0.5]]), jnp.array([[-7.0, 1.0]])]), [[1, -0.5], [-1, 1]])
+    np.testing.assert_array_equal(clip_channels(jnp.array([[3.0, -0.5], [-7.0, 1.0]])), [[1, -0.5], [-1, 1]])

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lopt.features.paper import weight_features
 from lopt.layers.pointwise import BLOCK, pointwise, pointwise_bfloat16, pointwise_pallas
 from lopt.networks.update import UNFConfig
 from lopt.symmetry.spec import WeightSpec
+from tests.paper_features import SEEN, weight_features
 
 
 def dense(key, widths):
@@ -70,7 +70,7 @@ def test_products_in_bfloat16_are_close_over_particles_and_differentiable():
 def test_a_kernel_without_products_in_bfloat16_is_refused():
     spec = WeightSpec.parse({"w": "inputs! units"})
     with pytest.raises(ValueError, match="kernel='pallas' has no products in bfloat16: use kernel='xla'"):
-        UNFConfig(kernel="pallas", matmul_dtype="bfloat16").make(spec)
+        UNFConfig(kernel="pallas", matmul_dtype="bfloat16").make(spec, SEEN, 1)
 
 
 def test_other_dtypes_are_refused():
@@ -95,7 +95,7 @@ def test_update_network_is_the_same_with_either():
     params = {"w": jax.random.normal(jax.random.key(0), (5, 4)), "b": jnp.ones(4)}
     momenta = jax.tree.map(lambda w: jnp.stack([w * i for i in range(6)]), params)
     features = weight_features(params, params, momenta, jnp.int32(3))
-    xla, pallas = (UNFConfig((6, 5), kernel=kernel).make(spec) for kernel in ("xla", "pallas"))
+    xla, pallas = (UNFConfig((6, 5), kernel=kernel).make(spec, SEEN, 1) for kernel in ("xla", "pallas"))
     theta = xla.init(jax.random.key(1))
     expected, found = xla.apply(theta, features), pallas.apply(theta, features)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)

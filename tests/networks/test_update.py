@@ -7,12 +7,13 @@ import optax
 import pytest
 
 import lopt.layers.digest
-from lopt.features.paper import NUM_TIME_CHANNELS, NUM_WEIGHT_CHANNELS, WeightFeatures, weight_features
+from lopt.features.presets import NUM_TIME_CHANNELS, NUM_WEIGHT_CHANNELS
 from lopt.layers.unf import unf_layer
 from lopt.networks.predictors import invariant_pooling, invariant_predictor
 from lopt.networks.update import DeepSetsConfig, NFNConfig, PooledDeepSetsConfig, UNFConfig
 from lopt.optimizers.momentum import LearnedMomentumConfig
 from lopt.symmetry.spec import WeightSpec
+from tests.paper_features import SEEN, finished, weight_features
 
 MLP = WeightSpec.parse({"k0": "pixels! h", "b0": "h", "k1": "h classes!", "b1": "classes!"})
 SIZES = {"pixels": 4, "h": 5, "classes": 3}
@@ -42,22 +43,27 @@ def act(spec, x, element):
     return WeightSpec.parse({p: f"{spec.notation(p)} channels!" for p in spec.paths}).permute(x, element)
 
 
+def first(out):
+    """The first output of each leaf."""
+    return {path: y[0] for path, y in out.items()}
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_commutes_with_the_true_group(name):
-    init, apply = NETWORKS[name].make(MLP, SIZES)
+    init, apply = NETWORKS[name].make(MLP, SEEN, 1, SIZES)
     theta = jax.jit(init)(jax.random.key(1))
     apply = jax.jit(apply)
     time = jnp.ones(NUM_TIME_CHANNELS)
     x = features()
-    out = apply(theta, WeightFeatures(x, time))
+    out = first(apply(theta, finished(x, time)))
     assert {path: y.shape for path, y in out.items()} == {path: y.shape[:-1] for path, y in x.items()}
     element = {"h": jnp.asarray([3, 0, 4, 1, 2])}
-    moved = apply(theta, WeightFeatures(act(MLP, x, element), time))
+    moved = first(apply(theta, finished(act(MLP, x, element), time)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), moved, MLP.permute(out, element))
     # Whether the order of fixed axes is seen is what distinguishes the modes.
     fixed = {"pixels": jnp.asarray([1, 2, 3, 0])}
     relaxed = MLP.relax()
-    moved = apply(theta, WeightFeatures(act(relaxed, x, fixed), time))
+    moved = first(apply(theta, finished(act(relaxed, x, fixed), time)))
     gap = max(float(jnp.max(jnp.abs(moved[p] - relaxed.permute(out, fixed)[p]))) for p in out)
     assert gap > 1e-3 if name in ("positions", "folded", "untied") else gap < 1e-5
 
@@ -65,14 +71,14 @@ def test_commutes_with_the_true_group(name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_learns_a_target(name):
     """A few steps of Adam bring an equivariant target nearer: gradients reach all of theta that matters."""
-    init, apply = NETWORKS[name].make(MLP, SIZES)
-    x = WeightFeatures(features(), jnp.ones(NUM_TIME_CHANNELS))
-    targets = {path: y[..., 0] * 0.5 for path, y in x.weights.items()}
+    init, apply = NETWORKS[name].make(MLP, SEEN, 1, SIZES)
+    x = finished(features(), jnp.ones(NUM_TIME_CHANNELS))
+    targets = {path: y[0] * 0.5 for path, y in x.channels.items()}
 
     @jax.jit
     def fit(theta):
         def loss(theta):
-            out = apply(theta, x)
+            out = first(apply(theta, x))
             return sum(jnp.mean(jnp.square(out[path] - targets[path])) for path in out)
 
         def step(carry, _):
@@ -110,12 +116,12 @@ def test_serves_params_under_64_bit_floats(name, dtype):
 @pytest.mark.parametrize("config", [NFNConfig(), UNFConfig(fixed="folded"), UNFConfig(fixed="untied")])
 def test_sizes_are_asked_for(config):
     with pytest.raises(ValueError, match=r"pass sizes=spec.sizes\(params\)"):
-        config.make(MLP)
+        config.make(MLP, SEEN, 1)
 
 
 def test_modes_that_do_not_go_together_are_refused():
     with pytest.raises(ValueError, match="does not go with fixed='positions'"):
-        UNFConfig(share="role", fixed="positions").make(MLP)
+        UNFConfig(share="role", fixed="positions").make(MLP, SEEN, 1)
 
 
 def test_predictor_is_invariant_and_sees_more_than_means():
@@ -159,7 +165,7 @@ SHAPES = {"w0": (9, 9), "b0": (9,), "w1": (2, 9, 5), "b1": (5,), "w2": (10, 4)}
 def test_large_leaves_are_computed_in_blocks(config, digests, monkeypatch):
     """Blocks of 12 weights: leaves of 12 and more are cut up along any axis, with and without a rest, those with diagonals as well;
     forwards, backwards and over particles."""
-    network = config.make(LARGE)
+    network = config.make(LARGE, SEEN, 1)
     theta = network.init(jax.random.key(0))
 
     def tree(index):

@@ -6,10 +6,13 @@ import numpy as np
 import optax
 import pytest
 
-from lopt.features.paper import MOMENTUM_DECAYS, NUM_CHANNELS, clip_and_normalize, time_features, weight_features
+from lopt.features.presets import MOMENTUM_DECAYS, NUM_CHANNELS
+from lopt.features.time import time_features
+from lopt.layers.digest import clip_and_normalize
 from lopt.networks.update import DeepSetsConfig, UNFConfig
 from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedSGDMConfig
 from lopt.symmetry.spec import WeightSpec
+from tests.paper_features import SEEN, weight_features
 
 SPEC = WeightSpec.parse(
     {"dense0": {"bias": "hidden", "kernel": "pixels! hidden"}, "dense1": {"bias": "classes!", "kernel": "hidden classes!"}}
@@ -49,7 +52,7 @@ def trained(optimizer, params, steps=2, transform=None, **extra):
     return run(params)
 
 
-@pytest.mark.parametrize(("network", "count"), [(UNFConfig(), 3783), (DeepSetsConfig(), 2788)])
+@pytest.mark.parametrize(("network", "count"), [(UNFConfig(terms=None), 3783), (DeepSetsConfig(), 2788)])
 def test_parameter_counts_of_the_paper(network, count):
     """The MLP task's f with its three scalars (paper, appendix)."""
     theta = jax.eval_shape(LearnedMomentumConfig(network=network).make(SPEC).init, jax.random.key(0))
@@ -72,7 +75,7 @@ def test_the_rule_of_the_paper_by_hand():
     """W <- W - alpha (m^{g0} + beta f(...)), with f computed from features built by hand."""
     params, grads = make_params(0), make_params(1)
     config = CONFIGS["deep_sets"]
-    optimizer, f = config.make(SPEC), config.network.make(SPEC)
+    optimizer, f = config.make(SPEC), config.network.make(SPEC, SEEN, 1)
     theta = optimizer.init(jax.random.key(2))
     tx = optimizer.opt_fn(theta)
     state = jax.jit(lambda: tx.update(grads, tx.init(params), params)[1])()
@@ -81,7 +84,7 @@ def test_the_rule_of_the_paper_by_hand():
     m = lambda decay: jax.tree.map(lambda g: decay * g + g, grads)  # noqa: E731  the second step's momentum
     momenta = jax.tree.map(lambda *rows: jnp.stack(rows), *(m(decay) for decay in MOMENTUM_DECAYS))
     out = f.apply(theta["network"], weight_features(params, grads, momenta, jnp.int32(1)))
-    expected = -0.1 * (1.9 * grads["dense0"]["kernel"] + 0.1 * out["dense0/kernel"])
+    expected = -0.1 * (1.9 * grads["dense0"]["kernel"] + 0.1 * out["dense0/kernel"][0])
     np.testing.assert_allclose(updates["dense0"]["kernel"], expected, rtol=1e-4, atol=1e-6)
 
 
@@ -97,8 +100,8 @@ def test_features_have_19_channels():
     params = make_params()
     momenta = jax.tree.map(lambda w: jnp.zeros((6, *w.shape)), params)
     features = weight_features(params, params, momenta, jnp.int32(30))
-    assert features.weights["dense0/kernel"].shape == (6, 5, 8)
-    assert 8 + features.time.shape[0] == NUM_CHANNELS == 19
+    assert [x.shape for x in features.channels["dense0/kernel"]] == [(6, 5)] * 8
+    assert 8 + features.shared.shape[0] == NUM_CHANNELS == SEEN.num_channels == 19
     np.testing.assert_allclose(time_features(jnp.int32(30))[3], 0.0, atol=1e-7)
 
 

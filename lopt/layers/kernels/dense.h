@@ -93,17 +93,25 @@ class Dense {
   int64_t inputs() const { return inputs_; }
   int64_t outputs() const { return outputs_; }
 
-  // x [inputs, TILE] to y [outputs, TILE]; of pairs, x is rounded in its place.
-  void Apply(float* x, float* y) const {
+  // A bias as `Apply` takes it.
+  Floats Biases(const float* bias) const {
+    Floats padded(Padded(outputs_));
+    std::copy_n(bias, outputs_, padded.data());
+    return padded;
+  }
+
+  // x [inputs, TILE] to y [outputs, TILE], with another bias than the layer's if one is given; of pairs, x is rounded in its place.
+  void Apply(float* x, float* y, const float* other_bias) const {
+    const float* bias = other_bias != nullptr ? other_bias : bias_.data();
     if (pairs_) {
       for (int64_t k = 0; k < Rows(); ++k)
         for (int64_t i = 0; i < TILE; i += LANES) {
           Vector second = 2 * k + 1 < inputs_ ? Load(x + (2 * k + 1) * TILE + i) : Vector{};
           Store(x + k * TILE + i, Pair(Load(x + 2 * k * TILE + i), second));
         }
-      Multiply<true>(x, y);
+      Multiply<true>(x, y, bias);
     } else {
-      Multiply<false>(x, y);
+      Multiply<false>(x, y, bias);
     }
   }
 
@@ -112,12 +120,12 @@ class Dense {
   int64_t Rows() const { return pairs_ ? (inputs_ + 1) / 2 : inputs_; }
 
   template <bool PAIRS>
-  void Multiply(const float* x, float* y) const {
+  void Multiply(const float* x, float* y, const float* bias) const {
     int64_t r = 0;
     for (; r + ROWS <= outputs_; r += ROWS)
-      MultiplyRows<ROWS, PAIRS>(weights_.data() + r * Rows(), bias_.data() + r, x, y + r * TILE, Rows(), relu_);
+      MultiplyRows<ROWS, PAIRS>(weights_.data() + r * Rows(), bias + r, x, y + r * TILE, Rows(), relu_);
     if (r < outputs_)
-      MultiplyLastRows<ROWS, PAIRS>(outputs_ - r, weights_.data() + r * Rows(), bias_.data() + r, x, y + r * TILE, Rows(), relu_);
+      MultiplyLastRows<ROWS, PAIRS>(outputs_ - r, weights_.data() + r * Rows(), bias + r, x, y + r * TILE, Rows(), relu_);
   }
 
   int64_t inputs_, outputs_;

@@ -18,14 +18,16 @@ namespace {
 
 using Counts = ffi::Span<const int64_t>;
 
-// args: kernels and biases of the layers in turn, `layers` of them; for every tensor arrays [c, weights], `inputs` of them, that together
-// are its channels, and a matrix. rets: for every tensor the last layer's features times its matrix, [K, weights], and their sums over
+// args: kernels and biases of the layers in turn, `layers` of them; for every tensor `inputs` arrays [weights], its channels, a matrix, and
+// its bias of the first layer. rets: for every tensor the last layer's features times its matrix, [K, weights], and their sums over
 // each of its axes that `sums` names, [C, the other axes].
 //
-// `shapes` of the tensors one after another, `ranks` numbers each, and so `sums`, `sum_counts` each. With `bfloat16` the operands of
+// `shapes` of the tensors one after another, `ranks` numbers each, and so `sums`, `sum_counts` each; of every
+// channel `scales` has four. With `bfloat16` the operands of
 // the layers' products are rounded; at most so many `threads` work.
 ffi::Error DigestImpl(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t threads, bool bfloat16,
-                      int64_t layers, Counts inputs, Counts ranks, Counts shapes, Counts sum_counts, Counts sums) {
+                      int64_t layers, Counts inputs, Counts ranks, Counts shapes, Counts sum_counts, Counts sums,
+                      ffi::Span<const float> scales) {
   auto floats = [&](size_t i) { return reinterpret_cast<float*>(args.get<ffi::AnyBuffer>(i)->untyped_data()); };
   auto dimension = [&](size_t i, int axis) { return args.get<ffi::AnyBuffer>(i)->dimensions()[axis]; };
   auto result = [&](size_t i) { return reinterpret_cast<float*>((*rets.get<ffi::AnyBuffer>(i))->untyped_data()); };
@@ -39,15 +41,20 @@ ffi::Error DigestImpl(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remain
 
   std::vector<Tensor> tensors;
   const int64_t *shape = shapes.begin(), *axis = sums.begin();
+  const float* scale = scales.begin();
   for (size_t t = 0; t < ranks.size(); ++t) {
     std::vector<const float*> rows;
     int64_t count = 1;
     for (int64_t i = 0; i < ranks[t]; ++i) count *= shape[i];
-    for (int64_t i = 0; i < inputs[t]; ++i, ++arg)
-      for (int64_t c = 0; c < dimension(arg, 0); ++c) rows.push_back(floats(arg) + c * count);
+    std::vector<Scale> declared;
+    for (int64_t i = 0; i < inputs[t]; ++i, ++arg, scale += 4) {
+      rows.push_back(floats(arg));
+      declared.push_back({scale[0], scale[1], scale[2], scale[3] != 0.0f});
+    }
     Dense last(floats(arg), nullptr, dimension(arg, 0), dimension(arg, 1), /*relu=*/false, /*pairs=*/false);
     width = std::max(width, last.outputs());
-    tensors.emplace_back(std::vector<int64_t>(shape, shape + ranks[t]), std::move(rows), std::move(last), result(ret++));
+    tensors.emplace_back(std::vector<int64_t>(shape, shape + ranks[t]), std::move(rows), std::move(declared), std::move(last),
+                         network.front().Biases(floats(++arg)), result(ret++));
     for (int64_t i = 0; i < sum_counts[t]; ++i) tensors.back().SumOver(*axis++, result(ret++));
     shape += ranks[t], ++arg, weights += count;
   }
@@ -82,6 +89,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(LoptDigest, DigestImpl,
                                   .Attr<Counts>("ranks")
                                   .Attr<Counts>("shapes")
                                   .Attr<Counts>("sum_counts")
-                                  .Attr<Counts>("sums"));
+                                  .Attr<Counts>("sums")
+                                  .Attr<ffi::Span<const float>>("scales"));
 
 extern "C" bool LoptHasBfloat16() { return HAS_BFLOAT16; }

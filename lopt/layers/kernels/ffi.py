@@ -68,14 +68,18 @@ class Tensor(NamedTuple):
     """What the kernel is given of a tensor.
 
     Attributes:
-      channels: arrays [c, *shape] that together are the c_0 channels; clipped and normalised as `digest` does.
+      channels: c_0 arrays [*shape].
       matrix: [c_L, K].
+      bias: of the first layer, [c_1].
       sums: axes.
+      scales: of each channel: clip, what is added to the mean square and to its root, and 0 where it is not divided at all.
     """
 
     channels: Sequence[jax.Array]
     matrix: jax.Array
+    bias: jax.Array
     sums: Sequence[int]
+    scales: Sequence[tuple[float, float, float, float]]
 
 
 def digest_call(
@@ -84,7 +88,7 @@ def digest_call(
     """A pointwise network at every weight of some tensors, its features times a matrix, and their sums over axes.
 
     Args:
-      layers: kernels [c_l, c_{l+1}] and biases, all followed by a ReLU.
+      layers: kernels [c_l, c_{l+1}] and biases, all followed by a ReLU; of the first the bias is each tensor's own.
       tensors: at least one.
       bfloat16: round the operands of the layers' products; not those with the matrices.
 
@@ -93,11 +97,15 @@ def digest_call(
     """
     found = kernel()
     assert found is not None
-    shapes = [tensor.channels[0].shape[1:] for tensor in tensors]
+    shapes = [tensor.channels[0].shape for tensor in tensors]
     arrays = [x for layer in layers for x in layer]
     out: list[jax.ShapeDtypeStruct] = []
     for tensor, shape in zip(tensors, shapes, strict=True):
-        arrays += [*tensor.channels, tensor.matrix]  # as they are: if reshaped, XLA would compute them here once more
+        arrays += [
+            *tensor.channels,
+            tensor.matrix,
+            tensor.bias,
+        ]  # as they are: if reshaped, XLA would compute them here once more
         features, columns = tensor.matrix.shape
         sizes = [(columns, *shape), *((features, *shape[:axis], *shape[axis + 1 :]) for axis in tensor.sums)]
         out += [jax.ShapeDtypeStruct(size, jnp.float32) for size in sizes]
@@ -113,6 +121,7 @@ def digest_call(
             shapes=_counts(itertools.chain(*shapes)),
             sum_counts=_counts(len(tensor.sums) for tensor in tensors),
             sums=_counts(itertools.chain(*(tensor.sums for tensor in tensors))),
+            scales=np.asarray([x for tensor in tensors for channel in tensor.scales for x in channel], np.float32),
         )
     )
     return [(next(results), list(itertools.islice(results, len(tensor.sums)))) for tensor in tensors]

@@ -16,13 +16,21 @@
 constexpr int64_t PART = 1024;      // weights that are worth another thread
 constexpr int64_t MOST_PARTS = 16;  // each has sums of its own
 
-inline float Clip(float x) { return x < -1.0f ? -1.0f : x > 1.0f ? 1.0f : x; }  // NaN stays NaN
+inline float Clip(float x, float bound) { return x < -bound ? -bound : x > bound ? bound : x; }  // NaN stays NaN
+
+// How a channel is clipped and what it is divided by: `lopt.layers.digest.Channel`.
+struct Scale {
+  float clip, inside, outside;
+  bool divided;
+};
 
 class Tensor {
  public:
-  // rows: of every channel its values; `last` gives the product [K, weights] of the last layer's features.
-  Tensor(std::vector<int64_t> shape, std::vector<const float*> rows, Dense last, float* product)
-      : shape_(std::move(shape)), rows_(std::move(rows)), scales_(rows_.size()), last_(std::move(last)), product_(product) {
+  // rows: of every channel its values; `last` gives the product [K, weights] of the last layer's features; bias: of the first layer.
+  Tensor(std::vector<int64_t> shape, std::vector<const float*> rows, std::vector<Scale> declared, Dense last, Floats bias,
+         float* product)
+      : shape_(std::move(shape)), rows_(std::move(rows)), declared_(std::move(declared)), scales_(rows_.size()),
+        last_(std::move(last)), bias_(std::move(bias)), product_(product) {
     for (size_t i = 0; i < shape_.size(); ++i) {
       count_ *= shape_[i];
       if (shape_[i] > shape_[axis_]) axis_ = i;
@@ -49,8 +57,14 @@ class Tensor {
   int64_t channels() const { return rows_.size(); }
   const Dense& last() const { return last_; }
 
-  // Finds 1 / (root mean square + 1e-5) of a channel, clipped: `lopt.layers.digest.channel_scale`.
+  // Finds 1 / (sqrt(mean square + inside) + outside) of a channel, clipped: `lopt.layers.digest.channel_scale`.
   void FindScale(int64_t channel) {
+    const Scale& declared = declared_[channel];
+    const float clip = declared.clip;
+    if (!declared.divided) {
+      scales_[channel] = 1.0f;
+      return;
+    }
     constexpr int64_t RUN = 4096;  // summed in float32, the runs in float64
     const float* row = rows_[channel];
     double total = 0;
@@ -58,11 +72,12 @@ class Tensor {
       int64_t end = std::min(start + RUN, count_), n = start;
       float lanes[4 * LANES] = {};
       for (; n + 4 * LANES <= end; n += 4 * LANES)
-        for (int i = 0; i < 4 * LANES; ++i) lanes[i] += Clip(row[n + i]) * Clip(row[n + i]);
-      for (; n < end; ++n) lanes[0] += Clip(row[n]) * Clip(row[n]);
+        for (int i = 0; i < 4 * LANES; ++i) lanes[i] += Clip(row[n + i], clip) * Clip(row[n + i], clip);
+      for (; n < end; ++n) lanes[0] += Clip(row[n], clip) * Clip(row[n], clip);
       for (float lane : lanes) total += lane;
     }
-    scales_[channel] = 1.0f / (std::sqrt(static_cast<float>(total / static_cast<double>(count_))) + 1e-5f);
+    float mean = static_cast<float>(total / static_cast<double>(count_));
+    scales_[channel] = 1.0f / (std::sqrt(mean + declared.inside) + declared.outside);
   }
 
   // Takes the weights of a part, a run of indices of the longest axis, through the layers, which are at most `width` wide.
@@ -77,13 +92,13 @@ class Tensor {
         int64_t size = std::min(TILE, end - n);
         float *x = buffers.data(), *y = x + width * TILE;
         for (int64_t c = 0; c < channels(); ++c)
-          for (int64_t i = 0; i < size; ++i) x[c * TILE + i] = Clip(rows_[c][n + i]) * scales_[c];
-        for (const Dense& layer : layers) {
-          layer.Apply(x, y);
+          for (int64_t i = 0; i < size; ++i) x[c * TILE + i] = Clip(rows_[c][n + i], declared_[c].clip) * scales_[c];
+        for (size_t l = 0; l < layers.size(); ++l) {
+          layers[l].Apply(x, y, l == 0 ? bias_.data() : nullptr);
           std::swap(x, y);
         }
         for (Sums& sum : sums) sum.Add(x, last_.inputs(), n, size, n + size == end);
-        last_.Apply(x, y);
+        last_.Apply(x, y, nullptr);
         for (int64_t c = 0; c < last_.outputs(); ++c) std::copy_n(y + c * TILE, size, product_ + c * count_ + n);
       }
     }
@@ -100,8 +115,10 @@ class Tensor {
  private:
   std::vector<int64_t> shape_;
   std::vector<const float*> rows_;
+  std::vector<Scale> declared_;
   std::vector<float> scales_;
   Dense last_;
+  Floats bias_;
   float* product_;
   size_t axis_ = 0;                                       // the longest
   int64_t count_ = 1, length_ = 1, behind_ = 1, parts_ = 1;  // weights; indices of that axis; weights between two

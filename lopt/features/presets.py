@@ -1,0 +1,129 @@
+"""Sets of features that are known by a name: those of the paper, of Metz et al., of Celo2, and any of one's own."""
+
+import dataclasses
+import math
+
+from lopt.features.base import FeaturesConfig, Kind
+from lopt.features.factored import FactoredGradient, FactoredMomenta, FactoredMoments
+from lopt.features.momenta import Momenta
+from lopt.features.second_moments import GradientOverRoot, InverseRoot, MomentaOverRoot, SecondMoment
+from lopt.features.time import TIME_SCALES, Time
+from lopt.features.weights import Gradient, Value
+from lopt.layers.digest import Channel
+
+MOMENTUM_DECAYS = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
+
+NUM_WEIGHT_CHANNELS = 2 + len(MOMENTUM_DECAYS)
+NUM_TIME_CHANNELS = len(TIME_SCALES)
+NUM_CHANNELS = NUM_WEIGHT_CHANNELS + NUM_TIME_CHANNELS
+
+
+@dataclasses.dataclass(frozen=True)
+class PaperFeatures(FeaturesConfig):
+    """w, g, six momenta and 11 times: "Universal Neural Functionals" (NeurIPS 2024), section 5.3.
+
+    Channels are clipped to [-1, 1] and divided by their root mean square over the tensor plus 1e-5. 24 bytes of state per weight.
+    """
+
+    averages: bool = False
+    """Momenta as averages, as the paper's released code has them, rather than sums, as its text."""
+
+    def kinds(self) -> tuple[Kind, ...]:
+        return Value(), Gradient(), Momenta(MOMENTUM_DECAYS, sums=not self.averages), Time()
+
+    def normal(self) -> Channel:
+        return Channel(clip=1.0, outside=1e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdafactorFeatures(FeaturesConfig):
+    """The 28 channels of small_fc and 11 times: Metz et al. (CoLLAs 2022), table 1, in the order of their code.
+
+    g, w, momenta, v, momenta / root v, 1 / root v, g / root of factored, rows, columns, 1 / root of both, momenta / root of factored; each
+    divided by the root of its mean square over the tensor plus 1e-5. 16 bytes of state per weight, and rows and columns.
+    """
+
+    momenta: tuple[float, ...] = (0.9, 0.99, 0.999)
+    """Decays of the momenta, and of the factored second moments."""
+    second_moment: float = 0.999
+    """Decay of v."""
+    bias_correction: bool = False
+    """Divide averages by 1 - d^t."""
+    time: bool = True
+    """With the 11 time features."""
+
+    def kinds(self) -> tuple[Kind, ...]:
+        of_v = {"decay": self.second_moment, "bias_correction": self.bias_correction}
+        factored = {"decays": self.momenta, "bias_correction": self.bias_correction}
+        return (
+            Gradient(),
+            Value(),
+            Momenta(self.momenta, bias_correction=self.bias_correction),
+            SecondMoment(**of_v),
+            MomentaOverRoot(**of_v, momenta=self.momenta),
+            InverseRoot(**of_v),
+            FactoredGradient(**factored),
+            FactoredMoments(**factored),
+            FactoredMomenta(**factored, momenta=self.momenta),
+            *([Time()] if self.time else []),
+        )
+
+    def normal(self) -> Channel:
+        return Channel(inside=1e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Celo2Features(FeaturesConfig):
+    """The 30 channels of Celo2 (arXiv 2602.19142): small_fc's with a clipped gradient and g / root v, v faster, and no time.
+
+    Each is divided by the root of its mean square over the last two axes plus 1e-9. 16 bytes of state per weight, and rows and columns.
+    """
+
+    momenta: tuple[float, ...] = (0.9, 0.99, 0.999)
+    """Decays of the momenta, and of the factored second moments."""
+    second_moment: float = 0.95
+    """Decay of v."""
+    gradient_clip: float = 0.1
+    """Clip of the second channel, the clipped gradient. It is not invariant to the scale of the loss."""
+    bias_correction: bool = False
+    """Divide averages by 1 - d^t."""
+
+    def kinds(self) -> tuple[Kind, ...]:
+        of_v = {"decay": self.second_moment, "bias_correction": self.bias_correction, "eps": 1e-8}
+        factored = {"decays": self.momenta, "bias_correction": self.bias_correction}
+        return (
+            Gradient(),
+            Gradient(self.gradient_clip),
+            Value(),
+            Momenta(self.momenta, bias_correction=self.bias_correction),
+            SecondMoment(**of_v),
+            MomentaOverRoot(**of_v, momenta=self.momenta),
+            InverseRoot(**of_v),
+            FactoredGradient(**factored),
+            GradientOverRoot(**of_v),
+            FactoredMoments(**factored),
+            FactoredMomenta(**factored, momenta=self.momenta),
+        )
+
+    def normal(self) -> Channel:
+        return Channel(inside=1e-9, over="matrix")
+
+
+@dataclasses.dataclass(frozen=True)
+class CustomFeatures(FeaturesConfig):
+    """Kinds of one's own choice, side by side."""
+
+    parts: tuple[Kind, ...] = (Value(), Gradient(), Momenta(bias_correction=True))
+    """The kinds, in the order of the network's inputs."""
+    clip: float = math.inf
+    """Channels are clipped to [-clip, clip] (`inf`: not clipped)."""
+    eps: float = 1e-12
+    """Added to the mean square by whose root a channel is divided; small, so that the scale of a loss does not matter."""
+
+    def kinds(self) -> tuple[Kind, ...]:
+        if not self.parts:
+            raise ValueError("features need at least one kind")
+        return self.parts
+
+    def normal(self) -> Channel:
+        return Channel(clip=self.clip, inside=self.eps)

@@ -1,0 +1,218 @@
+"""What a learned optimizer is made of: a rule, the features that its network sees, and the network; each knows nothing of the others.
+
+A rule makes the step of every weight of what the network f and a nominal transform n give, a direction and a size for all:
+
+    W <- W - size (direction(f, n) + decay W)
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lopt.features.base import Context, Features
+from lopt.networks.update import Sizes, UpdateNetwork
+from lopt.optimizers.scalars import positive, read_positive
+from lopt.symmetry.spec import PyTree, WeightSpec, named_leaves
+
+ByPath = Mapping[str, jax.Array]
+
+
+class LearnedOptimizer(NamedTuple):
+    """An optimizer with meta-parameters.
+
+    Attributes:
+      init: `init(key) -> theta`, a plain dict of float32 arrays.
+      opt_fn: `opt_fn(theta) -> optax.GradientTransformationExtraArgs`; its `update` needs `params`, and takes `value=` (the loss) and
+        `num_steps=` (of the whole training).
+      scalars: `scalars(theta) -> {name: value}`, the readable hyperparameters in theta, for logs.
+      scale_by: `scale_by(theta)`: the step without its sign; without a size too, where that is the user's. To be chained as
+        `optax.scale_by_adam` is.
+    """
+
+    init: Callable[[jax.Array], PyTree]
+    opt_fn: Callable[[PyTree], optax.GradientTransformationExtraArgs]
+    scalars: Callable[[PyTree], dict[str, jax.Array]]
+    scale_by: Callable[[PyTree], optax.GradientTransformationExtraArgs] | None = None
+
+
+class OptimizerState(NamedTuple):
+    """State of the learned transform; it never holds params. Leaves are shaped like params, or have some of their axes left out.
+
+    Attributes:
+      count: inner steps done, int32 [].
+      nominal: of the nominal transform.
+      features: what the network's features keep of past gradients; None without a network.
+    """
+
+    count: jax.Array
+    nominal: PyTree
+    features: PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Base of what makes a learned optimizer."""
+
+    def make(self, spec: WeightSpec, sizes: Sizes = None) -> LearnedOptimizer:
+        """Build the optimizer for the weight spaces of a spec; `sizes` as for `NetworkConfig.make`."""
+        raise NotImplementedError(f"{type(self).__name__} does not define make()")
+
+
+@dataclasses.dataclass(frozen=True)
+class RuleConfig:
+    """How a step is made of what the network and a nominal transform give."""
+
+    relative: bool = False
+    """Multiply the step of a tensor by the root mean square of the tensor (at least 1e-3)."""
+    weight_decay: float = 0.0
+    """Decoupled decay lambda: the direction gains lambda W. 0: none."""
+    learn_weight_decay: bool = False
+    """Make lambda part of theta; weight_decay is then what it starts from."""
+    fan_in: bool = False
+    """Divide the step of hidden layers, all of whose axes may be permuted, by their number of inputs (muLO): then theta carries over
+    to other widths."""
+
+    @property
+    def outputs(self) -> int:
+        """Numbers per weight that the rule wants of f; 0: it has no network."""
+        raise NotImplementedError(f"{type(self).__name__} does not define outputs")
+
+    @property
+    def network_start(self) -> float:
+        """Of their usual size: coefficients of f's last layer before meta-training."""
+        return 1.0
+
+    @property
+    def needs_num_steps(self) -> bool:
+        """Whether the rule must know how many steps the training has."""
+        return False
+
+    @property
+    def needs_rate(self) -> bool:
+        """Whether the user gives the learning rate, as for a direction."""
+        return False
+
+    def init(self) -> PyTree:
+        """Its own part of theta: scalars, in forms that stay in range."""
+        raise NotImplementedError(f"{type(self).__name__} does not define init()")
+
+    def make_nominal(self, theta: PyTree) -> optax.GradientTransformation:
+        """The nominal transform n, float32."""
+        raise NotImplementedError(f"{type(self).__name__} does not define nominal()")
+
+    def direction(self, theta: PyTree, f: ByPath, n: ByPath, context: Context) -> dict[str, jax.Array]:
+        """The direction of every weight: leaf path -> [*leaf.shape] from f, [outputs, *leaf.shape], and n, [*leaf.shape]."""
+        raise NotImplementedError(f"{type(self).__name__} does not define direction()")
+
+    def size(self, theta: PyTree, context: Context) -> jax.Array:
+        """What the direction is multiplied with, []; positive."""
+        raise NotImplementedError(f"{type(self).__name__} does not define size()")
+
+    def scalars(self, theta: PyTree) -> dict[str, jax.Array]:
+        """Its scalars, readable."""
+        raise NotImplementedError(f"{type(self).__name__} does not define scalars()")
+
+
+def learned_optimizer(
+    rule: RuleConfig, features: Features | None, network: UpdateNetwork | None, spec: WeightSpec
+) -> LearnedOptimizer:
+    """The learned optimizer of a rule, features and a network.
+
+    Args:
+      rule: how a step is made.
+      features: what the network sees; None without a network.
+      network: f; None where the rule has no outputs.
+      spec: of the weights; only `fan_in` reads it.
+
+    Returns:
+      A `LearnedOptimizer` with theta `{scalars of the rule, "network": theta of f}`.
+
+    Raises:
+      ValueError: if the rule and the network do not go together, or a scalar is out of range.
+    """
+    if rule.weight_decay < 0:
+        raise ValueError(f"weight_decay must not be negative, got {rule.weight_decay}")
+    own = rule.init()
+    if rule.learn_weight_decay:
+        own = {**own, "weight_decay": positive(rule.weight_decay, "weight_decay, where it is learned,")}
+
+    def init(key: jax.Array) -> PyTree:
+        theta = dict(own)
+        if network is not None:
+            theta["network"] = network.init(key)
+            if rule.network_start != 1:
+                theta["network"]["last"] = jax.tree.map(lambda x: rule.network_start * x, theta["network"]["last"])
+        return theta
+
+    def scalars(theta: PyTree) -> dict[str, jax.Array]:
+        decayed = {"weight_decay": read_positive(theta["weight_decay"])} if rule.learn_weight_decay else {}
+        return rule.scalars(theta) | decayed
+
+    parts = _Parts(rule, features, network, spec)
+    return LearnedOptimizer(
+        init, lambda theta: _transform(parts, theta, whole=True), scalars, lambda theta: _transform(parts, theta, whole=False)
+    )
+
+
+class _Parts(NamedTuple):
+    rule: RuleConfig
+    features: Features | None
+    network: UpdateNetwork | None
+    spec: WeightSpec
+
+
+def _transform(parts: _Parts, theta: PyTree, *, whole: bool) -> optax.GradientTransformationExtraArgs:
+    """The transform; `whole`: with sign and size, as `optax.adam`, rather than as `optax.scale_by_adam`."""
+    rule, features, network, spec = parts
+    nominal = rule.make_nominal(theta)
+
+    def init_fn(params: PyTree) -> OptimizerState:
+        kept = features.init(params) if features is not None else None
+        return OptimizerState(jnp.zeros((), jnp.int32), nominal.init(params), kept)
+
+    def update_fn(
+        updates: PyTree, state: PyTree, params: PyTree | None = None, **extra_args: Any
+    ) -> tuple[PyTree, OptimizerState]:
+        if params is None:
+            raise ValueError("a learned optimizer sees the weights: call update(grads, state, params)")
+        context = Context(state.count, *(_float(extra_args.get(name)) for name in ("value", "num_steps")))
+        grads = jax.tree.map(lambda g: g.astype(jnp.float32), updates)
+        n, after = nominal.update(grads, state.nominal, params)
+        f, kept = {}, None
+        if features is not None and network is not None:
+            with jax.named_scope("features"):
+                seen, kept = features.update(grads, state.features, params, context)
+            f = network.apply(theta["network"], seen)
+        named = dict(named_leaves(params))
+        steps = rule.direction(theta, f, dict(named_leaves(n)), context)
+        steps = {path: _scaled(rule, spec, path, step, named[path]) for path, step in steps.items()}
+        size = rule.size(theta, context) if whole or not rule.needs_rate else jnp.float32(1)
+        if rule.weight_decay or rule.learn_weight_decay:
+            decay = read_positive(theta["weight_decay"]) if rule.learn_weight_decay else jnp.float32(rule.weight_decay)
+            steps = {path: step + decay * named[path].astype(jnp.float32) for path, step in steps.items()}
+        size = -size if whole else size
+        found = [(size * steps[path]).astype(w.dtype) for path, w in named.items()]
+        updates = jax.tree.unflatten(jax.tree.structure(params), found)
+        return updates, OptimizerState(jnp.asarray(optax.safe_increment(state.count)), after, kept)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _float(value: Any) -> jax.Array | None:
+    return None if value is None else jnp.asarray(value).astype(jnp.float32)
+
+
+def _scaled(rule: RuleConfig, spec: WeightSpec, path: str, step: jax.Array, w: jax.Array) -> jax.Array:
+    """The direction of a tensor with the scales that every rule may have."""
+    if rule.relative and w.size:
+        step = step * jnp.maximum(jnp.sqrt(jnp.mean(jnp.square(w.astype(jnp.float32)))), 1e-3)
+    if rule.fan_in and path in spec.paths:
+        factors = spec.factors(path)
+        if len(w.shape) >= 2 and not any(factor.fixed for factor in factors):
+            step = step / math.prod(w.shape[:-1])
+    return step

@@ -1,0 +1,86 @@
+"""The direction rule: the network gives a direction, normalised per tensor; rate, schedule and decay are the user's.
+
+    d = normalise(f + b n),        W <- W - rate d
+
+After Celo2 (arXiv 2602.19142): the update of a tensor has root mean square one, matrices may be orthogonalised before by
+Newton-Schulz. The scale of a loss, and so of gradients, does not matter where the features do not show it.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lopt.features.base import Context
+from lopt.optimizers.base import ByPath, RuleConfig
+from lopt.optimizers.muon import is_matrix, newton_schulz
+from lopt.optimizers.nominals import AdamNominal, NominalConfig, NoNominal
+from lopt.optimizers.scalars import positive, read_positive
+from lopt.optimizers.schedules import Shape, shape_factor
+from lopt.symmetry.spec import PyTree
+
+EPS = 1e-9  # added to the mean square of a direction
+
+
+@dataclasses.dataclass(frozen=True)
+class DirectionRule(RuleConfig):
+    """normalise(f + b n): a direction of root mean square one per tensor."""
+
+    nominal: NominalConfig = AdamNominal()
+    """The step n that f corrects: momentum, adam, nadam, muon or none."""
+    nominal_weight: float = 1.0
+    """Weight b of the nominal step before meta-training."""
+    orthogonalize: bool = False
+    """Orthogonalise matrices, the last two axes of a tensor, before they are normalised."""
+    over: Literal["tensor", "matrix"] = "tensor"
+    """What has root mean square one: a tensor, or each matrix of its last two axes (Celo2)."""
+    learning_rate: float = 0.01
+    """The rate during meta-training. Whoever uses the optimizer gives a rate of their own, for which this is the default."""
+    rate_schedule: Shape = "constant"
+    """The schedule of the rate during meta-training; a cosine needs num_steps."""
+
+    @property
+    def outputs(self) -> int:
+        return 1
+
+    @property
+    def network_start(self) -> float:
+        return 1.0 if isinstance(self.nominal, NoNominal) else 0.1
+
+    @property
+    def needs_rate(self) -> bool:
+        return True
+
+    def init(self) -> PyTree:
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if isinstance(self.nominal, NoNominal):
+            return {}
+        return {"nominal_weight": positive(self.nominal_weight, "nominal_weight"), "nominal": self.nominal.init()}
+
+    def make_nominal(self, theta: PyTree) -> optax.GradientTransformation:
+        return self.nominal.make(theta.get("nominal", {}))
+
+    def direction(self, theta: PyTree, f: ByPath, n: ByPath, context: Context) -> dict[str, jax.Array]:
+        steps = {path: x[0] for path, x in f.items()}
+        if "nominal" in theta:
+            weight = read_positive(theta["nominal_weight"])
+            steps = {path: x + weight * n[path] for path, x in steps.items()}
+        if self.orthogonalize:
+            matrices = [path for path, x in steps.items() if is_matrix(x)]
+            steps |= dict(zip(matrices, newton_schulz([steps[path] for path in matrices]), strict=True))
+        return {path: self._normalized(x) for path, x in steps.items()}
+
+    def _normalized(self, x: jax.Array) -> jax.Array:
+        axes = tuple(range(x.ndim))[-2:] if self.over == "matrix" else tuple(range(x.ndim))
+        return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=axes, keepdims=True) + EPS) if x.size else x
+
+    def size(self, theta: PyTree, context: Context) -> jax.Array:
+        return self.learning_rate * shape_factor(self.rate_schedule, context, "the schedule of the rate")
+
+    def scalars(self, theta: PyTree) -> dict[str, jax.Array]:
+        if "nominal" not in theta:
+            return {}
+        return {"nominal_weight": read_positive(theta["nominal_weight"]), **self.nominal.scalars(theta["nominal"])}

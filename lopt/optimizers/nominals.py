@@ -1,0 +1,114 @@
+"""Nominal steps: what a rule does without its network, made of optax's own transforms, with learned hyperparameters."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lopt.optimizers.muon import scale_by_muon
+from lopt.optimizers.scalars import decay, read_decay
+from lopt.symmetry.spec import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class NominalConfig:
+    """A hand-designed direction, positive as optax's `scale_by_...`, whose hyperparameters are part of theta."""
+
+    def init(self) -> PyTree:
+        """Its part of theta."""
+        return {}
+
+    def make(self, theta: PyTree) -> optax.GradientTransformation:
+        """The transform of gradients in float32."""
+        raise NotImplementedError(f"{type(self).__name__} does not define make()")
+
+    def scalars(self, theta: PyTree) -> dict[str, jax.Array]:
+        """Its hyperparameters, readable."""
+        return {name: read_decay(value) for name, value in theta.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class NoNominal(NominalConfig):
+    """No step of its own: all comes from the network."""
+
+    def make(self, theta: PyTree) -> optax.GradientTransformation:
+        def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
+            del params
+            return jax.tree.map(lambda g: jnp.zeros_like(g, jnp.float32), updates), state
+
+        return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+@dataclasses.dataclass(frozen=True)
+class MomentumNominal(NominalConfig):
+    """An average of gradients, m <- g m + (1 - g) grad."""
+
+    g: float = 0.9
+    """Decay g before meta-training, in [0, 1)."""
+
+    def init(self) -> PyTree:
+        return {"g": decay(self.g, "the decay g of the momentum")}
+
+    def make(self, theta: PyTree) -> optax.GradientTransformation:
+        g = read_decay(theta["g"])
+        return optax.chain(optax.trace(g, accumulator_dtype=jnp.float32), optax.scale(1 - g))
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamNominal(NominalConfig):
+    """Adam's step."""
+
+    b1: float = 0.9
+    """Decay of the first moment before meta-training, in [0, 1)."""
+    b2: float = 0.999
+    """Decay of the second moment before meta-training, in [0, 1)."""
+    eps: float = 1e-8
+    """Added to the root of the second moment; fixed."""
+
+    def init(self) -> PyTree:
+        return {"b1": decay(self.b1, "b1"), "b2": decay(self.b2, "b2")}
+
+    def make(self, theta: PyTree) -> optax.GradientTransformation:
+        return _scale_by_adam(theta, self.eps, nesterov=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class NAdamNominal(AdamNominal):
+    """Adam's step with Nesterov momentum."""
+
+    def make(self, theta: PyTree) -> optax.GradientTransformation:
+        return _scale_by_adam(theta, self.eps, nesterov=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class MuonNominal(NominalConfig):
+    """Muon's step for matrices, orthogonalised Nesterov momentum; NAdam's for vectors and scalars."""
+
+    beta: float = 0.95
+    """Decay of the momentum of matrices before meta-training, in [0, 1)."""
+    b1: float = 0.9
+    """Decay of the first moment of vectors before meta-training, in [0, 1)."""
+    b2: float = 0.999
+    """Decay of the second moment of vectors before meta-training, in [0, 1)."""
+
+    def init(self) -> PyTree:
+        return {"beta": decay(self.beta, "beta"), "b1": decay(self.b1, "b1"), "b2": decay(self.b2, "b2")}
+
+    def make(self, theta: PyTree) -> optax.GradientTransformation:
+        beta, b1, b2 = (read_decay(theta[name]) for name in ("beta", "b1", "b2"))
+        return scale_by_muon(beta, b1, b2)
+
+
+def _scale_by_adam(theta: PyTree, eps: float, nesterov: bool) -> optax.GradientTransformation:
+    transform = optax.scale_by_adam(read_decay(theta["b1"]), read_decay(theta["b2"]), eps, nesterov=nesterov)
+
+    def init(params: PyTree) -> PyTree:
+        return transform.init(jax.tree.map(lambda w: jnp.zeros_like(w, jnp.float32), params))
+
+    def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, Any]:
+        with jax.numpy_dtype_promotion("standard"):  # its bias correction raises a float to an integer power
+            return transform.update(updates, state, params)
+
+    return optax.GradientTransformation(init, update)
