@@ -1,0 +1,92 @@
+"""Nominal steps are optax's own: with f = 0 a rule is the optimizer that its nominal comes from."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+import pytest
+
+from lopt.optimizers.config import LearnedOptimizerConfig
+from lopt.optimizers.gated import NominalRule
+from lopt.optimizers.muon import newton_schulz
+from lopt.optimizers.nominals import AdamNominal, MomentumNominal, MuonNominal, NAdamNominal, NoNominal
+from lopt.optimizers.scalars import decay, positive, read_decay, read_positive
+from lopt.symmetry.spec import WeightSpec
+
+SHAPES = {"a": (6, 5), "b": (5,), "c": (5, 6), "d": (8, 3), "s": ()}
+SPEC = WeightSpec.parse({"a": "x! h", "b": "h", "c": "h x!", "d": "y z", "s": ""})
+PAIRS = {
+    "adam": (AdamNominal(), lambda: optax.adam(0.01)),
+    "nadam": (NAdamNominal(b1=0.8), lambda: optax.nadam(0.01, b1=0.8)),
+    "muon": (MuonNominal(), lambda: optax.contrib.muon(0.01)),
+    "momentum": (MomentumNominal(0.9), lambda: optax.chain(optax.ema(0.9, debias=False), optax.scale(-0.01))),
+}
+
+
+def params():
+    return {path: jax.random.normal(jax.random.key(i), shape) for i, (path, shape) in enumerate(SHAPES.items())}
+
+
+def trained(tx, steps=4):
+    @jax.jit
+    def run(w):
+        state = tx.init(w)
+        for i in range(steps):
+            with jax.numpy_dtype_promotion("standard"):
+                updates, state = tx.update(jax.tree.map(lambda x, i=i: jnp.sin(3 * x + i), w), state, w)
+            w = optax.apply_updates(w, updates)
+        return w
+
+    return run(params())
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_nominal_alone_is_the_optimizer_that_it_is_named_after(name):
+    nominal, theirs = PAIRS[name]
+    optimizer = LearnedOptimizerConfig(NominalRule(nominal=nominal, alpha=0.01), None, None).make(SPEC)
+    theta = optimizer.init(jax.random.key(0))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), trained(optimizer.opt_fn(theta)), trained(theirs())
+    )
+    assert set(optimizer.scalars(theta)) == {"alpha", *theta["nominal"]}
+
+
+def test_no_nominal_does_nothing():
+    optimizer = LearnedOptimizerConfig(NominalRule(nominal=NoNominal()), None, None).make(SPEC)
+    found = trained(optimizer.opt_fn(optimizer.init(jax.random.key(0))))
+    jax.tree.map(np.testing.assert_array_equal, found, params())
+
+
+def test_matrices_of_a_shape_are_orthogonalised_together_as_alone():
+    tensors = [
+        jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(6, 5), (5, 6), (3, 5, 6), (4, 9), (2, 0, 3)])
+    ]
+    for x, y in zip(tensors, newton_schulz(tensors), strict=True):
+        np.testing.assert_allclose(y, newton_schulz([x])[0], atol=1e-5)
+        assert y.shape == x.shape
+        if x.size:
+            singular = np.linalg.svd(np.asarray(y), compute_uv=False)
+            assert np.all((singular > 0.6) & (singular < 1.3))
+
+
+def test_scalars_stay_in_range_whatever_is_added():
+    for shift in (-100.0, -1.0, 0.0, 1.0, 3.0):
+        assert 0 <= float(read_decay(decay(0.9, "g") + shift)) < 1
+        assert float(read_positive(positive(0.1, "alpha") + shift)) > 0 or shift == -100.0
+    np.testing.assert_allclose(read_decay(decay(0.999, "g")), 0.999, rtol=1e-6)
+    np.testing.assert_allclose(read_positive(positive(0.1, "alpha")), 0.1, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (lambda: NominalRule(alpha=0.0), "alpha must be positive, got 0.0"),
+        (lambda: NominalRule(nominal=AdamNominal(b1=1.0)), r"b1 must lie in \[0, 1\), got 1.0"),
+        (lambda: NominalRule(weight_decay=-1.0), "weight_decay must not be negative"),
+        (lambda: NominalRule(learn_weight_decay=True), "weight_decay, where it is learned, must be positive, got 0.0"),
+    ],
+)
+def test_values_out_of_range_are_named(rule, message):
+    with pytest.raises(ValueError, match=message):
+        LearnedOptimizerConfig(rule(), None, None).make(SPEC)
