@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lopt.layers.kernels.build import use_native_kernels
     from lopt.pretrained.export import push
-    from lopt.pretrained.load import available, load
+    from lopt.pretrained.load import available, load, scale_by
     from lopt.symmetry import infer_spec
     from lopt.task.from_loss import task_from_loss
 
-__all__ = ["available", "infer_spec", "load", "push", "task_from_loss", "use_native_kernels"]
+__all__ = ["available", "infer_spec", "load", "push", "scale_by", "task_from_loss", "use_native_kernels"]
 
 _WHERE = {
     "available": "lopt.pretrained.load",
     "infer_spec": "lopt.symmetry",
     "load": "lopt.pretrained.load",
+    "scale_by": "lopt.pretrained.load",
     "push": "lopt.pretrained.export",
     "task_from_loss": "lopt.task.from_loss",
     "use_native_kernels": "lopt.layers.kernels.build",
