@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 NAMES: Mapping[str, str] = MappingProxyType(
     {
         "adafactor": "lopt.features.presets:AdafactorFeatures",
         "adam": "lopt.optimizers.nominals:AdamNominal",
         "celo2": "lopt.features.presets:Celo2Features",
-        "comparison": "lopt.comparison.config:ComparisonConfig",
         "custom": "lopt.features.presets:CustomFeatures",
         "deep_sets": "lopt.networks.update:DeepSetsConfig",
         "direction": "lopt.optimizers.direction:DirectionRule",
@@ -80,7 +80,6 @@ ALIASES: Mapping[str, str] = MappingProxyType(
     {
         "lopt.benchmarks.quadratic:GradientDescentConfig": "gradient_descent",
         "lopt.benchmarks.synthetic:SyntheticMLPConfig": "synthetic_mlp",
-        "lopt.comparison.config:ComparisonConfig": "comparison",
         "lopt.estimators.full_backprop:FullBackpropConfig": "full_backprop",
         "lopt.estimators.full_es:FullESConfig": "full_es",
         "lopt.estimators.gpes:GPESConfig": "gpes",
@@ -147,3 +146,22 @@ def path_of(name: str) -> str | None:
     if name in places.values():
         return name
     return places.get(ALIASES.get(name, name))
+
+
+def renew(data: Any) -> Any:
+    """What JSON of an earlier lopt would say today: registered names in the place of the paths that classes of lopt had then.
+
+    Args:
+      data: what JSON held: a config, or something with configs in it.
+
+    Example:
+      >>> renew({"class": "lopt.networks:UNFConfig", "hidden": [32]})
+      {'class': 'unf', 'hidden': [32]}
+    """
+    if isinstance(data, list):
+        return [renew(item) for item in data]
+    if not isinstance(data, dict):
+        return data
+    fields = {field: renew(value) for field, value in data.items()}
+    place = path_of(fields["class"]) if isinstance(fields.get("class"), str) else None
+    return fields if place is None else {**fields, "class": name_of(place)}

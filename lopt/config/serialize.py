@@ -9,7 +9,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from lopt.config.names import name_of, path_of, registered
+from lopt.config.names import name_of, path_of, registered, renew
 from lopt.config.tree import ConfigError, differences, is_config, is_frozen, join, validate
 
 CONFIG_FILE = "config.json"
@@ -136,7 +136,7 @@ def from_dict(data: dict[str, Any], *, trust: bool = False) -> Any:
     Raises:
       ConfigError: naming the unknown, missing or wrongly typed field, or the class that is missing or not a frozen dataclass.
     """
-    config = _decode(data, "", trust)
+    config = _decode(renew(data), "", trust)
     validate(config)
     return config
 
