@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from lopt.config import operational
 from lopt.estimators.base import EstimatorConfig
 from lopt.estimators.particles import map_batched, summarize
 from lopt.symmetry.spec import PyTree, is_under, named_leaves, unknown_prefixes
@@ -32,7 +33,7 @@ class EvolutionConfig(EstimatorConfig):
     """Standard deviation of theta's perturbations (the paper: 0.01)."""
     unroll: UnrollConfig = UnrollConfig()
     """Horizon, truncation, meta-loss."""
-    batched: bool | None = None
+    batched: bool | None = operational(None)
     """Compute a device's particles as one batch (True) or one after another (False); None: batched except on CPU."""
     antithetic: bool = True
     """Two inner trainings a particle, under theta + eps and theta - eps (the paper); or one, under theta + eps."""

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
+from lopt.config import operational
 from lopt.estimators.base import Estimator, EstimatorConfig
 from lopt.estimators.particles import Single, check_mesh, go_on, init_singles, is_batched, statistics, step_particles, summarize
 from lopt.optimizers.momentum import LearnedOptimizer
@@ -27,7 +28,7 @@ class TruncatedBackpropConfig(EstimatorConfig):
 
     unroll: UnrollConfig = UnrollConfig()
     """Horizon, truncation, meta-loss."""
-    batched: bool | None = None
+    batched: bool | None = operational(None)
     """Compute a device's particles as one batch (True) or one after another (False); None: batched except on CPU."""
 
     def __post_init__(self) -> None:

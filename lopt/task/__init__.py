@@ -1,5 +1,6 @@
 """What an inner problem must offer: tasks, families of them, their data, and how to make one of any loss."""
 
+from lopt.config import operational
 from lopt.config.caches import cache_root
 from lopt.task.base import (
     ArraySplit,
@@ -27,5 +28,6 @@ __all__ = [
     "TaskFamily",
     "as_family",
     "cache_root",
+    "operational",
     "uniform_index",
 ]

@@ -19,7 +19,10 @@ HELD_OUT = zlib.crc32(b"lopt.training.held_out")  # folded into the root key, fa
 
 @dataclasses.dataclass(frozen=True)
 class HeldOutConfig:
-    """Evaluation on held-out seeds and tasks during meta-training; the best theta by it is kept in `best/` of the run."""
+    """Evaluation on held-out seeds and tasks during meta-training; the best theta by it is kept in `best/` of the run.
+
+    None of it may change when a run is resumed: it decides which theta is the best.
+    """
 
     every: int = 0
     """Outer steps between two evaluations; 0: none."""

@@ -20,6 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 from tyro.conf import arg as tyro_arg
 
 from lopt import config
+from lopt.config import operational
 from lopt.estimators.base import PARTICLES, EstimatorConfig
 from lopt.evaluation.evaluate import EvaluationConfig
 from lopt.optimizers.momentum import LearnedOptimizer, OptimizerConfig
@@ -57,7 +58,10 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class MetaTrainConfig:
-    """One meta-training experiment: an inner task, a learned optimizer, and how its theta is improved."""
+    """One meta-training experiment: an inner task, a learned optimizer, and how its theta is improved.
+
+    Fields marked operational may change when a run is resumed; the others make the run what it is.
+    """
 
     task: TaskConfig | MixtureConfig
     """The inner problem, or several."""
@@ -67,21 +71,21 @@ class MetaTrainConfig:
     """The meta-gradient estimator and the unrolls it makes."""
     outer: OuterConfig = OuterConfig()
     """The optimizer of theta."""
-    evaluation: EvaluationConfig = EvaluationConfig()
+    evaluation: EvaluationConfig = operational(EvaluationConfig())
     """How the result is raced against tuned rivals."""
-    outer_steps: int = 50_000
-    """Updates of theta in all (the paper: 50,000); may grow when a run is resumed."""
+    outer_steps: int = operational(50_000)
+    """Updates of theta in all (the paper: 50,000)."""
     seed: int = 0
     """Seed of theta, particles and batches."""
-    save_every: int = 25
+    save_every: int = operational(25)
     """Outer steps between two checkpoints."""
-    keep_checkpoints: int = 3
+    keep_checkpoints: int = operational(3)
     """Newest checkpoints to keep."""
     held_out: HeldOutConfig = HeldOutConfig()
     """Evaluation during meta-training, and the checkpoint that is best by it."""
-    logging: Annotated[LoggerConfig, tyro_arg(name="")] = LoggerConfig()
+    logging: Annotated[LoggerConfig, tyro_arg(name="")] = operational(LoggerConfig())
     """Where metrics go besides metrics.jsonl."""
-    max_skipped: int = 20
+    max_skipped: int = operational(20)
     """Outer steps in a row without a finite meta-gradient, or with every particle diverged, after which the run gives up."""
 
 
@@ -103,7 +107,6 @@ class DivergedError(RuntimeError):
     """Nothing is learned any more: every particle diverged, or no meta-gradient was finite, in many outer steps in a row."""
 
 
-RESUME_MAY_CHANGE = ("outer_steps", "logging")
 Observer = Callable[[int, Mapping[str, Any]], None]  # outer steps done, what was measured
 
 
@@ -135,7 +138,7 @@ def meta_train(
       observers: called after every outer step, in the process that writes.
 
     Raises:
-      ConfigError: if `run_dir` holds a run of another config; names the fields that differ.
+      ConfigError: if `run_dir` holds a run of another config; names the fields that differ and may not.
       CheckpointError: if there are checkpoints and none is usable.
       DivergedError: if every particle diverges, or no meta-gradient is finite, outer step after outer step.
       PeerError: if another process of the run has stopped.
@@ -148,7 +151,7 @@ def meta_train(
         )
     check_loggers(experiment.logging)
     if distributed.is_main():
-        config.claim_run_dir(run_dir, experiment, may_change=RESUME_MAY_CHANGE)
+        config.claim_run_dir(run_dir, experiment)
     distributed.wait_for_all("the run directory")
     mesh = particle_mesh(experiment.estimator.particles)
     setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, mesh)
