@@ -17,7 +17,8 @@ from lopt.unroll import UnrollConfig
 config = MetaTrainConfig(
     task=ImportedTaskConfig("examples.plain_jax:make_task"),
     optimizer=LearnedMomentumConfig(beta=0.01, network=UNFConfig((8,), terms=None)),
-    estimator=PESConfig(particles=8, unroll=UnrollConfig(horizon=100, truncation=20)),
+    estimator=PESConfig(particles=8),
+    unroll=UnrollConfig(horizon=100, truncation=20),
     outer=OuterConfig(learning_rate=3e-3),
     evaluation=EvaluationConfig(steps=100, seeds=4, tuning_seeds=2),
     outer_steps=100,

@@ -7,7 +7,7 @@ through one table of aliases.
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -149,7 +149,7 @@ def path_of(name: str) -> str | None:
 
 
 def renew(data: Any) -> Any:
-    """What JSON of an earlier lopt would say today: registered names in the place of the paths that classes of lopt had then.
+    """What JSON of an earlier lopt would say today: registered names for the paths that classes had then, and fields as they are now.
 
     Args:
       data: what JSON held: a config, or something with configs in it.
@@ -164,4 +164,17 @@ def renew(data: Any) -> Any:
         return data
     fields = {field: renew(value) for field, value in data.items()}
     place = path_of(fields["class"]) if isinstance(fields.get("class"), str) else None
-    return fields if place is None else {**fields, "class": name_of(place)}
+    name = None if place is None else name_of(place)
+    return fields if name is None else _UPGRADES.get(name, lambda fields: fields)({**fields, "class": name})
+
+
+def _unroll_of_the_estimator(run: dict[str, Any]) -> dict[str, Any]:
+    """A run's unroll was a field of its estimator."""
+    estimator = run.get("estimator")
+    if "unroll" in run or not isinstance(estimator, dict) or "unroll" not in estimator or estimator.get("class") not in NAMES:
+        return run
+    return {**run, "estimator": {k: v for k, v in estimator.items() if k != "unroll"}, "unroll": estimator["unroll"]}
+
+
+_UPGRADES: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = MappingProxyType({"meta_train": _unroll_of_the_estimator})
+"""Name of a class whose fields have changed -> its fields in a file, all of today's lopt within them, as today's class has them."""

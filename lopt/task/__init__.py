@@ -12,7 +12,6 @@ from lopt.task.base import (
     Task,
     TaskConfig,
     TaskFamily,
-    as_family,
     uniform_index,
 )
 
@@ -26,7 +25,6 @@ __all__ = [
     "Task",
     "TaskConfig",
     "TaskFamily",
-    "as_family",
     "cache_root",
     "operational",
     "uniform_index",

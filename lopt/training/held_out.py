@@ -77,7 +77,7 @@ def make_held_out(
         found, relative = {}, []
         for name, (train, keys, problem) in races.items():
             losses = np.asarray(train(theta, keys, problem.datasets.at(0))[1])
-            scale = getattr(problem, "example", problem).initial_loss
+            scale = problem.example.initial_loss
             largest = np.max(losses, axis=1, where=np.isfinite(losses), initial=scale)
             losses = np.where(np.isfinite(losses), losses, largest[:, None])
             found[f"held_out/{name}"] = float(final_losses(losses, window).mean())

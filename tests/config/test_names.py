@@ -12,8 +12,8 @@ import pytest
 from lopt import config as configs
 from lopt.comparison.kept import keep_race, kept_race
 from lopt.config import ConfigError
-from lopt.config.tree import is_frozen
 from lopt.config.names import ALIASES, NAMES, name_of, path_of, registered
+from lopt.config.tree import is_frozen
 from lopt.evaluation.summary import Curve
 from lopt.pretrained.card import read_card
 from lopt.pretrained.load import SHIPPED, open_trained
@@ -75,6 +75,8 @@ def test_the_copies_hold_every_class_that_had_a_path():
 def test_files_with_paths_load_and_are_written_with_names(path):
     old = json.loads(path.read_bytes())
     config = configs.from_dict(old)
+    if "estimator" in old:  # its unroll has become the run's
+        old["unroll"] = old["estimator"].pop("unroll")
     written = configs.to_dict(config)
     assert classes_in(written) == {ALIASES[name] for name in classes_in(old)}
     assert configs.from_dict(written) == config

@@ -149,7 +149,7 @@ class CarryingConfig(TaskConfig):
 
 def carrying(**changes):
     unroll = UnrollConfig(horizon=6, truncation=2)
-    return smoke(task=CarryingConfig(), optimizer=LearnedSGDMConfig(), estimator=PESConfig(particles=4, unroll=unroll), **changes)
+    return smoke(task=CarryingConfig(), optimizer=LearnedSGDMConfig(), estimator=PESConfig(particles=4), unroll=unroll, **changes)
 
 
 def test_model_states_variants_and_streams_resume_bit_for_bit(tmp_path):
@@ -308,7 +308,7 @@ def test_sigint_saves_and_exits_cleanly(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["--estimator.unroll.horizon", "7"], "multiple of truncation=5, got 7"),
+        (["--unroll.horizon", "7"], "multiple of truncation=5, got 7"),
         (["--estimator.no-such-field", "7"], "no-such-field"),
         (["--estimator.sigma", "wide"], "wide"),
     ],
