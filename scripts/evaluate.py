@@ -8,11 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from rich.console import Console
 
 from lopt.config import load_run, to_dict
-from lopt.estimators.base import PARTICLES
 from lopt.evaluation.baselines import SCHEDULES
 from lopt.evaluation.evaluate import Competitor, Evaluation, EvaluationConfig, evaluate
 from lopt.evaluation.generalization import KINDS, conditions, dataset_of, generalize, stages, table
@@ -217,9 +215,7 @@ def of_run(args: argparse.Namespace, console: Console) -> Iterator[tuple[Evaluat
     records = [record for record in metrics.read(args.run_dir) if record["outer_step"] <= done]
     given, trained = overrides(args)
     config: EvaluationConfig = dataclasses.replace(experiment.evaluation, **given)
-    setup = set_up(
-        experiment.task, experiment.optimizer, experiment.estimator, jax.sharding.Mesh(jax.devices()[:1], (PARTICLES,))
-    )
+    setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, experiment.unroll)
     seed = experiment.seed if args.seed is None else args.seed
     title = "meta-trained" if step == done else f"meta-trained, best (outer step {step})"
     for name, problem in setup.problems.items():

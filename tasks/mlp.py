@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lopt.symmetry.spec import WeightSpec
-from lopt.task import Batch, Task, TaskConfig
+from lopt.task import Batch, Task, TaskConfig, operational
 from tasks.datasets import check_images, load_images
 from tasks.modules import (
     ACTIVATIONS,
@@ -130,7 +130,7 @@ class MLPConfig(TaskConfig):
     batch_size: int = 128
     """Examples in a batch, drawn with replacement."""
 
-    data_dir: str | None = None
+    data_dir: str | None = operational(None)
     """Directory with IDX files or a data set prepared by tfds; None looks at the usual places."""
 
     split_seed: int = 0

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lopt.symmetry.spec import WeightSpec
-from lopt.task import Task, TaskConfig
+from lopt.task import Task, TaskConfig, operational
 from tasks.datasets import check_text, load_text
 from tasks.modules import (
     ACTIVATIONS,
@@ -188,7 +188,7 @@ class RNNConfig(TaskConfig):
     batch_size: int = 64
     """Examples in a batch (the paper: 64)."""
 
-    data_dir: str | None = None
+    data_dir: str | None = operational(None)
     """Directory with the data; None looks at the usual places."""
 
     split_seed: int = 0

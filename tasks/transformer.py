@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lopt.symmetry.spec import WeightSpec
-from lopt.task import Task, TaskConfig
+from lopt.task import Task, TaskConfig, operational
 from tasks.datasets import check_text, load_text
 from tasks.modules import ACTIVATIONS, Activation, check_activation, check_count, check_positive, lecun, pure, short_name
 from tasks.objectives import next_token
@@ -213,7 +213,7 @@ class TransformerConfig(TaskConfig):
     batch_size: int = 8
     """Examples in a batch (the paper: 8)."""
 
-    data_dir: str | None = None
+    data_dir: str | None = operational(None)
     """Directory with the data; None looks at the usual places."""
 
     split_seed: int = 0

@@ -10,7 +10,7 @@ from lopt.config import check_run_dir
 from lopt.runtime.environment import ENVIRONMENT_FILE, read_starts
 from lopt.symmetry.spec import PyTree
 from lopt.training import checkpoint, metrics
-from lopt.training.trainer import BEST_DIR, RESUME_MAY_CHANGE
+from lopt.training.trainer import BEST_DIR
 
 Record = Mapping[str, Any]
 
@@ -91,4 +91,4 @@ def check_runs(plan: Plan) -> None:
       ConfigError: naming the directory and the fields that differ.
     """
     for run in plan.runs:
-        check_run_dir(run.directory, run.experiment, may_change=RESUME_MAY_CHANGE)
+        check_run_dir(run.directory, run.experiment)

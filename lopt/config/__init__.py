@@ -5,9 +5,9 @@ int, float, bool, str, None, tuples of these, and further frozen dataclasses. Ea
 """
 
 from lopt.config.command_line import load_file, parse_experiment
-from lopt.config.names import path_of
+from lopt.config.names import path_of, renew
 from lopt.config.serialize import CONFIG_FILE, check_run_dir, claim_run_dir, from_dict, load_run, save, to_dict, write_atomically
-from lopt.config.tree import ConfigError, differences, validate
+from lopt.config.tree import ConfigError, differences, operational, validate
 
 __all__ = [
     "CONFIG_FILE",
@@ -18,8 +18,10 @@ __all__ = [
     "from_dict",
     "load_file",
     "load_run",
+    "operational",
     "parse_experiment",
     "path_of",
+    "renew",
     "save",
     "to_dict",
     "validate",

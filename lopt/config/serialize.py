@@ -5,11 +5,10 @@ import importlib
 import json
 import math
 import os
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from lopt.config.names import name_of, path_of, registered
+from lopt.config.names import name_of, path_of, registered, renew
 from lopt.config.tree import ConfigError, differences, is_config, is_frozen, join, validate
 
 CONFIG_FILE = "config.json"
@@ -136,7 +135,7 @@ def from_dict(data: dict[str, Any], *, trust: bool = False) -> Any:
     Raises:
       ConfigError: naming the unknown, missing or wrongly typed field, or the class that is missing or not a frozen dataclass.
     """
-    config = _decode(data, "", trust)
+    config = _decode(renew(data), "", trust)
     validate(config)
     return config
 
@@ -168,39 +167,37 @@ def load_run(run_dir: str | Path) -> Any:
         raise ConfigError(f"{path} is not JSON: {error}") from error
 
 
-def check_run_dir(run_dir: str | Path, config: Any, *, may_change: Collection[str] = ()) -> bool:
-    """Whether a run directory holds a run, which must be of this config; nothing is written.
+def check_run_dir(run_dir: str | Path, config: Any) -> bool:
+    """Whether a run directory holds a run, which must be of this config but for operational fields; nothing is written.
 
     Args:
       run_dir: the run directory, which need not exist.
       config: of the run that is about to start or resume.
-      may_change: paths of the fields that may differ, such as `outer_steps`; what they lead to may differ too.
 
     Raises:
-      ConfigError: naming the fields that differ, or as `load_run`.
+      ConfigError: naming the fields that differ and may not (`lopt.config.operational`), or as `load_run`.
     """
     if not (Path(run_dir) / CONFIG_FILE).exists():
         return False
-    changes = differences(load_run(run_dir), config)
-    refused = [c for c in changes if not any(c[0] == field or c[0].startswith(f"{field}.") for field in may_change)]
+    refused = differences(load_run(run_dir), config, operational=False)
     if refused:
         listing = "; ".join(f"{field} is {old!r} there, not {new!r}" for field, old, new in refused)
         raise ConfigError(f"{run_dir} holds a run of another config: {listing}; use another run directory or the same values")
     return True
 
 
-def claim_run_dir(run_dir: str | Path, config: Any, *, may_change: Collection[str] = ()) -> None:
+def claim_run_dir(run_dir: str | Path, config: Any) -> None:
     """Make a run directory and write the config into it; one that is there already must hold a run of the same config.
 
     Args:
       run_dir: the run directory; created if missing.
-      config: of the run that is about to start or resume.
-      may_change: paths of the fields that may differ, as for `check_run_dir`. The new values are written.
+      config: of the run that is about to start or resume. Of one that is there, operational fields may differ, and the new values
+        are written.
 
     Raises:
-      ConfigError: naming the fields that differ, or if the directory cannot be written, or as `to_dict` and `load_run`.
+      ConfigError: naming the fields that differ and may not, or if the directory cannot be written, or as `to_dict` and `load_run`.
     """
-    if check_run_dir(run_dir, config, may_change=may_change) and not differences(load_run(run_dir), config):
+    if check_run_dir(run_dir, config) and not differences(load_run(run_dir), config):
         return
     path = Path(run_dir) / CONFIG_FILE
     try:

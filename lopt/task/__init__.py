@@ -1,5 +1,6 @@
 """What an inner problem must offer: tasks, families of them, their data, and how to make one of any loss."""
 
+from lopt.config import operational
 from lopt.config.caches import cache_root
 from lopt.task.base import (
     ArraySplit,
@@ -11,7 +12,6 @@ from lopt.task.base import (
     Task,
     TaskConfig,
     TaskFamily,
-    as_family,
     uniform_index,
 )
 
@@ -25,7 +25,7 @@ __all__ = [
     "Task",
     "TaskConfig",
     "TaskFamily",
-    "as_family",
     "cache_root",
+    "operational",
     "uniform_index",
 ]

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from lopt.symmetry.spec import PyTree
-from lopt.task.base import ArraySplit, Batch, Datasets, Problem, Task, TaskConfig, TaskFamily, as_family
+from lopt.task.base import ArraySplit, Batch, Datasets, Problem, Task, TaskConfig, TaskFamily
 
 Range = tuple[float, float]  # of a scale: drawn log-uniformly from [low, high]
 Level = Literal["global", "tensor", "none"]
@@ -41,7 +41,7 @@ def vary_input_scale(problem: Problem, field: str, scale: Range) -> TaskFamily:
       ValueError: if the batches have no such array.
     """
     _check_range("scale", scale)
-    fields = sorted(as_family(problem).datasets.at(0).train.batch(jax.random.key(0)))
+    fields = sorted(problem.datasets.at(0).train.batch(jax.random.key(0)))
     if field not in fields:
         raise ValueError(f"batches of '{problem.name}' have no array '{field}' to scale; they have {fields}")
 
@@ -65,14 +65,13 @@ def vary_examples(problem: Problem, count: int) -> TaskFamily:
     Raises:
       ValueError: if there are fewer examples, or they are not arrays on the device.
     """
-    family = as_family(problem)
-    train = family.datasets.at(0).train
+    train = problem.datasets.at(0).train
     if not isinstance(train, ArraySplit):
         raise ValueError(
-            f"examples can be drawn from an ArraySplit, but those of '{family.name}' are in a {type(train).__name__}"
+            f"examples can be drawn from an ArraySplit, but those of '{problem.name}' are in a {type(train).__name__}"
         )
     if not 1 <= count <= train.num_examples:
-        raise ValueError(f"count must be from 1 to the {train.num_examples} training examples of '{family.name}', got {count}")
+        raise ValueError(f"count must be from 1 to the {train.num_examples} training examples of '{problem.name}', got {count}")
     total = train.num_examples
 
     def view(drawn: jax.Array, datasets: Datasets) -> Datasets:
@@ -115,7 +114,7 @@ def reparametrize(
         raise ValueError(f"levels must be some of {get_args(Level)} and scales some ranges, got {tuple(levels)}, {tuple(scales)}")
     for scale in scales:
         _check_range("scales", scale)
-    tensors = len(jax.tree.leaves(as_family(problem).param_shapes()))
+    tensors = len(jax.tree.leaves(problem.param_shapes()))
     log_scales = jnp.log(jnp.asarray(scales, jnp.float32))
 
     def sample(key: jax.Array) -> jax.Array:
@@ -145,12 +144,16 @@ def reparametrize(
 
 def normalized(problem: Problem) -> TaskFamily:
     """The problem with its loss divided by that of a constant prediction, where meta-losses are concerned."""
-    family = as_family(problem)
 
     def scaled(task: Task) -> Task:
         return dataclasses.replace(task, normalizer=lambda loss: loss / task.initial_loss)
 
-    return dataclasses.replace(family, task_fn=lambda variant: scaled(family.task_fn(variant)))
+    return TaskFamily(
+        name=problem.name,
+        sample=problem.sample,
+        task_fn=lambda variant: scaled(problem.task_fn(variant)),
+        view=problem.view,
+    )
 
 
 def _wrap(
@@ -161,17 +164,16 @@ def _wrap(
     view: Callable[[Any, Datasets], Datasets] = lambda drawn, datasets: datasets,
 ) -> TaskFamily:
     """A family whose variants are those of `problem` with something more, drawn by `sample`, that changes its tasks and data."""
-    family = as_family(problem)
 
     def sample_both(key: jax.Array) -> dict[str, PyTree]:
         inner_key, own_key = jax.random.split(key)
-        return {"of": family.sample(inner_key), name: sample(own_key)}
+        return {"of": problem.sample(inner_key), name: sample(own_key)}
 
     return TaskFamily(
-        name=f"{family.name}_{name}",
+        name=f"{problem.name}_{name}",
         sample=sample_both,
-        task_fn=lambda variant: change(family.task_fn(variant["of"]), variant[name]),
-        view=lambda variant, datasets: view(variant[name], family.view(variant["of"], datasets)),
+        task_fn=lambda variant: change(problem.task_fn(variant["of"]), variant[name]),
+        view=lambda variant, datasets: view(variant[name], problem.view(variant["of"], datasets)),
     )
 
 
@@ -205,9 +207,9 @@ class FamilyConfig(TaskConfig):
     reparametrize: bool = False
     """Rescale the weights at random without changing what they compute, as `lopt.task.families.reparametrize` does by default."""
 
-    def make(self) -> TaskFamily:
+    def make(self) -> Problem:
         """Load the data and build the family."""
-        family = as_family(self.task.make())
+        family = self.task.make()
         if self.examples is not None:
             family = vary_examples(family, self.examples)
         if self.input_scale is not None:

@@ -16,10 +16,11 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from tyro.conf import arg as tyro_arg
 
 from lopt import config
+from lopt.config import operational
 from lopt.estimators.base import PARTICLES, EstimatorConfig
 from lopt.evaluation.evaluate import EvaluationConfig
 from lopt.optimizers.momentum import LearnedOptimizer, OptimizerConfig
@@ -28,7 +29,7 @@ from lopt.runtime.distributed import use_all_cores
 from lopt.runtime.environment import record_start
 from lopt.runtime.progress import Progress
 from lopt.symmetry.spec import PyTree
-from lopt.task.base import Datasets, DataStream, TaskConfig, as_family
+from lopt.task.base import Datasets, DataStream, TaskConfig
 from lopt.task.families import MixtureConfig
 from lopt.training import checkpoint
 from lopt.training.checkpoint import BEST_DIR
@@ -37,6 +38,7 @@ from lopt.training.loggers import LoggerConfig, Loggers, check_loggers, open_log
 from lopt.training.metrics import MetricsWriter
 from lopt.training.mixture import Setup, set_up
 from lopt.training.outer import MetaTrainState, OuterConfig, check_freeze, make_outer_step
+from lopt.unroll import UnrollConfig
 
 __all__ = [
     "BEST_DIR",
@@ -50,39 +52,46 @@ __all__ = [
     "make_outer_step",
     "meta_train",
     "on_devices",
-    "particle_mesh",
     "use_all_cores",
 ]
 
 
 @dataclasses.dataclass(frozen=True)
 class MetaTrainConfig:
-    """One meta-training experiment: an inner task, a learned optimizer, and how its theta is improved."""
+    """One meta-training experiment: an inner task, a learned optimizer, and how its theta is improved.
+
+    Fields marked operational may change when a run is resumed; the others make the run what it is.
+    """
 
     task: TaskConfig | MixtureConfig
     """The inner problem, or several."""
     optimizer: OptimizerConfig
     """The learned optimizer and its update network."""
     estimator: EstimatorConfig
-    """The meta-gradient estimator and the unrolls it makes."""
+    """The meta-gradient estimator."""
+    unroll: UnrollConfig = UnrollConfig()
+    """How long inner trainings run, and what of them is the meta-loss."""
     outer: OuterConfig = OuterConfig()
     """The optimizer of theta."""
-    evaluation: EvaluationConfig = EvaluationConfig()
+    evaluation: EvaluationConfig = operational(EvaluationConfig())
     """How the result is raced against tuned rivals."""
-    outer_steps: int = 50_000
-    """Updates of theta in all (the paper: 50,000); may grow when a run is resumed."""
+    outer_steps: int = operational(50_000)
+    """Updates of theta in all (the paper: 50,000)."""
     seed: int = 0
     """Seed of theta, particles and batches."""
-    save_every: int = 25
+    save_every: int = operational(25)
     """Outer steps between two checkpoints."""
-    keep_checkpoints: int = 3
+    keep_checkpoints: int = operational(3)
     """Newest checkpoints to keep."""
     held_out: HeldOutConfig = HeldOutConfig()
     """Evaluation during meta-training, and the checkpoint that is best by it."""
-    logging: Annotated[LoggerConfig, tyro_arg(name="")] = LoggerConfig()
+    logging: Annotated[LoggerConfig, tyro_arg(name="")] = operational(LoggerConfig())
     """Where metrics go besides metrics.jsonl."""
-    max_skipped: int = 20
+    max_skipped: int = operational(20)
     """Outer steps in a row without a finite meta-gradient, or with every particle diverged, after which the run gives up."""
+
+    def __post_init__(self) -> None:
+        self.estimator.check(self.unroll)
 
 
 class Result(NamedTuple):
@@ -103,14 +112,7 @@ class DivergedError(RuntimeError):
     """Nothing is learned any more: every particle diverged, or no meta-gradient was finite, in many outer steps in a row."""
 
 
-RESUME_MAY_CHANGE = ("outer_steps", "logging")
 Observer = Callable[[int, Mapping[str, Any]], None]  # outer steps done, what was measured
-
-
-def particle_mesh(particles: int) -> Mesh:
-    """A mesh for particles to be sharded over: as many of the devices as divide their number evenly."""
-    devices = distributed.even_devices(particles)
-    return jax.make_mesh((len(devices),), (PARTICLES,), devices=devices, axis_types=(AxisType.Auto,))
 
 
 def initial_theta(seed: int, optimizer: LearnedOptimizer) -> PyTree:
@@ -135,7 +137,7 @@ def meta_train(
       observers: called after every outer step, in the process that writes.
 
     Raises:
-      ConfigError: if `run_dir` holds a run of another config; names the fields that differ.
+      ConfigError: if `run_dir` holds a run of another config; names the fields that differ and may not.
       CheckpointError: if there are checkpoints and none is usable.
       DivergedError: if every particle diverges, or no meta-gradient is finite, outer step after outer step.
       PeerError: if another process of the run has stopped.
@@ -148,13 +150,12 @@ def meta_train(
         )
     check_loggers(experiment.logging)
     if distributed.is_main():
-        config.claim_run_dir(run_dir, experiment, may_change=RESUME_MAY_CHANGE)
+        config.claim_run_dir(run_dir, experiment)
     distributed.wait_for_all("the run directory")
-    mesh = particle_mesh(experiment.estimator.particles)
-    setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, mesh)
+    setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, experiment.unroll)
     if distributed.is_main():
         _write_files(run_dir, setup)
-    state = initial_state(experiment, setup, mesh)
+    state = initial_state(experiment, setup)
     check_freeze(experiment.outer, state.theta)
     held_out = None
     if experiment.held_out.every:
@@ -164,7 +165,7 @@ def meta_train(
     if restored is not None:
         step, fields = restored
         state = MetaTrainState(**fields)
-    data = on_devices(setup.source, NamedSharding(mesh, PartitionSpec()))
+    data = on_devices(setup.source, NamedSharding(setup.mesh, PartitionSpec()))
     datasets = data(step)
     outer_step = make_outer_step(experiment.seed, setup.estimator, experiment.outer, setup.optimizer)
     # Compiled ahead, so that the speed of the first step is that of a step.
@@ -228,7 +229,7 @@ def _open_loggers(experiment: MetaTrainConfig, run_dir: Path, step: int) -> Logg
 def _write_files(run_dir: Path, setup: Setup) -> None:
     """What belongs to the problems, such as tokenizers, beside the run: whoever uses its theta may need them."""
     for name, problem in setup.problems.items():
-        for file, text in as_family(problem).example.files.items():
+        for file, text in problem.example.files.items():
             config.write_atomically(run_dir / (file if len(setup.problems) == 1 else f"{name}.{file}"), text.encode())
 
 
@@ -260,9 +261,9 @@ def on_devices(source: Datasets | DataStream, sharding: Sharding) -> Callable[[i
     return at
 
 
-def initial_state(experiment: MetaTrainConfig, setup: Setup, mesh: Mesh) -> MetaTrainState:
+def initial_state(experiment: MetaTrainConfig, setup: Setup) -> MetaTrainState:
     """What the first outer step starts from: theta and its optimizer on every device, the particles spread over the mesh."""
-    replicated, sharded = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec(PARTICLES)))
+    replicated, sharded = (NamedSharding(setup.mesh, spec) for spec in (PartitionSpec(), PartitionSpec(PARTICLES)))
 
     def make() -> MetaTrainState:
         theta = initial_theta(experiment.seed, setup.optimizer)

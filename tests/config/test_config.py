@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from lopt import config as configs
-from lopt.config import ConfigError
+from lopt.config import ConfigError, operational
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,7 @@ class TaskConfig:
 class MLPConfig(TaskConfig):
     hidden: tuple[int, ...] = (32,)
     """Widths of the hidden layers."""
-    data_dir: str | None = None
+    data_dir: str | None = operational(None)
     """Where the data are; None looks in the usual places."""
 
 
@@ -54,7 +54,7 @@ class Experiment:
     """The inner problem."""
     estimator: EstimatorConfig = EstimatorConfig()
     """The meta-gradient."""
-    outer_steps: int = 1000
+    outer_steps: int = operational(1000)
     """How many outer steps."""
     seed: int = 0
     """Everything random follows from it."""
@@ -293,16 +293,26 @@ def test_a_run_directory_belongs_to_one_config(tmp_path):
     configs.claim_run_dir(run_dir, EXPERIMENT)
     other = dataclasses.replace(EXPERIMENT, task=MLPConfig(hidden=(8,)), outer_steps=2000, seed=1)
     message = (
-        r"run holds a run of another config: task\.hidden is \(64, 32\) there, not \(8,\); outer_steps .*; seed is 0 there, not 1"
+        r"run holds a run of another config: task\.hidden is \(64, 32\) there, not \(8,\); seed is 0 there, not 1; use another"
     )
     with pytest.raises(ConfigError, match=message):
         configs.claim_run_dir(run_dir, other)
-    with pytest.raises(ConfigError, match=r"config: seed is 0 there, not 1; use another run directory"):
-        configs.claim_run_dir(run_dir, other, may_change=("outer_steps", "task"))
+    for elsewhere in (TaskConfig(), MixtureConfig((EXPERIMENT.task,))):
+        with pytest.raises(ConfigError, match=r"config: task is .*; use another run directory"):
+            configs.claim_run_dir(run_dir, dataclasses.replace(EXPERIMENT, task=elsewhere))
     assert configs.load_run(run_dir) == EXPERIMENT
-    longer = dataclasses.replace(EXPERIMENT, outer_steps=2000)
-    configs.claim_run_dir(run_dir, longer, may_change=("outer_steps",))
-    assert configs.load_run(run_dir) == longer
+
+
+def test_what_says_how_a_run_is_carried_out_may_change(tmp_path):
+    mixture = dataclasses.replace(EXPERIMENT, task=MixtureConfig((MLPConfig(), MLPConfig(data_dir="/there"))))
+    configs.claim_run_dir(tmp_path, mixture)
+    moved = dataclasses.replace(mixture, task=MixtureConfig((MLPConfig(data_dir="/here"), MLPConfig())), outer_steps=2000)
+    assert configs.check_run_dir(tmp_path, moved)
+    assert configs.load_run(tmp_path) == mixture
+    configs.claim_run_dir(tmp_path, moved)
+    assert configs.load_run(tmp_path) == moved
+    with pytest.raises(ConfigError, match=r"config: task\.tasks\[1\]\.hidden is \(32,\) there, not \(1,\); use"):
+        configs.claim_run_dir(tmp_path, dataclasses.replace(moved, task=MixtureConfig((MLPConfig(), MLPConfig((1,))))))
 
 
 def test_a_run_directory_that_cannot_be_made(tmp_path):

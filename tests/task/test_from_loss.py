@@ -276,7 +276,8 @@ def test_an_example_meta_trains(example, tmp_path):
         optimizer=LearnedMomentumConfig(network=UNFConfig((4,)))
         if name in ("equinox_mlp", "batchnorm_dropout")
         else LearnedSGDMConfig(),
-        estimator=PESConfig(particles=2, unroll=UnrollConfig(horizon=10, truncation=5, meta_loss="mean")),
+        estimator=PESConfig(particles=2),
+        unroll=UnrollConfig(horizon=10, truncation=5, meta_loss="mean"),
         outer_steps=2,
     )
     result = meta_train(experiment, tmp_path, progress=False)
