@@ -234,6 +234,8 @@ def update_network(hidden: tuple[int, ...], seen: Features, last: Layer, apply_p
         layers = [(kernel[:per_weight], bias), *others]
 
         shapes = {path: channels[0].shape for path, channels in features.channels.items()}
+        if not shapes:
+            return {}
         large = {path: channels for path, channels in features.channels.items() if is_digested(shapes[path])}
         digests: dict[str, Digest] = {}
         if last.early is not None and large:
