@@ -7,7 +7,7 @@ wherever b is involved. Read off the values and equations of a trace, that is so
   alone;
 - every contraction of b contracts a too, or takes a as a batch axis: `q[a, b] k[a', b] -> [a, a']` would compare different a; and
   one that keeps b keeps a: `g[a, a'] x[a', b] -> [a, b]` would mix them;
-- every primitive that meets b maps over the axes that it does not act on, as those of `MAPS` do.
+- no primitive that meets b mixes indices of a: those that act along an axis (a sum so far, a look-up) map over all others.
 
 Inside the body of a scan every value has the axis of its steps, as it belongs to one of them; what is carried from step to step is
 also a value outside, and has not. So scanned layers may each permute their own hidden units.
@@ -31,6 +31,7 @@ class Record:
     def __init__(self) -> None:
         self._values: set[Axes] = set()
         self._contractions: list[tuple[Axes, Axes, Axes, Axes]] = []
+        self._acts: list[tuple[Axes, Axes]] = []
         self._opaque: list[Label] = []
         self._steps: Axes = ()
 
@@ -49,8 +50,12 @@ class Record:
         if value.index is not None:
             self._opaque.append(value.index)
 
+    def acts(self, axes: Iterable[Label], operands: Iterable[Value]) -> None:
+        """A primitive that may mix the indices of these axes, and maps over all others of its operands."""
+        self._acts.append((tuple(axes), tuple(label for value in operands for label in value.axes)))
+
     def opaque(self, operands: Iterable[Value]) -> None:
-        """Operands of a primitive that may mix the indices of an owner."""
+        """Operands of a primitive of which no more is known: it may mix the indices of all axes."""
         self._opaque.extend(label for value in operands for label in value.axes)
 
     def contraction(
@@ -73,7 +78,11 @@ class Record:
                 candidates[atom] = candidates.get(atom, set()) - compared
             for atom in _atoms(atoms, (*batch, *left, *right)):
                 candidates[atom] = candidates.get(atom, set()) - set(summed)
-        for atom in _atoms(atoms, self._opaque):
+        for acted, axes in self._acts:
+            mixed = set(_atoms(atoms, acted))
+            for atom in _atoms(atoms, axes):
+                candidates[atom] = candidates.get(atom, set()) - mixed
+        for atom in _atoms(atoms, [*self._opaque, *(label for acted, _ in self._acts for label in acted)]):
             candidates[atom] = set()
         return _choose(atoms, candidates)
 
