@@ -86,7 +86,7 @@ def infer_spec(
     trace = Trace(RULES, INDEX_AWARE, MAPS, ignore_ties=ignore_ties)
     values = _interpret(trace, jax.make_jaxpr(call)(weights, data), weights, data)
     trace.report()
-    spec = name_spec(trace.atoms, _leaves(trace, flat, values), trace.nesting.owners(trace.atoms))
+    spec = name_spec(trace.atoms, _leaves(trace, flat, values), trace.nesting.owners(trace.atoms, values))
     if not check:
         return spec
     compiled = jax.jit(call)

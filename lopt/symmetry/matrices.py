@@ -63,9 +63,13 @@ def ragged_dot(trace: Trace, equation: Any, left: Value, right: Value, counts: V
     batch = [atoms.unify(left.axes[one], right.axes[other]) for one, other in zip(left_batch, right_batch, strict=True)]
     rows = [label for axis, label in enumerate(left.axes) if axis not in (*left_sum, *left_batch)]
     columns = [label for axis, label in enumerate(right.axes) if axis not in (*right_sum, *right_batch, *groups)]
-    trace.nesting.contraction(contracted, batch, rows, columns)
-    trace.nesting.acts([left.axes[axis] for axis in ragged], [left])
-    trace.nesting.acts([right.axes[axis] for axis in groups], [right])
+    if set(ragged) & {*left_sum, *left_batch}:
+        trace.nesting.contraction(contracted, batch, rows, columns)
+        trace.nesting.acts([left.axes[axis] for axis in ragged], [left, right])
+    else:  # every row meets the matrix of its group
+        owners = [atoms.unify(right.axes[groups[0]], counts.axes[-1]), left.axes[ragged[0]]]
+        trace.nesting.grouped(owners[1], owners[0], counts)
+        trace.nesting.contraction(contracted, [*batch, owners[0]], rows, columns)
     axes = (*batch, *rows, *columns)
     shape = shape_of(equation.outvars[0])
     if len(shape) > len(axes):  # contracted indices belong to groups: a product for each

@@ -49,7 +49,7 @@ def reverse(trace: Trace, equation: Any, operand: Value) -> Value:
     for label in labels:
         trace.atoms.pin(label)
     trace.nesting.acts(labels, [operand])
-    return operand
+    return Value(operand.axes)
 
 
 def fourier(trace: Trace, equation: Any, operand: Value) -> Value:

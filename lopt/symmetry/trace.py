@@ -141,7 +141,9 @@ class Trace:
         """The labels of a loop's carry: those of its start, joined with what the body makes of them until nothing changes."""
         carry = [dataclasses.replace(value, number=None) for value in start]
         while True:
-            joined = [self.join(pair) for pair in zip(carry, body(carry), strict=True)]
+            with self.nesting.loop():
+                after = body(carry)
+            joined = [self.join(pair) for pair in zip(carry, after, strict=True)]
             if list(map(self.freedom, joined)) == list(map(self.freedom, carry)):
                 return joined
             carry = joined
