@@ -16,12 +16,12 @@ it may be too small, never wrong. What is known to be lost:
 Symmetries other than permutations (signs, scales) are not looked for.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+from jax.extend import core
 from jax.interpreters import partial_eval
 
 from lopt.symmetry.check import drop_failing
@@ -30,6 +30,9 @@ from lopt.symmetry.names import Leaf, name_spec
 from lopt.symmetry.rules import INDEX_AWARE, MAPS, RULES
 from lopt.symmetry.spec import PyTree, SpecError, WeightSpec, named_leaves
 from lopt.symmetry.trace import Trace
+
+# For three evaluations: what is saved in compiling a deep network is far more than what they take longer.
+_COMPILED_FAST = {"xla_backend_optimization_level": 0, "xla_disable_hlo_passes": "fusion"}
 
 
 def infer_spec(
@@ -84,14 +87,14 @@ def infer_spec(
         raise ValueError("the check evaluates fn, but some inputs are shapes without values: give arrays, or check=False")
     call, weights, data = _over_arrays(fn, params, inputs)
     trace = Trace(RULES, INDEX_AWARE, MAPS, ignore_ties=ignore_ties)
-    values = _interpret(trace, jax.make_jaxpr(call)(weights, data), weights, data)
+    closed = jax.make_jaxpr(call)(weights, data)
+    values = _interpret(trace, closed, weights, data)
     trace.report()
     spec = name_spec(trace.atoms, _leaves(trace, flat, values), trace.nesting.owners(trace.atoms, values))
     if not check:
         return spec
-    compiled = jax.jit(call)
-    evaluate = functools.partial(lambda data, params: compiled(_arrays(params), data), data)
-    return drop_failing(evaluate, spec, params, jax.random.key(0) if key is None else key)
+    run = jax.jit(core.jaxpr_as_fun(closed), compiler_options=_COMPILED_FAST)
+    return drop_failing(lambda params: run(*_arrays(params), *data), spec, params, jax.random.key(0) if key is None else key)
 
 
 def _is_array(leaf: Any) -> bool:
