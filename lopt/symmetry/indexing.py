@@ -146,7 +146,11 @@ def gather(trace: Trace, equation: Any, operand: Value, indices: Value) -> Value
     atoms.pin(indices.axes[-1])
     trace.nesting.acts(
         [
-            *(label for axis, label in enumerate(operand.axes) if slice_sizes[axis] != sizes[axis] and axis not in numbers.operand_batching_dims),
+            *(
+                label
+                for axis, label in enumerate(operand.axes)
+                if slice_sizes[axis] != sizes[axis] and axis not in numbers.operand_batching_dims
+            ),
             *(label for axis, label in enumerate(indices.axes) if axis not in numbers.start_indices_batching_dims),
         ],
         [operand, indices],

@@ -16,7 +16,14 @@ import numpy as np
 from lopt.symmetry.labels import Label, Uniform, Value
 from lopt.symmetry.trace import Trace, shape_of
 
-_COMPARISONS = {"lt": operator.lt, "lt_to": operator.lt, "le": operator.le, "le_to": operator.le, "gt": operator.gt, "ge": operator.ge}
+_COMPARISONS = {
+    "lt": operator.lt,
+    "lt_to": operator.lt,
+    "le": operator.le,
+    "le_to": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+}
 
 
 def elementwise(trace: Trace, equation: Any, *operands: Value) -> Value | list[Value]:

@@ -111,7 +111,6 @@ class Record:
             candidates[atom] = set()
         return _choose(atoms, candidates)
 
-
     def _rows_for_groups(self, atoms: Atoms) -> dict[int, int]:
         """Atom of rows -> atom of the groups that they belong to, where all agree which."""
         found: dict[int, set[tuple[int, int]]] = {}

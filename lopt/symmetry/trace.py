@@ -43,10 +43,18 @@ class Trace:
       order: id of a watched value -> how many were consumed before it.
       nesting: notes on which permutations may differ between the indices of another.
       ignore_ties: whether an argmax may be taken to follow a permutation, which fails where two entries are equal.
+      free: whether a constant array of floats may move as weights do, to see what it is the reason of.
+      constants: the `jax.Array`s of floats that are not the same everywhere.
     """
 
     def __init__(
-        self, rules: dict[str, Rule], index_aware: Iterable[str], maps: Iterable[str], *, ignore_ties: bool = False
+        self,
+        rules: dict[str, Rule],
+        index_aware: Iterable[str],
+        maps: Iterable[str],
+        *,
+        ignore_ties: bool = False,
+        free: Callable[[Any], bool] = lambda array: False,
     ) -> None:
         self.atoms = Atoms()
         self.rules = rules
@@ -56,6 +64,8 @@ class Trace:
         self.unknown: list[str] = []
         self.order: dict[int, int] = {}
         self.ignore_ties = ignore_ties
+        self.free = free
+        self.constants: list[tuple[Any, Value]] = []
         self._watched: dict[int, Value] = {}
         self._used: set[int] = set()
 
@@ -91,7 +101,12 @@ class Trace:
         if 0 in np.shape(array) or (hasattr(array, "dtype") and jnp.issubdtype(array.dtype, jax.dtypes.extended)):
             return self.fixed(np.shape(array))
         entries = np.asarray(array)
-        if entries.ndim == 1 and entries.size > 1 and entries.dtype.kind in "iu" and np.array_equal(entries, np.arange(entries.size)):
+        if (
+            entries.ndim == 1
+            and entries.size > 1
+            and entries.dtype.kind in "iu"
+            and np.array_equal(entries, np.arange(entries.size))
+        ):
             label = self.atoms.fresh(entries.size)
             return Value((label,), label)
         varying = [axis for axis in range(entries.ndim) if np.any(entries != np.take(entries, [0], axis=axis))]
@@ -99,8 +114,11 @@ class Trace:
         if len(varying) == 2 and _is_identity(entries, *varying):
             labels[varying[0]] = labels[varying[1]] = self.atoms.fresh(entries.shape[varying[0]])
         else:
+            floats = isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jnp.inexact)
             for axis in varying:
-                labels[axis] = self.atoms.fresh(entries.shape[axis], fixed=True)
+                labels[axis] = self.atoms.fresh(entries.shape[axis], fixed=not (floats and self.free(array)))
+            if varying and floats:
+                self.constants.append((array, Value(tuple(labels))))
         known = not varying and entries.dtype.kind in "biuf"
         return Value(tuple(labels), number=entries.flat[0].item() if known else None)
 

@@ -75,6 +75,36 @@ def test_an_axis_that_devices_divide_permutes_within_each():
     assert found == {"hidden": "hidden.in! (hidden.out0! hidden)", "head": "(hidden.out0! hidden) head.out!"}
 
 
+# Arrays that a function closes over.
+
+
+def test_statistics_that_a_loss_closes_over_are_named():
+    statistics = random_weights({"mean": (3,), "var": (3,)})
+
+    def fn(params, statistics, x):
+        h = (x @ params["hidden"] - statistics["mean"][None]) * jnp.exp(statistics["var"])[None]
+        return jnp.tanh(h) @ params["head"]
+
+    with pytest.warns(
+        UserWarning, match=r"shapes \[\(3,\)\], fix axes of \['head', 'hidden'\]\. .* a part of the params"
+    ) as caught:
+        found = infer_spec(lambda params, x: fn(params, statistics, x), W, X)
+    assert found.notation("head") == "hidden.out! head.out!"
+    assert caught[0].filename == __file__
+    together = infer_spec(lambda p, x: fn(p["params"], p["state"], x), {"params": W, "state": statistics}, X)
+    assert [together.notation(path) for path in together.paths[2:]] == ["hidden", "hidden"]
+
+
+def test_data_that_a_loss_closes_over_are_not():
+    """A batch has an axis that no weight has; what is fixed by more than the array is not its doing."""
+    targets, frequencies = normal(3, 5, 2), normal(4, 2)
+
+    def fn(params):
+        return jnp.mean((jnp.tanh(X @ params["hidden"]) @ params["head"] - targets) ** 2 * frequencies[None])
+
+    assert notation(fn, W) == {"head": "hidden head.out!", "hidden": "hidden.in! hidden"}
+
+
 # Look-ups.
 
 
@@ -168,7 +198,7 @@ def test_the_identity_has_no_order(penalty):
 
 def test_other_matrices_have():
     params = random_weights({"hidden": (4, 6), "head": (6, 2)})
-    for other in (jnp.eye(6, k=1), np.diag(np.arange(6)).astype("f"), jnp.tri(6)):
+    for other in (np.eye(6, k=1, dtype="f"), np.diag(np.arange(6)).astype("f"), np.tri(6, dtype="f")):
 
         def fn(params, x, other=other):
             return jnp.mean(jnp.tanh(x @ params["hidden"])) + jnp.sum((params["head"] @ params["head"].T - other) ** 2)
@@ -290,7 +320,9 @@ def test_each_head_of_linear_attention_keeps_its_own_order():
     }
 
 
-@pytest.mark.parametrize("along", [lambda h: jnp.cumsum(h, axis=1), lambda h: jnp.flip(h, 1), lambda h: h[:, jnp.asarray([1, 0])]])
+@pytest.mark.parametrize(
+    "along", [lambda h: jnp.cumsum(h, axis=1), lambda h: jnp.flip(h, 1), lambda h: h[:, jnp.asarray([1, 0])]]
+)
 def test_what_acts_along_the_heads_themselves_unties_nothing(along):
     params = random_weights({"values": (4, HEADS, DIM), "out": (HEADS, DIM, 2)})
 

@@ -295,7 +295,9 @@ def solve(rng, pool):
     x = some(rng, pool, 2)
     square = jnp.matmul(x, jnp.swapaxes(x, -1, -2)) / x.shape[-1]
     square += jnp.broadcast_to(2 * jnp.eye(x.shape[-2]), square.shape)
-    return [lambda a, b: jnp.linalg.solve(a, b), lambda a, b: jnp.linalg.cholesky(a), jnp.linalg.matmul][rng.integers(3)](square, x)
+    return [lambda a, b: jnp.linalg.solve(a, b), lambda a, b: jnp.linalg.cholesky(a), jnp.linalg.matmul][rng.integers(3)](
+        square, x
+    )
 
 
 def grouped_rows(rng, pool):
