@@ -3,7 +3,6 @@
 A factorisation asks for the order of rows and columns; what stands before them is a batch of matrices, each by itself.
 """
 
-import functools
 from typing import Any
 
 from lopt.symmetry.labels import Label, Value

@@ -9,7 +9,7 @@ import dataclasses
 from typing import Any
 
 from lopt.symmetry import collectives, control, indexing, indices, matrices, ordering
-from lopt.symmetry.labels import Label, Uniform, Value
+from lopt.symmetry.labels import Uniform, Value
 from lopt.symmetry.trace import Rule, Trace, shape_of
 
 
@@ -218,26 +218,68 @@ RULES: dict[str, Rule] = {
 # Without a rule on purpose: all that they touch is pinned, with a warning.
 PINNED = frozenset(
     # What they call is no JAX, or is known to no one but its lowering.
-    """
-    call_exported cudnn_fusion custom_partitioning dot_product_attention_bwd dot_product_attention_bwd_wrapper
-    dot_product_attention_fp8_bwd dot_product_attention_fp8_bwd_wrapper dot_product_attention_fp8_fwd
-    dot_product_attention_fp8_fwd_wrapper dot_product_attention_fwd dot_product_attention_fwd_wrapper ffi_call io_callback
-    pure_callback scaled_dot scaled_matmul scaled_matmul_wrapper
-    """.split()
+    [
+        "call_exported",
+        "cudnn_fusion",
+        "custom_partitioning",
+        "dot_product_attention_bwd",
+        "dot_product_attention_bwd_wrapper",
+        "dot_product_attention_fp8_bwd",
+        "dot_product_attention_fp8_bwd_wrapper",
+        "dot_product_attention_fp8_fwd",
+        "dot_product_attention_fp8_fwd_wrapper",
+        "dot_product_attention_fwd",
+        "dot_product_attention_fwd_wrapper",
+        "ffi_call",
+        "io_callback",
+        "pure_callback",
+        "scaled_dot",
+        "scaled_matmul",
+        "scaled_matmul_wrapper",
+    ]
     # References: a value that is written in one equation and read in another.
-    + "addupdate core_map create_linear empty2 freeze get new_ref pin run_state swap unpin".split()
+    + ["addupdate", "core_map", "create_linear", "empty2", "freeze", "get", "new_ref", "pin", "run_state", "swap", "unpin"]
     # Which part comes from where depends on the device.
-    + "all_to_all pbroadcast_dynamic precv psend ragged_all_to_all".split()
+    + ["all_to_all", "pbroadcast_dynamic", "precv", "psend", "ragged_all_to_all"]
     # Parts of a collective, of random numbers, of shapes that are not known and of derivatives: in no function as it is traced.
-    + """
-    after_all all_gather_done all_gather_reduced_start all_gather_start all_to_all_done all_to_all_start broadcast_to
-    call_hi_primitive_linearized custom_lin dim_as_value dimension_size eval_jaxpr from_edtype iota_2x32_shape pbroadcast_done
-    pbroadcast_start philox2x32 philox4x32 ppermute_done ppermute_start psum_done psum_invariant_start psum_start
-    reduce_scatter_done reduce_scatter_start select_and_scatter shape_assertion stage threefry4x32 tie to_edtype unreachable
-    unreduced_psum_start unreduced_reduce_scatter_start
-    """.split()
+    + [
+        "after_all",
+        "all_gather_done",
+        "all_gather_reduced_start",
+        "all_gather_start",
+        "all_to_all_done",
+        "all_to_all_start",
+        "broadcast_to",
+        "call_hi_primitive_linearized",
+        "custom_lin",
+        "dim_as_value",
+        "dimension_size",
+        "eval_jaxpr",
+        "from_edtype",
+        "iota_2x32_shape",
+        "pbroadcast_done",
+        "pbroadcast_start",
+        "philox2x32",
+        "philox4x32",
+        "ppermute_done",
+        "ppermute_start",
+        "psum_done",
+        "psum_invariant_start",
+        "psum_start",
+        "reduce_scatter_done",
+        "reduce_scatter_start",
+        "select_and_scatter",
+        "shape_assertion",
+        "stage",
+        "threefry4x32",
+        "tie",
+        "to_edtype",
+        "unreachable",
+        "unreduced_psum_start",
+        "unreduced_reduce_scatter_start",
+    ]
     # Rare.
-    + "approx_top_k linear_call".split()
+    + ["approx_top_k", "linear_call"]
 )
 
 # Primitives that map over every axis whose permutations they leave free, or say to the trace's `nesting` which they contract or act

@@ -275,7 +275,8 @@ def test_reductions_by_any_function_fix_what_they_reduce():
 
     for fn in (reduced, in_windows, pooled):
         found = notation(fn, params)
-        assert found == {"a": f"{found['b']} a.out!", "b": found["b"]} and not found["b"].endswith("!")
+        assert found == {"a": f"{found['b']} a.out!", "b": found["b"]}
+        assert not found["b"].endswith("!")
 
 
 # Nested names.
