@@ -123,8 +123,8 @@ _ELEMENTWISE = """
     abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e bitcast_convert_type cbrt ceil clamp clz
     complex conj cos cosh digamma div erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igamma_grad_a igammac imag integer_pow
     is_finite le le_to lgamma log log1p log2 logistic lt lt_to max min mul mulhi neg nextafter not one_minus_square or polygamma
-    polynomial population_count pow real reduce_precision regularized_incomplete_beta rem round rsqrt shift_left shift_right_arithmetic shift_right_logical sign
-    sin sinh sqrt square sub tan tanh xor zeta
+    polynomial population_count pow real reduce_precision regularized_incomplete_beta rem round rsqrt shift_left
+    shift_right_arithmetic shift_right_logical sign sin sinh sqrt square sub tan tanh xor zeta
 """
 _UNCHANGED = """
     copy copy_p device_put layout_constraint name optimization_barrier pbroadcast pcast ppermute preduced pvary
@@ -216,71 +216,22 @@ RULES: dict[str, Rule] = {
 }
 
 # Without a rule on purpose: all that they touch is pinned, with a warning.
-PINNED = frozenset(
-    # What they call is no JAX, or is known to no one but its lowering.
-    [
-        "call_exported",
-        "cudnn_fusion",
-        "custom_partitioning",
-        "dot_product_attention_bwd",
-        "dot_product_attention_bwd_wrapper",
-        "dot_product_attention_fp8_bwd",
-        "dot_product_attention_fp8_bwd_wrapper",
-        "dot_product_attention_fp8_fwd",
-        "dot_product_attention_fp8_fwd_wrapper",
-        "dot_product_attention_fwd",
-        "dot_product_attention_fwd_wrapper",
-        "ffi_call",
-        "io_callback",
-        "pure_callback",
-        "scaled_dot",
-        "scaled_matmul",
-        "scaled_matmul_wrapper",
-    ]
-    # References: a value that is written in one equation and read in another.
-    + ["addupdate", "core_map", "create_linear", "empty2", "freeze", "get", "new_ref", "pin", "run_state", "swap", "unpin"]
-    # Which part comes from where depends on the device.
-    + ["all_to_all", "pbroadcast_dynamic", "precv", "psend", "ragged_all_to_all"]
-    # Parts of a collective, of random numbers, of shapes that are not known and of derivatives: in no function as it is traced.
-    + [
-        "after_all",
-        "all_gather_done",
-        "all_gather_reduced_start",
-        "all_gather_start",
-        "all_to_all_done",
-        "all_to_all_start",
-        "broadcast_to",
-        "call_hi_primitive_linearized",
-        "custom_lin",
-        "dim_as_value",
-        "dimension_size",
-        "eval_jaxpr",
-        "from_edtype",
-        "iota_2x32_shape",
-        "pbroadcast_done",
-        "pbroadcast_start",
-        "philox2x32",
-        "philox4x32",
-        "ppermute_done",
-        "ppermute_start",
-        "psum_done",
-        "psum_invariant_start",
-        "psum_start",
-        "reduce_scatter_done",
-        "reduce_scatter_start",
-        "select_and_scatter",
-        "shape_assertion",
-        "stage",
-        "threefry4x32",
-        "tie",
-        "to_edtype",
-        "unreachable",
-        "unreduced_psum_start",
-        "unreduced_reduce_scatter_start",
-    ]
-    # Rare.
-    + ["approx_top_k", "linear_call"]
-)
+_NOT_JAX = """
+    call_exported cudnn_fusion custom_partitioning dot_product_attention_bwd dot_product_attention_bwd_wrapper
+    dot_product_attention_fp8_bwd dot_product_attention_fp8_bwd_wrapper dot_product_attention_fp8_fwd
+    dot_product_attention_fp8_fwd_wrapper dot_product_attention_fwd dot_product_attention_fwd_wrapper ffi_call io_callback
+    pure_callback scaled_dot scaled_matmul scaled_matmul_wrapper
+"""
+_REFERENCES = "addupdate core_map create_linear empty2 freeze get new_ref pin run_state swap unpin"  # written here, read there
+_BY_DEVICE = "all_to_all pbroadcast_dynamic precv psend ragged_all_to_all"
+_NEVER_TRACED = """
+    after_all all_gather_done all_gather_reduced_start all_gather_start all_to_all_done all_to_all_start broadcast_to
+    call_hi_primitive_linearized custom_lin dim_as_value dimension_size eval_jaxpr from_edtype iota_2x32_shape pbroadcast_done
+    pbroadcast_start philox2x32 philox4x32 ppermute_done ppermute_start psum_done psum_invariant_start psum_start
+    reduce_scatter_done reduce_scatter_start select_and_scatter shape_assertion stage threefry4x32 tie to_edtype unreachable
+    unreduced_psum_start unreduced_reduce_scatter_start
+"""
+PINNED = frozenset(f"{_NOT_JAX} {_REFERENCES} {_BY_DEVICE} {_NEVER_TRACED} approx_top_k linear_call".split())
 
 # Primitives that map over every axis whose permutations they leave free, or say to the trace's `nesting` which they contract or act
 # along.
