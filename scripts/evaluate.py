@@ -22,7 +22,7 @@ from lopt.reporting.generalization_report import write_generalization
 from lopt.reporting.report import terminal_table, write_report
 from lopt.reporting.tables import rich_lines
 from lopt.runtime.compilation_cache import use_compilation_cache
-from lopt.runtime.stages import Stages
+from lopt.runtime.progress import Stages
 from lopt.task.base import Problem, TaskConfig
 from lopt.task.families import MixtureConfig
 from lopt.training import checkpoint, metrics

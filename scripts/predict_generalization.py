@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from lopt.runtime.stages import Stages
+from lopt.runtime.progress import Stages
 from lopt.weight_space.predict import Method, PredictionConfig, train_predictor
 from lopt.weight_space.read import Zoo, read_zoo
 from lopt.weight_space.report import differences, kept_predictions, read_predictions, table, write_predictions, write_report

@@ -150,7 +150,7 @@ def windows(problem, count):
     states, seen, losses = [state], [], []
     for index in range(count):
         seen.append(unroll.window(jax.random.key(index), problem.datasets.at(0), state.variant))
-        state, loss, _ = jax.jit(unroll.steps)({}, state, seen[-1])
+        state, loss, _ = jax.jit(unroll.steps)({}, state, seen[-1], jnp.int32(6))
         states.append(state)
         losses.append(loss)
     return states, seen, losses
@@ -203,7 +203,7 @@ def test_losses_are_normalised_and_capped_in_that_scale():
     unroll = make_unroll(UnrollConfig(horizon=2, truncation=2, loss_cap=2.0, meta_loss="mean"), one, optimizer)
     theta = optimizer.init(KEY)
     start, window = unroll.start(KEY, theta).inner, unroll.window(KEY, one.datasets, ())
-    _, losses, _ = unroll.steps(theta, start, window)
+    _, losses, _ = unroll.steps(theta, start, window, jnp.int32(2))
     np.testing.assert_allclose(
         losses[0], one.loss(start.params, KEY, jax.tree.map(lambda x: x[0], window.batches)) / 10, rtol=1e-5
     )
