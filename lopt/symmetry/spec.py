@@ -14,6 +14,7 @@ Functionals", NeurIPS 2024, section 3). A `WeightSpec` names the permutation of 
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -30,9 +31,38 @@ PyTree = Any
 
 
 def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
-    """The leaves of a pytree with their paths as `outer/inner` strings, in flatten order."""
+    """The leaves of a pytree with their paths as `outer/inner` strings, in flatten order; no two have the same path.
+
+    A `/` inside a key is written `%2F`, and a `%` that could be read as the beginning of that `%25`.
+
+    Raises:
+      ValueError: naming two leaves whose keys, though different, are written alike.
+
+    Example:
+      >>> named_leaves({"a": {"b/w": 1}, "a/b": {"w": 2}, "list": [3]})
+      [('a/b%2Fw', 1), ('a%2Fb/w', 2), ('list/0', 3)]
+    """
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in flat]
+    named = [("/".join(_written(key) for key in path), leaf) for path, leaf in flat]
+    if len({path for path, _ in named}) < len(named):
+        first: dict[str, Any] = {}
+        for (name, _), (path, _) in zip(named, flat, strict=True):
+            other = first.setdefault(name, path)
+            if other is not path:
+                one, two = (jax.tree_util.keystr(keys) for keys in (other, path))
+                raise ValueError(f"the leaves {one} and {two} both have the path '{name}': rename a key, so that they can be told apart")
+    return named
+
+
+def _written(key: Any) -> str:
+    """One key of a path, without what separates keys."""
+    text = jax.tree_util.keystr((key,), simple=True)
+    return re.sub("%(?=2F|25)", "%25", text).replace("/", "%2F")
+
+
+def written_keys(path: str) -> str:
+    """A path as it reads with its keys as they are, for people and for names: `/` inside a key is no longer told from one between."""
+    return re.sub("%2F|%25", lambda found: "/" if found[0] == "%2F" else "%", path)
 
 
 def is_under(path: str, prefix: str) -> bool:

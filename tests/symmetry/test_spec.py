@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lopt.symmetry.spec import SpecError, WeightSpec
+from lopt.symmetry.spec import SpecError, WeightSpec, is_under, named_leaves, written_keys
 
 MLP = {"dense0": {"kernel": "pixels! hidden", "bias": "hidden"}, "dense1": {"kernel": "hidden classes!", "bias": "classes!"}}
 
@@ -24,6 +24,41 @@ def test_notation_reads_and_prints():
     assert spec.permutable == ("a", "b", "c")
     assert [spec.notation(path) for path in spec.paths] == ["", "(h! w! c) classes!", "a a", "b", "1 c"]
     assert str(spec).splitlines()[1] == "head    (h! w! c) classes!"
+
+
+def test_no_two_leaves_have_one_path():
+    tree = {"a": {"b/w": 1, "b": {"w": 2}}, "a/b": {"w": 3}, "l": [4], "l/0": 5, "l%2F0": 6, "l%2F": [7], "%": {"/": 8}, "%/": 9}
+    paths = [path for path, _ in named_leaves(tree)]
+    assert len(set(paths)) == len(paths)
+    assert paths[:2] == ["%/%2F", "%%2F"]
+    keys = [[str(getattr(key, "key", getattr(key, "idx", None))) for key in path] for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    assert [[written_keys(key) for key in path.split("/")] for path in paths] == keys
+    assert [path for path in paths if is_under(path, "l")] == ["l/0"]
+    spec = WeightSpec.parse({"a": {"b/w": "x! y"}, "a/b": {"w": "y"}})
+    assert spec.sizes({"a": {"b/w": jnp.zeros((2, 3))}, "a/b": {"w": jnp.zeros(3)}}) == {"x": 2, "y": 3}
+
+
+def test_leaves_that_are_written_alike_are_named():
+    with pytest.raises(ValueError, match=r"\['1'\] and .*\[1\] both have the path 'a/1'"):
+        named_leaves({"a": Either({"1": 1}, [0, 2])})
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Either:
+    """A node whose children are those of two containers."""
+
+    def __init__(self, one, other):
+        self.children = {jax.tree_util.DictKey(key): x for key, x in one.items()}
+        self.children |= {jax.tree_util.SequenceKey(i): x for i, x in enumerate(other)}
+
+    def tree_flatten_with_keys(self):
+        return list(self.children.items()), tuple(self.children)
+
+    @classmethod
+    def tree_unflatten(cls, keys, children):
+        found = cls({}, [])
+        found.children = dict(zip(keys, children, strict=True))
+        return found
 
 
 def test_hashable_and_equal_by_value():
