@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from lopt.symmetry.labels import Atoms
-from lopt.symmetry.spec import Factor, WeightSpec, written_keys
+from lopt.symmetry.spec import Factor, WeightSpec
 
 # Ends of a path that say what a leaf is to its layer, not which layer it is; flax.nnx puts one more behind them.
 _LEAVES = frozenset({"b", "bias", "embedding", "kernel", "scale", "w", "weight"})
@@ -100,7 +100,7 @@ def _names(atoms: Atoms, leaves: Sequence[Leaf]) -> Mapping[int, str]:
 
 def _candidates(atoms: Atoms, atom: int, inner: bool, order: int, axis: int, position: int, leaf: Leaf) -> Iterator[str]:
     """Names for an atom, best first."""
-    layer, full = _layer(leaf.path), _identifier(written_keys(leaf.path).split("/"))
+    layer, full = _layer(leaf.path), _identifier(leaf.path.split("/"))
     fixed, rank = atoms.is_fixed((atom,)), len(leaf.axes)
     last = axis == rank - 1
     role = "out" if last else "in" if rank in (2, 4) and axis == rank - 2 else f"axis{axis}"
@@ -117,7 +117,7 @@ def _candidates(atoms: Atoms, atom: int, inner: bool, order: int, axis: int, pos
 
 def _layer(path: str) -> str:
     """The name of a leaf's layer: its path without the parts that say what the leaf is."""
-    parts = written_keys(path).split("/")
+    parts = path.split("/")
     for ends in (_HOLDERS, _LEAVES):
         if len(parts) > 1 and parts[-1] in ends:
             parts.pop()

@@ -33,36 +33,32 @@ PyTree = Any
 def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
     """The leaves of a pytree with their paths as `outer/inner` strings, in flatten order; no two have the same path.
 
-    A `/` inside a key is written `%2F`, and a `%` that could be read as the beginning of that `%25`.
+    Where keys that hold a `/` would give two leaves one path, every `/` inside a key of this pytree is written `%2F`.
 
     Raises:
-      ValueError: naming two leaves whose keys, though different, are written alike.
+      ValueError: naming two leaves whose keys, though different, are written alike, as an attribute and an entry of one name.
 
     Example:
-      >>> named_leaves({"a": {"b/w": 1}, "a/b": {"w": 2}, "list": [3]})
-      [('a/b%2Fw', 1), ('a%2Fb/w', 2), ('list/0', 3)]
+      >>> named_leaves({"a/b": {"w": 1}, "list": [2]})
+      [('a/b/w', 1), ('list/0', 2)]
+      >>> named_leaves({"a/b": {"w": 1}, "a": {"b/w": 2}})
+      [('a/b%2Fw', 2), ('a%2Fb/w', 1)]
     """
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    named = [("/".join(_written(key) for key in path), leaf) for path, leaf in flat]
-    if len({path for path, _ in named}) < len(named):
+    paths = [jax.tree_util.keystr(keys, simple=True, separator="/") for keys, _ in flat]
+    if len(set(paths)) < len(paths):
+        paths = ["/".join(_escaped(jax.tree_util.keystr((key,), simple=True)) for key in keys) for keys, _ in flat]
         first: dict[str, Any] = {}
-        for (name, _), (path, _) in zip(named, flat, strict=True):
-            other = first.setdefault(name, path)
-            if other is not path:
-                one, two = (jax.tree_util.keystr(keys) for keys in (other, path))
-                raise ValueError(f"the leaves {one} and {two} both have the path '{name}': rename a key, so that they can be told apart")
-    return named
+        for path, (keys, _) in zip(paths, flat, strict=True):
+            if first.setdefault(path, keys) is not keys:
+                one, two = (jax.tree_util.keystr(found) for found in (first[path], keys))
+                raise ValueError(f"the leaves {one} and {two} both have the path '{path}': rename a key, so that they can be told apart")
+    return [(path, leaf) for path, (_, leaf) in zip(paths, flat, strict=True)]
 
 
-def _written(key: Any) -> str:
-    """One key of a path, without what separates keys."""
-    text = jax.tree_util.keystr((key,), simple=True)
-    return re.sub("%(?=2F|25)", "%25", text).replace("/", "%2F")
-
-
-def written_keys(path: str) -> str:
-    """A path as it reads with its keys as they are, for people and for names: `/` inside a key is no longer told from one between."""
-    return re.sub("%2F|%25", lambda found: "/" if found[0] == "%2F" else "%", path)
+def _escaped(key: str) -> str:
+    """A key without what separates keys; a `%` that could be read as the beginning of what stands for it is written `%25`."""
+    return re.sub("%(?=2F|25)", "%25", key).replace("/", "%2F")
 
 
 def is_under(path: str, prefix: str) -> bool:

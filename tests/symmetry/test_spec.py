@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lopt.symmetry.spec import SpecError, WeightSpec, is_under, named_leaves, written_keys
+from lopt.symmetry.spec import SpecError, WeightSpec, named_leaves
 
 MLP = {"dense0": {"kernel": "pixels! hidden", "bias": "hidden"}, "dense1": {"kernel": "hidden classes!", "bias": "classes!"}}
 
@@ -26,16 +26,28 @@ def test_notation_reads_and_prints():
     assert str(spec).splitlines()[1] == "head    (h! w! c) classes!"
 
 
-def test_no_two_leaves_have_one_path():
-    tree = {"a": {"b/w": 1, "b": {"w": 2}}, "a/b": {"w": 3}, "l": [4], "l/0": 5, "l%2F0": 6, "l%2F": [7], "%": {"/": 8}, "%/": 9}
-    paths = [path for path, _ in named_leaves(tree)]
-    assert len(set(paths)) == len(paths)
-    assert paths[:2] == ["%/%2F", "%%2F"]
-    keys = [[str(getattr(key, "key", getattr(key, "idx", None))) for key in path] for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
-    assert [[written_keys(key) for key in path.split("/")] for path in paths] == keys
-    assert [path for path in paths if is_under(path, "l")] == ["l/0"]
+@pytest.mark.parametrize(
+    ("tree", "paths"),
+    [
+        ({"a/b": {"w": 1}, "c": 2}, ["a/b/w", "c"]),
+        ({"a/b": {"w": 1}, "a": {"b/w": 2, "c": 3}}, ["a/b%2Fw", "a/c", "a%2Fb/w"]),
+        ({"l": [1], "l/0": 2, "l%2F0": 3, "l%2": 4}, ["l/0", "l%2", "l%252F0", "l%2F0"]),
+        ({"": {"": 1}, "/": 2}, ["/", "%2F"]),
+    ],
+)
+def test_no_two_leaves_have_one_path(tree, paths):
+    assert [path for path, _ in named_leaves(tree)] == paths
+    flat = {path: leaf for path, leaf in named_leaves(tree)}
+    assert sorted(named_leaves(flat)) == sorted(named_leaves(tree))  # paths may be keys
+
+
+def test_a_spec_tells_leaves_apart_whose_keys_hold_a_slash():
     spec = WeightSpec.parse({"a": {"b/w": "x! y"}, "a/b": {"w": "y"}})
-    assert spec.sizes({"a": {"b/w": jnp.zeros((2, 3))}, "a/b": {"w": jnp.zeros(3)}}) == {"x": 2, "y": 3}
+    params = {"a": {"b/w": jnp.arange(6.0).reshape(2, 3)}, "a/b": {"w": jnp.arange(3.0)}}
+    assert spec.sizes(params) == {"x": 2, "y": 3}
+    moved = spec.permute(params, {"y": np.asarray([2, 0, 1])})
+    np.testing.assert_array_equal(moved["a"]["b/w"], [[2, 0, 1], [5, 3, 4]])
+    np.testing.assert_array_equal(moved["a/b"]["w"], [2, 0, 1])
 
 
 def test_leaves_that_are_written_alike_are_named():
