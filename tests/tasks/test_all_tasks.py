@@ -19,13 +19,23 @@ from tests.tasks.common import Mover, batch_of, freed, general, make, shapes
 
 VARIATIONS: dict[str, list[dict[str, Any]]] = {
     "addition": [{"digits": 2, "hidden": 6, "batch_size": 16, "examples": 400}],
+    "autoencoder": [{}, {"hidden": (), "latent": 5}, {"hidden": (7, 6), "latent": 3, "activation": "tanh", "init_scale": 1.5}],
     "mlp": [{}, {"hidden": ()}, {"hidden": (12, 12, 5), "activation": "tanh", "init_scale": 1.5}],
     "cnn": [{}, {"channels": (6,), "window": 2, "stride": 1}, {"channels": (4, 6, 5), "activation": "gelu", "init_scale": 0.7}],
+    "gru": [{"hidden": (10,)}, {"hidden": (6, 5), "embedding": 7, "length": 5, "init_scale": 0.5, "tokenizer": "bytes"}],
+    "resnet": [
+        {"channels": (4, 6), "batch_size": 32},
+        {"channels": (4,), "blocks": 2, "image_size": 4, "batch_size": 16, "normalization": "layer", "activation": "silu"},
+    ],
     "rnn": [{}, {"hidden": (6, 5), "activation": "tanh", "embedding": 7, "length": 5, "init_scale": 0.5, "tokenizer": "bytes"}],
     "transformer": [
         {"width": 8, "head_width": 6, "mlp": 12},
         {"blocks": 1, "width": 6, "heads": 1, "head_width": 5, "mlp": 7, "activation": "relu", "length": 5},
         {"blocks": 1, "width": 6, "heads": 3, "head_width": 1, "mlp": 7, "init_scale": 0.5, "batch_size": 3},
+    ],
+    "vit": [
+        {"width": 8, "heads": 2, "head_width": 6, "mlp": 12, "batch_size": 16},
+        {"blocks": 1, "width": 6, "heads": 1, "patch": 4, "mlp": 7, "activation": "relu", "init_scale": 0.7, "batch_size": 16},
     ],
 }
 CASES = [(name, settings) for name, variations in VARIATIONS.items() for settings in variations]
@@ -35,6 +45,10 @@ INERT = "key/bias"
 
 def id_of(case: Any) -> str:
     return case if isinstance(case, str) else "-".join(f"{k}={v}" for k, v in case.items()) or "default"
+
+
+def _measure(name: str) -> str:
+    return "squared_error" if name == "autoencoder" else "accuracy"
 
 
 each_case = pytest.mark.parametrize(("name", "settings"), CASES, ids=id_of)
@@ -87,7 +101,7 @@ def test_a_fresh_model(name, settings):
         assert np.any(leaf) or path.endswith(INERT), path
     assert loss.dtype == jnp.float32
     assert 0.3 * task.initial_loss < float(loss) < 2.5 * task.initial_loss
-    assert 0.0 <= float(metrics["accuracy"]) < 0.6
+    assert 0.0 <= float(metrics[_measure(name)]) < 0.6
     for metric, value in metrics.items():
         assert (value.shape, value.dtype) == ((), jnp.float32), metric
         if metric.startswith("bits_per_"):
