@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import optax
 from rich.console import Console
 
 from lopt.config import load_file, to_dict
 from lopt.evaluation.aggregates import table
+from lopt.evaluation.baselines import Hyper, Schedule, factor
 from lopt.evaluation.suite import (
     Entrant,
     Outcome,
@@ -30,12 +32,14 @@ from lopt.evaluation.suite import (
 )
 from lopt.layers.kernels.build import use_native_kernels
 from lopt.layers.kernels.ffi import available_cores
+from lopt.optimizers.config import LearnedOptimizerConfig
 from lopt.pretrained.bind import Trained, fit
 from lopt.pretrained.load import is_trained, open_trained
 from lopt.reporting.suite_report import write_suite
 from lopt.reporting.tables import rich_lines
 from lopt.runtime.compilation_cache import use_compilation_cache
 from lopt.runtime.progress import duration
+from lopt.symmetry.spec import PyTree
 from lopt.task import cache_root
 from lopt.task.base import Problem
 from lopt.training.trainer import use_all_cores
@@ -88,12 +92,25 @@ def entrant(source: str, problem: Problem) -> tuple[Entrant, Any]:
 
 
 def learned(source: str, trained: Trained, problem: Problem) -> Entrant:
-    """A meta-trained optimizer on a task."""
+    """A meta-trained optimizer on a task: at the user's rate where its rule has one, which is first tried as it was meta-trained."""
     try:
         optimizer = fit(trained, problem.spec, problem.param_shapes())
     except ValueError as error:
         raise ValueError(f"'{source}' does not serve the weights of '{problem.name}': {error}") from error
-    return Entrant(source, lambda given: optimizer.opt_fn(given[0]), trained.theta, None)
+    rule = trained.config.rule if isinstance(trained.config, LearnedOptimizerConfig) else None
+    if rule is None or not rule.needs_rate:
+        return Entrant(source, lambda given: optimizer.opt_fn(given[0]), trained.theta, None)
+    scale_by = optimizer.scale_by
+    if scale_by is None:
+        raise ValueError(f"'{source}' has a rule whose rate is the user's but gives no direction without it")
+
+    def opt_fn(given: tuple[PyTree, Hyper]) -> optax.GradientTransformationExtraArgs:
+        theta, hyper = given
+        schedule = hyper.schedule or Schedule(0.0, 0.0, 1.0)
+        rate = optax.scale_by_learning_rate(lambda step: hyper.learning_rate * factor(schedule, step))
+        return optax.chain(scale_by(theta), rate)
+
+    return Entrant(source, opt_fn, trained.theta, getattr(rule, "learning_rate", 1e-3))
 
 
 def run_unit(config: SuiteConfig, unit: Unit, fresh: bool) -> float:
@@ -106,8 +123,13 @@ def run_unit(config: SuiteConfig, unit: Unit, fresh: bool) -> float:
     if kept is None:
         kept = compete(problem, optimizer, config, task.steps, None if fresh else cache_root() / "tuning")
         save_outcome(unit.path, kept, about)
-    jax.clear_caches()  # a process does many units
+    forget_programs()
     return kept.seconds
+
+
+def forget_programs() -> None:
+    """Free the memory of what was compiled: a process does many units."""
+    jax.clear_caches()
 
 
 def start_process(counter: Any, jobs: int) -> None:
