@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from rich.console import Console
 
@@ -107,7 +108,7 @@ def learned(source: str, trained: Trained, problem: Problem) -> Entrant:
     def opt_fn(given: tuple[PyTree, Hyper]) -> optax.GradientTransformationExtraArgs:
         theta, hyper = given
         schedule = hyper.schedule or Schedule(0.0, 0.0, 1.0)
-        rate = optax.scale_by_learning_rate(lambda step: hyper.learning_rate * factor(schedule, step))
+        rate = optax.scale_by_learning_rate(lambda step: hyper.learning_rate * factor(schedule, jnp.asarray(step)))
         return optax.chain(scale_by(theta), rate)
 
     return Entrant(source, opt_fn, trained.theta, getattr(rule, "learning_rate", 1e-3))
