@@ -63,6 +63,8 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "schedule": "lopt.optimizers.schedules:ScheduleConfig",
         "second_moment": "lopt.features.second_moments:SecondMoment",
         "sgdm": "lopt.optimizers.momentum:SGDMRule",
+        "suite": "lopt.evaluation.suite:SuiteConfig",
+        "suite_task": "lopt.evaluation.suite:SuiteTask",
         "synthetic_mlp": "lopt.benchmarks.synthetic:SyntheticMLPConfig",
         "tensor_size": "lopt.features.weights:TensorSize",
         "time": "lopt.features.time:Time",

@@ -15,9 +15,12 @@ import jax.numpy as jnp
 
 from lopt.symmetry.spec import PyTree
 from lopt.task.base import ArraySplit, Batch, Datasets, Problem, Task, TaskConfig, TaskFamily
+from lopt.task.splits import RepeatedSplit
 
 Range = tuple[float, float]  # of a scale: drawn log-uniformly from [low, high]
 Level = Literal["global", "tensor", "none"]
+CELO_LEVELS: tuple[Level, ...] = ("global", "tensor", "none")
+CELO_SCALES: tuple[Range, ...] = ((0.001, 1000.0), (0.01, 100.0), (0.1, 10.0))
 
 
 def vary_init_scale(problem: Problem, scale: Range) -> TaskFamily:
@@ -85,10 +88,34 @@ def vary_examples(problem: Problem, count: int) -> TaskFamily:
     return _wrap(problem, "examples", sample, lambda task, drawn: task, view)
 
 
+def vary_batch_size(problem: Problem, sizes: Sequence[int]) -> TaskFamily:
+    """The inner training's batches hold a number of different examples that is drawn, each of `sizes` as likely.
+
+    A batch keeps its B rows, so that all sizes are one program: with a size S only S rows are drawn, and each stands B / S times in the
+    batch. A mean over the rows, its gradient, and statistics over the batch are exactly those of a batch of S; no loss need know of
+    weights or masks. A step costs what one of B examples costs. Held-out batches are not changed.
+
+    Raises:
+      ValueError: if there are no sizes, or one does not divide the batch size.
+    """
+    B = problem.datasets.at(0).train.batch_size
+    if not sizes or not all(size >= 1 and B % size == 0 for size in sizes):
+        raise ValueError(f"batch sizes of '{problem.name}' must be divisors of its batch_size {B}, such as {B}, got {tuple(sizes)}")
+    choices = jnp.asarray(sizes, jnp.int32)
+
+    def sample(key: jax.Array) -> jax.Array:
+        return choices[jax.random.randint(key, (), 0, len(sizes))]
+
+    def view(drawn: jax.Array, datasets: Datasets) -> Datasets:
+        return dataclasses.replace(datasets, train=RepeatedSplit(datasets.train, drawn))
+
+    return _wrap(problem, "batch_size", sample, lambda task, drawn: task, view)
+
+
 def reparametrize(
     problem: Problem,
-    levels: Sequence[Level] = ("global", "tensor", "none"),
-    scales: Sequence[Range] = ((0.001, 1000.0), (0.01, 100.0), (0.1, 10.0)),
+    levels: Sequence[Level] = CELO_LEVELS,
+    scales: Sequence[Range] = CELO_SCALES,
 ) -> TaskFamily:
     """Task augmentation: the same function of rescaled weights, which asks an optimizer for other step sizes.
 
@@ -204,8 +231,15 @@ class FamilyConfig(TaskConfig):
     """The array of the batches that `input_scale` multiplies."""
     examples: int | None = None
     """Size of the training set that each inner training draws for itself; None: all examples."""
+    batch_sizes: tuple[int, ...] = ()
+    """Divisors of the task's batch size, of which each inner training draws one; none: the batch size itself."""
     reparametrize: bool = False
-    """Rescale the weights at random without changing what they compute, as `lopt.task.families.reparametrize` does by default."""
+    """Rescale the weights at random without changing what they compute; see `lopt.task.families.reparametrize`."""
+    levels: tuple[Level, ...] = CELO_LEVELS
+    """What has a scale of its own in a reparametrised training: all weights together (`global`), each tensor, or nothing (`none`);
+    each as likely."""
+    scales: tuple[Range, ...] = CELO_SCALES
+    """Ranges that a reparametrised training draws its scales from, each as likely, log-uniform within."""
 
     def make(self) -> Problem:
         """Load the data and build the family."""
@@ -216,7 +250,9 @@ class FamilyConfig(TaskConfig):
             family = vary_input_scale(family, self.input_field, self.input_scale)
         if self.init_scale is not None:
             family = vary_init_scale(family, self.init_scale)
-        return reparametrize(family) if self.reparametrize else family
+        if self.batch_sizes:
+            family = vary_batch_size(family, self.batch_sizes)
+        return reparametrize(family, self.levels, self.scales) if self.reparametrize else family
 
 
 @dataclasses.dataclass(frozen=True)
