@@ -106,6 +106,7 @@ def _decode(value: Any, path: str, trust: bool) -> Any:
         raise ConfigError(f"{path or 'config'} is an object without a 'class'")
     cls = _find_class(value["class"], path, trust)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    value = _without_gone(value, cls, path)
     unknown = sorted(value.keys() - fields.keys() - {"class"})
     if unknown:
         names = ", ".join(join(path, name) for name in unknown)
@@ -123,6 +124,17 @@ def _decode(value: Any, path: str, trust: bool) -> Any:
         raise ConfigError(f"{path or 'config'}: {error}") from error
     validate(config, path)
     return config
+
+
+def _without_gone(value: dict[str, Any], cls: type, path: str) -> dict[str, Any]:
+    """An object without the fields that its class once had; of what they could say only one value is left, `cls.GONE`."""
+    gone = {name: only for name, only in getattr(cls, "GONE", {}).items() if name in value}
+    for name, only in gone.items():
+        if value[name] != _encode(only, name):
+            raise ConfigError(
+                f"{join(path, name)} is {value[name]!r}: {cls.__name__} no longer has this field, only {only!r} is left"
+            )
+    return {name: found for name, found in value.items() if name not in gone}
 
 
 def from_dict(data: dict[str, Any], *, trust: bool = False) -> Any:

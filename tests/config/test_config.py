@@ -4,13 +4,15 @@ import math
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 
 from lopt import config as configs
 from lopt.config import ConfigError, operational
+from lopt.networks.update import DeepSetsConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -476,3 +478,25 @@ def test_arguments_that_are_no_part_of_the_experiment(config_dir):
     parsed = configs.parse_experiment([*argv, "--verbose", "3"], prog="p", description="d", config_dir=config_dir, extra=Extra())
     assert parsed[2] == Extra(3)
     assert configs.parse_experiment(argv, prog="p", description="d", config_dir=config_dir, extra=Extra())[2] == Extra()
+
+
+@dataclasses.dataclass(frozen=True)
+class Shrunk:
+    """A class that once had another field."""
+
+    width: int = 1
+    GONE: ClassVar[Mapping[str, Any]] = {"engine": "one"}
+
+
+def test_a_field_that_is_gone_may_say_what_is_left():
+    name = configs.to_dict(Shrunk())["class"]
+    assert configs.from_dict({"class": name, "width": 2, "engine": "one"}, trust=True) == Shrunk(2)
+    with pytest.raises(ConfigError, match="engine is 'two': Shrunk no longer has this field, only 'one' is left"):
+        configs.from_dict({"class": name, "width": 2, "engine": "two"}, trust=True)
+
+
+def test_networks_from_when_there_was_another_kernel():
+    old = {**configs.to_dict(DeepSetsConfig((4,))), "kernel": "xla"}
+    assert configs.from_dict(old) == DeepSetsConfig((4,))
+    with pytest.raises(ConfigError, match="kernel is 'pallas': DeepSetsConfig no longer has this field"):
+        configs.from_dict({**old, "kernel": "pallas"})
