@@ -38,7 +38,8 @@ def task_from_loss(
 
     Args:
       init: `init(key) -> params`, a pytree whose leaves are all arrays of real floats. Of a model that holds other things too
-        (activations, sizes), give its arrays, and put it together again in the loss: `equinox.partition` and `combine`, `flax.nnx.split` and `merge`.
+        (activations, sizes), give its arrays, and put it together again in the loss: `equinox.partition` and `combine`,
+        `flax.nnx.split` and `merge`.
       loss: `loss(params, key, batch) -> scalar`; `key` is a typed key, for dropout and the like.
       datasets: what batches are drawn from: a `Datasets`, a `DataStream`, or arrays of N examples, name -> [N, ...], which are split
         into train, inner valid, outer valid and test, 70 : 10 : 10 : 10, and moved to the device.
