@@ -119,21 +119,17 @@ def is_main() -> bool:
 def on_host(tree: PyTree) -> PyTree:
     """The arrays of a pytree as numpy arrays, whole in every process, whichever devices of whichever process hold them.
 
-    Keys stay keys. All processes must call it together.
+    Any other program may take them: they are tied to no device. Keys stay keys. All processes must call it together.
     """
 
     def gather(leaf: jax.Array) -> object:
-        if leaf.is_fully_addressable:
-            return leaf
-        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        if leaf.is_fully_replicated and not is_key:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(gather(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+        if leaf.is_fully_addressable or leaf.is_fully_replicated:
             return np.asarray(leaf)
-        if is_key:
-            data = multihost_utils.process_allgather(jax.random.key_data(leaf), tiled=True)
-            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
         return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
 
-    return tree if jax.process_count() == 1 else jax.tree.map(gather, tree)
+    return jax.tree.map(gather, tree)
 
 
 def any_process(flag: bool) -> bool:

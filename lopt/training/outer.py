@@ -134,8 +134,12 @@ class MetaTrainState(NamedTuple):
         return self.theta if self.average is None else self.average
 
 
-def make_outer_step(seed: int, estimator: Estimator, config: OuterConfig, optimizer: LearnedOptimizer) -> jax.stages.Wrapped:
+def make_outer_step(
+    seed: int, estimator: Estimator, config: OuterConfig, optimizer: LearnedOptimizer, shardings: MetaTrainState | None = None
+) -> jax.stages.Wrapped:
     """The jitted outer step `(step, datasets, state) -> (state, info)`; the state is donated.
+
+    With `shardings` the state that comes out lies as they say: XLA would put an array without elements elsewhere than it was.
 
     The key of outer step n is a function of the seed and n alone. An outer gradient that is not finite leaves theta unchanged and is
     counted in `info["skipped"]`.
@@ -161,4 +165,4 @@ def make_outer_step(seed: int, estimator: Estimator, config: OuterConfig, optimi
         info |= {"gradient_norm": norm, "skipped": (~finite).astype(jnp.int32), **optimizer.scalars(theta)}
         return MetaTrainState(theta, outer_state, particles, average, state.best), info
 
-    return jax.jit(outer_step, donate_argnums=2)
+    return jax.jit(outer_step, donate_argnums=2, out_shardings=None if shardings is None else (shardings, None))

@@ -166,7 +166,8 @@ def meta_train(
         state = MetaTrainState(**fields)
     data = on_devices(setup.source, NamedSharding(mesh, PartitionSpec()))
     datasets = data(step)
-    outer_step = make_outer_step(experiment.seed, setup.estimator, experiment.outer, setup.optimizer)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    outer_step = make_outer_step(experiment.seed, setup.estimator, experiment.outer, setup.optimizer, shardings)
     # Compiled ahead, so that the speed of the first step is that of a step.
     outer_step = outer_step.lower(np.int32(step), datasets, state).compile()
 
@@ -217,7 +218,8 @@ def meta_train(
                 )
         if saved != step:
             save()
-        return Result(step, distributed.on_host(state.evaluated), interrupted=step < experiment.outer_steps)
+        theta = jax.tree.map(jnp.asarray, distributed.on_host(state.evaluated))
+        return Result(step, theta, interrupted=step < experiment.outer_steps)
 
 
 def _open_loggers(experiment: MetaTrainConfig, run_dir: Path, step: int) -> Loggers:

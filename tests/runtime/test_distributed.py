@@ -103,8 +103,11 @@ def test_when_a_process_is_lost_the_others_stop_and_the_run_goes_on_from_there(t
 
 
 def test_a_single_process_needs_nothing_of_it():
-    tree = {"a": jax.numpy.ones(2)}
-    assert on_host(tree) is tree
+    tree = {"a": jax.numpy.ones(2), "key": jax.random.key(3)}
+    host = on_host(tree)
+    assert type(host["a"]) is np.ndarray
+    np.testing.assert_array_equal(host["a"], tree["a"])
+    np.testing.assert_array_equal(jax.random.key_data(host["key"]), jax.random.key_data(tree["key"]))
     assert any_process(True)
     assert not any_process(False)
     assert [len(even_devices(particles)) for particles in (1, 3, 4)] == [1, 1, 2]
