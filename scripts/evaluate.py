@@ -130,6 +130,8 @@ def argument_parser() -> argparse.ArgumentParser:
         help="which theta of a run: the best by its held-out evaluations, if it had any, or the newest (default: best)",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: RUN; runs/evaluate/NAME)")
+    text = "import classes and functions that a run's config names although they are not lopt's and the run was not made here"
+    parser.add_argument("--trust", action="store_true", help=text)
     parser.add_argument("-h", "--help", action="store_true", help="show this and, with --task NAME, the fields of the task")
     return parser
 
@@ -169,13 +171,13 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, TaskConfig | 
     return args, None
 
 
-def trained_optimizer(source: str, problem: Problem, which: str) -> Competitor:
+def trained_optimizer(source: str, problem: Problem, which: str, trust: bool = False) -> Competitor:
     """A shipped optimizer, or one of a run, a folder or a repository, on a task that need not be one it was trained on.
 
     Raises:
       ValueError: if its theta cannot serve the task's weights.
     """
-    trained = open_trained(source, best=which == "best")
+    trained = open_trained(source, best=which == "best", trust=trust)
     try:
         optimizer = fit(trained, problem.spec, problem.param_shapes())
     except ValueError as error:
@@ -201,7 +203,7 @@ def kept_searches(args: argparse.Namespace) -> Path | None:
 def of_task(args: argparse.Namespace, config: TaskConfig, console: Console) -> Iterator[tuple[Evaluation, list[Path]]]:
     given, trained = overrides(args)
     evaluation_config, problem = EvaluationConfig(**given), config.make()
-    learned = [trained_optimizer(source, problem, args.checkpoint) for source in trained]
+    learned = [trained_optimizer(source, problem, args.checkpoint, args.trust) for source in trained]
     evaluation = evaluate(problem, learned, evaluation_config, args.seed or 0, console.print, kept_searches(args))
     out = args.out or Path("runs") / "evaluate" / args.task
     out.mkdir(parents=True, exist_ok=True)
@@ -210,7 +212,7 @@ def of_task(args: argparse.Namespace, config: TaskConfig, console: Console) -> I
 
 def of_run(args: argparse.Namespace, console: Console) -> Iterator[tuple[Evaluation, list[Path]]]:
     """One evaluation; of a run over several tasks, one of each, in a directory of its own."""
-    experiment = load_run(args.run_dir)
+    experiment = load_run(args.run_dir, trust=args.trust)
     theta, step = run_theta(args.run_dir, best=args.checkpoint == "best")
     done = checkpoint.steps(args.run_dir)[-1]
     # A run that was killed may have logged outer steps after its newest checkpoint, which this theta has not seen.
@@ -227,7 +229,7 @@ def of_run(args: argparse.Namespace, console: Console) -> Iterator[tuple[Evaluat
         competitors = [
             Competitor(title, optimizer.opt_fn, theta),
             Competitor("before meta-training", optimizer.opt_fn, initial_theta(experiment.seed, setup.optimizer)),
-            *(trained_optimizer(source, problem, args.checkpoint) for source in trained),
+            *(trained_optimizer(source, problem, args.checkpoint, args.trust) for source in trained),
         ]
         evaluation = evaluate(problem, competitors, config, seed, console.print, kept_searches(args))
         out = args.out or args.run_dir
@@ -251,7 +253,7 @@ def generalizations(args: argparse.Namespace, config: TaskConfig | None, console
         tasks, evaluation, seed = (config,), EvaluationConfig(**given), args.seed or 0
         sources, base = {name: name for name in trained}, Path("runs") / "evaluate" / args.task
     else:
-        experiment = load_run(args.run_dir)
+        experiment = load_run(args.run_dir, trust=args.trust)
         tasks = experiment.task.tasks if isinstance(experiment.task, MixtureConfig) else (experiment.task,)
         evaluation, seed = (
             dataclasses.replace(experiment.evaluation, **given),
@@ -261,7 +263,7 @@ def generalizations(args: argparse.Namespace, config: TaskConfig | None, console
 
     def setup(problem: Problem) -> list[Competitor]:
         return [
-            dataclasses.replace(trained_optimizer(source, problem, args.checkpoint), name=name)
+            dataclasses.replace(trained_optimizer(source, problem, args.checkpoint, args.trust), name=name)
             for name, source in sources.items()
         ]
 

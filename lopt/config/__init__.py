@@ -5,21 +5,35 @@ int, float, bool, str, None, tuples of these, and further frozen dataclasses. Ea
 """
 
 from lopt.config.command_line import load_file, parse_experiment
+from lopt.config.files import replace_durably, write_atomically
 from lopt.config.names import path_of
-from lopt.config.serialize import CONFIG_FILE, check_run_dir, claim_run_dir, from_dict, load_run, save, to_dict, write_atomically
+from lopt.config.serialize import (
+    CONFIG_FILE,
+    UntrustedConfigError,
+    check_run_dir,
+    claim_run_dir,
+    from_dict,
+    load_part,
+    load_run,
+    save,
+    to_dict,
+)
 from lopt.config.tree import ConfigError, differences, validate
 
 __all__ = [
     "CONFIG_FILE",
     "ConfigError",
+    "UntrustedConfigError",
     "check_run_dir",
     "claim_run_dir",
     "differences",
     "from_dict",
     "load_file",
+    "load_part",
     "load_run",
     "parse_experiment",
     "path_of",
+    "replace_durably",
     "save",
     "to_dict",
     "validate",

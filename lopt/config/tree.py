@@ -26,6 +26,22 @@ def is_frozen(cls: type) -> bool:
     return dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def parts(value: Any) -> Iterator[Any]:
+    """All configs within a config, itself first."""
+    if is_config(value):
+        yield value
+        for field in dataclasses.fields(value):
+            yield from parts(getattr(value, field.name))
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from parts(item)
+
+
+def imported_functions(config: Any) -> list[str]:
+    """The `module:function`s that a config will import: the values of the fields that its class names in `IMPORTS`."""
+    return [getattr(config, name) for name in getattr(type(config), "IMPORTS", ())]
+
+
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a value is of the annotated type; annotations that are not understood fit everything."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)

@@ -35,6 +35,7 @@ def export_run(
     licence: str = LICENCE,
     best: bool = True,
     overwrite: bool = False,
+    trust: bool = False,
 ) -> Card:
     """Write the optimizer that a run has meta-trained as a folder that `lopt.load` takes.
 
@@ -51,6 +52,7 @@ def export_run(
       licence: of theta.
       best: the theta that did best in held-out evaluations, where there were any; False: the newest.
       overwrite: replace an optimizer that is in the folder.
+      trust: as for `lopt.load`.
 
     Returns:
       The card.
@@ -60,7 +62,7 @@ def export_run(
       ConfigError, CheckpointError: if the run cannot be read.
       ValueError: if theta does not serve a task of its run.
     """
-    run_dir, experiment = Path(run_dir), load_run(run_dir)
+    run_dir, experiment = Path(run_dir), load_run(run_dir, trust=trust)
     if Path(folder).exists() and not overwrite:
         raise CardError(f"{folder} exists already; name another folder, or ask for it to be overwritten")
     races = [race for path in results for race in read_results(path, {name, str(run_dir), str(folder)})]

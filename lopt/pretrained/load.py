@@ -5,14 +5,14 @@ An update network that sees a weight together with others must know which axes o
 """
 
 import difflib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import optax
 
-from lopt.config import CONFIG_FILE, ConfigError, from_dict, load_run
+from lopt.config import CONFIG_FILE, ConfigError, load_part
+from lopt.optimizers.momentum import OptimizerConfig
 from lopt.pretrained import hub
 from lopt.pretrained.bind import Trained, needs_spec, transform
 from lopt.pretrained.card import CARD_FILE, THETA_FILE, Card, CardError, card_optimizer, card_specs, read_card, read_folder
@@ -54,7 +54,7 @@ def available() -> Catalogue:
 
 
 def load(
-    source: str | os.PathLike[str], *, spec: WeightSpec | None = None, best: bool = True
+    source: str | os.PathLike[str], *, spec: WeightSpec | None = None, best: bool = True, trust: bool = False
 ) -> optax.GradientTransformationExtraArgs:
     """A trained optimizer as an optax transform: `update(grads, state, params)` in any loop, chain or wrapper.
 
@@ -65,6 +65,8 @@ def load(
       spec: which axes of the weights may be permuted together, `infer_spec(loss, params, batch)`. Needed by networks that see weights
         together (UNF, NFN); the others ignore it.
       best: of a run, the theta that did best in its held-out evaluations, where there were any; False: the newest.
+      trust: of a run, import the classes and functions that its config names, although they are not lopt's and the run was not made by
+        this user on this machine.
 
     Returns:
       The transform. It needs `params`, keeps their dtypes and computes in float32. Its state holds 28 bytes a weight; 4 where there is
@@ -74,6 +76,7 @@ def load(
       ValueError: if there is no such optimizer, or it needs a spec and none is given; says what to pass.
       CardError: naming the file that is missing, damaged or exchanged, or the leaf of theta that does not fit its config or the spec.
       CheckpointError: naming the run without a checkpoint that is whole.
+      UntrustedConfigError: naming what a run's config would have imported.
       ImportError: if the Hub's client is not installed.
 
     Example:
@@ -83,13 +86,13 @@ def load(
       >>> updates["w"].shape
       (3, 2)
     """
-    trained = open_trained(source, best=best)
+    trained = open_trained(source, best=best, trust=trust)
     if spec is None and needs_spec(trained.config):
         raise ValueError(_no_spec(trained.name))
     return transform(trained, spec)
 
 
-def open_trained(source: str | os.PathLike[str], *, best: bool = True) -> Trained:
+def open_trained(source: str | os.PathLike[str], *, best: bool = True, trust: bool = False) -> Trained:
     """Read a trained optimizer; arguments and errors as of `load`."""
     name = os.fspath(source)
     if name.startswith(hub.SCHEME):
@@ -101,7 +104,7 @@ def open_trained(source: str | os.PathLike[str], *, best: bool = True) -> Traine
     if (path / CARD_FILE).is_file():
         return _from_folder(path, name)
     if (path / CONFIG_FILE).is_file():
-        return _from_run(path, best)
+        return _from_run(path, best, trust)
     if path.is_dir():
         raise CardError(
             f"{path} is neither a run, with {CONFIG_FILE}, nor an optimizer's folder, with {CARD_FILE} and {THETA_FILE}"
@@ -134,16 +137,14 @@ def _from_folder(folder: Path, name: str) -> Trained:
     return Trained(name, card_optimizer(card, folder), theta, lambda: card_specs(card, folder), str(folder / THETA_FILE))
 
 
-def _from_run(run_dir: Path, best: bool) -> Trained:
-    path = run_dir / CONFIG_FILE
-    try:
-        config = from_dict(json.loads(path.read_bytes())["optimizer"])  # its tasks need not be importable here
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: the config of the optimizer cannot be read: {error}") from error
+def _from_run(run_dir: Path, best: bool, trust: bool) -> Trained:
+    config = load_part(run_dir, "optimizer", trust=trust)  # its tasks need not be importable here
+    if not isinstance(config, OptimizerConfig):
+        raise ConfigError(f"{run_dir / CONFIG_FILE}: optimizer is {type(config).__name__}, which is not the config of an optimizer")
     theta, _ = run_theta(run_dir, best=best)
 
     def specs() -> tuple[WeightSpec, ...]:
-        made = load_run(run_dir).task.make()
+        made = load_part(run_dir, "task", trust=trust).make()
         return tuple(problem.spec for problem in (made.problems if isinstance(made, TaskMixture) else (made,)))
 
     return Trained(str(run_dir), config, theta, specs, str(run_dir))
