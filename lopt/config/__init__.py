@@ -18,7 +18,7 @@ from lopt.config.serialize import (
     save,
     to_dict,
 )
-from lopt.config.tree import ConfigError, differences, validate
+from lopt.config.tree import ConfigError, differences, leaves, validate
 
 __all__ = [
     "CONFIG_FILE",
@@ -28,6 +28,7 @@ __all__ = [
     "claim_run_dir",
     "differences",
     "from_dict",
+    "leaves",
     "load_file",
     "load_part",
     "load_run",

@@ -38,6 +38,14 @@ def replace_durably(new: Path, path: Path) -> None:
     sync(path.parent)
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory, and those above it that are missing, so that a power cut does not take them with what is written into them."""
+    missing = [place for place in (path, *path.parents) if not place.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for place in reversed(missing):
+        sync(place.parent)
+
+
 def sync(path: Path) -> None:
     """Return when a file or a directory is on the disk; a file system that has no fsync of directories is taken at its word."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -186,13 +186,15 @@ def _decoded(data: Any, trust: bool, known: Collection[str] = ()) -> Any:
 
 
 def save(config: Any, path: str | Path) -> None:
-    """Write a config as JSON, atomically.
+    """Write a config as JSON, atomically. What it names is trusted from then on where this user reads it on this machine.
 
     Raises:
       ConfigError: as `to_dict`.
       OSError: if the file cannot be written.
     """
-    write_atomically(Path(path), (json.dumps(to_dict(config), indent=2, allow_nan=False) + "\n").encode())
+    content = (json.dumps(to_dict(config), indent=2, allow_nan=False) + "\n").encode()
+    write_atomically(Path(path), content)
+    _remember(content)
 
 
 def load_run(run_dir: str | Path, *, trust: bool = False) -> Any:
@@ -255,8 +257,10 @@ def _is_own(content: bytes) -> bool:
 
 
 def _remember(content: bytes) -> None:
-    """Keep a note that this user has begun a run with this config.json; without one, it is asked for trust later."""
+    """Keep a note that this user has written this config.json, if it names what is not lopt's; without one, trust is asked for later."""
     note = _note(content)
+    if _is_own(content) or not list(_strangers(json.loads(content), "", ())):
+        return
     try:
         private_directory(note.parent)
         note.touch(0o600)
@@ -313,5 +317,5 @@ def claim_run_dir(run_dir: str | Path, config: Any, *, may_change: Collection[st
         content = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot write the run directory {run_dir}: {error}") from error
-    if any(True for _ in _strangers(json.loads(content), "", ())) and not _is_own(content):
+    if same:
         _remember(content)

@@ -140,7 +140,9 @@ def _from_folder(folder: Path, name: str) -> Trained:
 def _from_run(run_dir: Path, best: bool, trust: bool) -> Trained:
     config = load_part(run_dir, "optimizer", trust=trust)  # its tasks need not be importable here
     if not isinstance(config, OptimizerConfig):
-        raise ConfigError(f"{run_dir / CONFIG_FILE}: optimizer is {type(config).__name__}, which is not the config of an optimizer")
+        raise ConfigError(
+            f"{run_dir / CONFIG_FILE}: optimizer is {type(config).__name__}, which is not the config of an optimizer"
+        )
     theta, _ = run_theta(run_dir, best=best)
 
     def specs() -> tuple[WeightSpec, ...]:

@@ -5,9 +5,14 @@ everywhere. The run directory is one that all processes can read.
 """
 
 import dataclasses
-from collections.abc import Iterator
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +21,9 @@ from jax.experimental import multihost_utils
 
 from lopt.layers.kernels.ffi import available_cores
 from lopt.symmetry.spec import PyTree
+
+T = TypeVar("T")
+_SEEN_WITHIN = 10.0  # seconds in which a network file system shows what another machine has written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +48,21 @@ class ProcessConfig:
 
 
 class PeerError(RuntimeError):
-    """Another process of the run has stopped."""
+    """Another process of the run has stopped, or cannot be reached."""
+
+
+class DisagreementError(ValueError):
+    """The processes of a run were not started alike; the message says in what they differ."""
+
+
+def end_at_once(message: str) -> NoReturn:
+    """Print a message and end this process with status 1, without leaving the other processes in good order: one of them is gone.
+
+    An ordinary exit would wait for it, and then abort with a stack of XLA's.
+    """
+    sys.stdout.flush()
+    print(message, file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def use_all_cores(devices: int | None = None) -> None:
@@ -134,10 +156,115 @@ def on_host(tree: PyTree) -> PyTree:
 
 def any_process(flag: bool) -> bool:
     """Whether the flag is set in any process. All must call it together."""
-    return flag if jax.process_count() == 1 else bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+    return flag if jax.process_count() == 1 else bool(np.any(_gather(np.asarray(flag))))
 
 
-def wait_for_all(what: str) -> None:
-    """Return when every process has come here."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
+def number_of_main(value: float) -> np.float32:
+    """Process 0's value, in every process: what decides must be the same everywhere, to the last bit. All must call it together."""
+    value = np.float32(value)
+    return value if jax.process_count() == 1 else _gather(value)[0]
+
+
+def main_does(what: Callable[[], T]) -> T | None:
+    """Have process 0 do something while the others wait; what it returns there, None elsewhere. All must call it together.
+
+    Raises:
+      Exception: what it raised, in process 0.
+      PeerError: in the others, if it raised.
+    """
+    if jax.process_count() == 1:
+        return what()
+    done, failure = None, None
+    if is_main():
+        try:
+            done = what()
+        except Exception as error:
+            failure = error
+    said = _texts("" if failure is None else f"{type(failure).__name__}: {failure}")[0]
+    if failure is not None:
+        raise failure
+    if said:
+        raise PeerError(f"process 0 cannot go on: {said}")
+    return done
+
+
+def check_sees(file: Path) -> None:
+    """Raise `PeerError`, in all processes, unless each sees this file of process 0's; what is written in it tells it from others.
+
+    All must call it together.
+    """
+    if jax.process_count() == 1:
+        return
+    wanted, deadline = _texts(_read(file))[0], time.monotonic() + _SEEN_WITHIN
+    while _read(file) != wanted and time.monotonic() < deadline:
+        time.sleep(0.2)
+    blind = [index for index, seen in enumerate(_texts(str(_read(file) == wanted))) if seen != "True"]
+    if blind:
+        raise PeerError(
+            f"{_listing(blind)} not see the run directory {file.parent} of process 0: it must lie on a file system that all of them share"
+        )
+
+
+def check_same(said: Mapping[str, str]) -> None:
+    """Raise unless every process says the same; what differs would train to a theta of no config, without an error.
+
+    All must call it together.
+
+    Args:
+      said: what is to be the same -> its value, as text.
+
+    Raises:
+      DisagreementError: in all processes, naming what differs, and where.
+    """
+    if jax.process_count() == 1:
+        return
+    ours, *others = map(json.loads, _texts(json.dumps(dict(said))))
+    for index, theirs in enumerate(others, start=1):
+        names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+        if names:
+            listing = "; ".join(f"{name} is {theirs.get(name)} there and {ours.get(name)} in process 0" for name in names[:5])
+            more = f"; and {len(names) - 5} more" if len(names) > 5 else ""
+            raise DisagreementError(
+                f"process {index} is not of the same run as process 0: {listing}{more}. Start all of them with the same arguments, code "
+                "and packages"
+            )
+
+
+def said_by_all(value: str) -> list[str]:
+    """What every process says, by its number. All must call it together."""
+    return [value] if jax.process_count() == 1 else _texts(value)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:  # not there, or not to be looked at: not seen
+        return ""
+
+
+def _listing(processes: Sequence[int]) -> str:
+    numbers = " and ".join(map(str, processes))
+    return f"process {numbers} does" if len(processes) == 1 else f"processes {numbers} do"
+
+
+def _texts(text: str) -> list[str]:
+    """The texts of all processes."""
+    data = text.encode()
+    lengths = _gather(np.asarray(len(data), np.int32))
+    padded = np.zeros(max(1, int(lengths.max())), np.uint8)
+    padded[: len(data)] = np.frombuffer(data, np.uint8)
+    return [row[:length].tobytes().decode() for row, length in zip(_gather(padded), lengths, strict=True)]
+
+
+def _gather(values: np.ndarray) -> np.ndarray:
+    """The arrays of all processes, which have one shape, [processes, ...], by the first device of each: they need not have as many."""
+    firsts = [next(d for d in jax.devices() if d.process_index == index) for index in range(jax.process_count())]
+    mesh = jax.sharding.Mesh(np.array(firsts), ("processes",))
+    split, whole = (jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes)) for axes in (("processes",), ()))
+    own = jax.device_put(values[None], firsts[jax.process_index()])
+    spread = jax.make_array_from_single_device_arrays((len(firsts), *values.shape), split, [own])
+    return np.asarray(jax.jit(_identity, out_shardings=whole)(spread).addressable_data(0))
+
+
+def _identity(x: jax.Array) -> jax.Array:
+    return x

@@ -21,7 +21,7 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """Shows outer step, meta-loss, inner steps a second, diverged particles if any, and the time left.
+    """Shows outer step, meta-loss, inner steps a second, diverged particles and capped losses if any, and the time left.
 
     On a terminal it is a line and a bar that are redrawn in place; elsewhere, lines are printed for the first update, the last,
     and between them whenever 10 seconds or a tenth of the outer steps have passed.
@@ -58,7 +58,13 @@ class Progress:
         return Group(Text(self._text), ProgressBar(self.total, self._step))
 
     def update(
-        self, step: int, *, meta_loss: float | None = None, inner_steps_per_s: float | None = None, diverged: int = 0
+        self,
+        step: int,
+        *,
+        meta_loss: float | None = None,
+        inner_steps_per_s: float | None = None,
+        diverged: int = 0,
+        capped: int = 0,
     ) -> None:
         """Show a new state.
 
@@ -67,6 +73,7 @@ class Progress:
           meta_loss: of this outer step.
           inner_steps_per_s: over all particles.
           diverged: particles that were reset; shown if not 0.
+          capped: losses that count as the cap, as they were above it; shown if not 0.
         """
         now = self._clock()
         if self._measured_from is None:
@@ -76,8 +83,7 @@ class Progress:
             parts.append(f"meta-loss {meta_loss:.4g}")
         if inner_steps_per_s is not None:
             parts.append(f"{inner_steps_per_s:,.0f} inner steps/s")
-        if diverged:
-            parts.append(f"{diverged} diverged")
+        parts += [f"{count:,} {what}" for what, count in (("diverged", diverged), ("capped", capped)) if count]
         first_step, first_time = self._measured_from
         if first_step < step < self.total:
             parts.append(f"{duration((self.total - step) * (now - first_time) / (step - first_step))} left")

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lopt.config import write_atomically
+from lopt.config.files import make_directory
 from lopt.symmetry.spec import PyTree, named_leaves
 
 CHECKPOINTS_DIR = "checkpoints"
@@ -184,7 +185,7 @@ def save(run_dir: str | Path, step: int, state: dict[str, PyTree], *, keep: int 
     data = _pack(step, state)
     path = _file(run_dir, step)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         for leftover in path.parent.glob(".*.safetensors.*.tmp"):
             leftover.unlink()
         write_atomically(path, data)

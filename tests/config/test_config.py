@@ -197,7 +197,7 @@ def test_json_round_trip_is_exact(tmp_path, config):
     assert repr(back) == repr(config)  # unlike ==, tells 1 from 1.0 and True, and 0.0 from -0.0
     assert back == config
     configs.save(config, tmp_path / "config.json")
-    assert configs.load_run(tmp_path, trust=True) == config
+    assert configs.load_run(tmp_path) == config
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
