@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from lopt.reporting.report import terminal_table, write_report
 from lopt.reporting.tables import rich_lines
 from lopt.runtime.compilation_cache import use_compilation_cache
 from lopt.runtime.stages import Stages
+from lopt.runtime.text import plain
 from lopt.task.base import Problem, TaskConfig
 from lopt.task.families import MixtureConfig
 from lopt.training import checkpoint, metrics
@@ -204,7 +206,7 @@ def of_task(args: argparse.Namespace, config: TaskConfig, console: Console) -> I
     given, trained = overrides(args)
     evaluation_config, problem = EvaluationConfig(**given), config.make()
     learned = [trained_optimizer(source, problem, args.checkpoint, args.trust) for source in trained]
-    evaluation = evaluate(problem, learned, evaluation_config, args.seed or 0, console.print, kept_searches(args))
+    evaluation = evaluate(problem, learned, evaluation_config, args.seed or 0, partial(say, console), kept_searches(args))
     out = args.out or Path("runs") / "evaluate" / args.task
     out.mkdir(parents=True, exist_ok=True)
     yield evaluation, write_report(evaluation, out, configs={"task": to_dict(config)})
@@ -214,7 +216,7 @@ def of_run(args: argparse.Namespace, console: Console) -> Iterator[tuple[Evaluat
     """One evaluation; of a run over several tasks, one of each, in a directory of its own."""
     experiment = load_run(args.run_dir, trust=args.trust)
     theta, step = run_theta(args.run_dir, best=args.checkpoint == "best")
-    done = checkpoint.steps(args.run_dir)[-1]
+    done = (checkpoint.steps(args.run_dir) or [step])[-1]  # best/ may have been handed on alone
     # A run that was killed may have logged outer steps after its newest checkpoint, which this theta has not seen.
     records = [record for record in metrics.read(args.run_dir) if record["outer_step"] <= done]
     given, trained = overrides(args)
@@ -231,7 +233,7 @@ def of_run(args: argparse.Namespace, console: Console) -> Iterator[tuple[Evaluat
             Competitor("before meta-training", optimizer.opt_fn, initial_theta(experiment.seed, setup.optimizer)),
             *(trained_optimizer(source, problem, args.checkpoint, args.trust) for source in trained),
         ]
-        evaluation = evaluate(problem, competitors, config, seed, console.print, kept_searches(args))
+        evaluation = evaluate(problem, competitors, config, seed, partial(say, console), kept_searches(args))
         out = args.out or args.run_dir
         if len(setup.problems) > 1:
             out = out / name
@@ -243,7 +245,11 @@ def of_run(args: argparse.Namespace, console: Console) -> Iterator[tuple[Evaluat
 
 def show(paths: Sequence[Path], console: Console) -> None:
     for path in paths:
-        console.print(str(path), soft_wrap=True)
+        say(console, str(path))
+
+
+def say(console: Console, text: str) -> None:
+    console.print(plain(text), soft_wrap=True, markup=False, highlight=False)  # names may hold what a terminal obeys
 
 
 def generalizations(args: argparse.Namespace, config: TaskConfig | None, console: Console) -> Iterator[list[Path]]:

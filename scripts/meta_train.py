@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from lopt.runtime.compilation_cache import use_compilation_cache
     from lopt.runtime.distributed import PeerError, end_at_once, is_main, join_processes
     from lopt.runtime.locks import BusyError
+    from lopt.runtime.meeting import MeetingError
     from lopt.training.checkpoint import CheckpointError
     from lopt.training.metrics import MetricsError
     from lopt.training.trainer import DivergedError, meta_train, use_all_cores
@@ -63,9 +64,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             use_all_cores()
         result = meta_train(config, run_dir, restart=start.restart, strict=start.strict)
-    except PeerError as error:
-        end_at_once(f"meta_train.py: {error}")
-    except (BusyError, ConfigError, CheckpointError, DatasetError, DivergedError, MetricsError, ValueError, OSError) as error:
+    except MeetingError as error:
+        sys.exit(f"meta_train.py: {error}")
+    except (
+        *(BusyError, ConfigError, CheckpointError, DatasetError, DivergedError, MetricsError, PeerError, ValueError, OSError),
+    ) as error:
+        if start.is_one_of_many:
+            end_at_once(f"meta_train.py: {error}")
         sys.exit(f"meta_train.py: {error}")
     if not is_main():
         return

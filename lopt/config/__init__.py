@@ -5,7 +5,7 @@ int, float, bool, str, None, tuples of these, and further frozen dataclasses. Ea
 """
 
 from lopt.config.command_line import load_file, parse_experiment
-from lopt.config.files import replace_durably, write_atomically
+from lopt.config.files import parse_json, replace_durably, write_atomically
 from lopt.config.names import path_of
 from lopt.config.serialize import (
     CONFIG_FILE,
@@ -33,6 +33,7 @@ __all__ = [
     "load_part",
     "load_run",
     "parse_experiment",
+    "parse_json",
     "path_of",
     "replace_durably",
     "save",

@@ -1,8 +1,10 @@
 """Files that whoever looks finds whole: after a kill, a power cut, or on a disk that has filled up."""
 
 import errno
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -36,6 +38,18 @@ def replace_durably(new: Path, path: Path) -> None:
     sync(new)
     os.replace(new, path)
     sync(path.parent)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What JSON holds, whoever wrote it.
+
+    Raises:
+      ValueError: if it is none, or nested so deeply that Python gives up.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def make_directory(path: Path) -> None:

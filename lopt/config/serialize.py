@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lopt.config.caches import UntrustedCacheError, cache_root, is_private, private_directory
-from lopt.config.files import write_atomically
+from lopt.config.files import parse_json, write_atomically
 from lopt.config.names import name_of, path_of, registered
 from lopt.config.tree import ConfigError, differences, imported_functions, is_config, is_frozen, join, parts, validate
 
@@ -230,13 +230,11 @@ def _read_run(run_dir: str | Path, decode: Callable[[Any, bool], Any]) -> Any:
     path = Path(run_dir) / CONFIG_FILE
     try:
         content = path.read_bytes()
-        return decode(json.loads(content), _is_own(content))
+        return decode(parse_json(content), _is_own(content))
     except FileNotFoundError as error:
         raise ConfigError(f"no {path}: {run_dir} is not the directory of a run") from error
     except ConfigError as error:
         raise type(error)(f"{path}: {error}") from error
-    except RecursionError as error:
-        raise ConfigError(f"{path} is nested too deeply to be a config") from error
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{path} is not the config of a run: {error!r}") from error
     except ValueError as error:

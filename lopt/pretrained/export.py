@@ -1,6 +1,5 @@
 """From a run to the folder of a trained optimizer, and to a repository of the Hub."""
 
-import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,7 @@ from typing import Any
 
 import jax
 
-from lopt.config import load_run, to_dict
+from lopt.config import load_run, parse_json, to_dict
 from lopt.estimators.base import PARTICLES
 from lopt.pretrained import hub
 from lopt.pretrained.card import CARD_FILE, Card, CardError, encode_spec, read_folder, write_folder
@@ -162,7 +161,7 @@ def read_results(path: str | Path, names: set[str]) -> list[dict[str, Any]]:
       CardError: naming the file, if it is no such table or the optimizer is not in it.
     """
     try:
-        found = json.loads(Path(path).read_bytes())
+        found = parse_json(Path(path).read_bytes())
         rows = found["rows"]
         own = [row["name"] for row in rows if row["name"] in names or row["name"].startswith(_TRAINED)]
         race = {

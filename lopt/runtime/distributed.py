@@ -20,6 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from lopt.layers.kernels.ffi import available_cores
+from lopt.runtime.meeting import address_of, meet
 from lopt.symmetry.spec import PyTree
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ class ProcessConfig:
     local_devices: int | None = None
     """CPU devices of this process; None: one for each core that it may use. Fewer, where several processes share a machine."""
     heartbeat_timeout: int = 60
-    """Seconds after which a process that has gone silent is given up, and with it the run."""
+    """Seconds after which a process that has gone silent, or has not come at the start, is given up, and with it the run."""
 
     @property
     def is_one_of_many(self) -> bool:
@@ -78,9 +79,11 @@ def join_processes(config: ProcessConfig) -> None:
     Raises:
       ValueError: if only some of coordinator, num_processes and process_id are given, they do not fit together, or nothing says what
         they are where they are to be found out.
+      MeetingError: if another process does not come within the heartbeat's timeout, or the port is taken; says which.
     """
     given = {name: getattr(config, name) for name in ("coordinator", "num_processes", "process_id")}
-    timeouts: Any = {name: config.heartbeat_timeout for name in ("heartbeat_timeout_seconds", "shutdown_timeout_seconds")}
+    names = ("initialization_timeout", "heartbeat_timeout_seconds", "shutdown_timeout_seconds")
+    timeouts: Any = dict.fromkeys(names, config.heartbeat_timeout)
     if config.coordinator == "auto":
         if (config.num_processes, config.process_id) != (None, None):
             raise ValueError("with --coordinator auto, leave out --num-processes and --process-id")
@@ -96,7 +99,9 @@ def join_processes(config: ProcessConfig) -> None:
         raise ValueError(
             f"process_id must be from 0 to num_processes - 1 = {given['num_processes'] - 1}, got {given['process_id']}"
         )
+    address_of(given["coordinator"])
     use_all_cores(config.local_devices)
+    meet(given["coordinator"], given["num_processes"], given["process_id"], config.heartbeat_timeout)
     jax.distributed.initialize(config.coordinator, config.num_processes, config.process_id, **timeouts)
 
 
@@ -123,8 +128,9 @@ def naming_lost_peers() -> Iterator[None]:
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        # What fails while an array is fetched is a ValueError, with the words of the library that lets CPUs talk to each other.
+        if jax.process_count() == 1 or (isinstance(error, ValueError) and "gloo" not in str(error).lower()):
             raise
         reason = str(error).partition("\n")[0]
         raise PeerError(
@@ -181,6 +187,8 @@ def main_does(what: Callable[[], T]) -> T | None:
         except Exception as error:
             failure = error
     said = _texts("" if failure is None else f"{type(failure).__name__}: {failure}")[0]
+    if said:
+        _part()
     if failure is not None:
         raise failure
     if said:
@@ -200,6 +208,7 @@ def check_sees(file: Path) -> None:
         time.sleep(0.2)
     blind = [index for index, seen in enumerate(_texts(str(_read(file) == wanted))) if seen != "True"]
     if blind:
+        _part()
         raise PeerError(
             f"{_listing(blind)} not see the run directory {file.parent} of process 0: it must lie on a file system that all of them share"
         )
@@ -222,6 +231,7 @@ def check_same(said: Mapping[str, str]) -> None:
     for index, theirs in enumerate(others, start=1):
         names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
         if names:
+            _part()
             listing = "; ".join(f"{name} is {theirs.get(name)} there and {ours.get(name)} in process 0" for name in names[:5])
             more = f"; and {len(names) - 5} more" if len(names) > 5 else ""
             raise DisagreementError(
@@ -233,6 +243,11 @@ def check_same(said: Mapping[str, str]) -> None:
 def said_by_all(value: str) -> list[str]:
     """What every process says, by its number. All must call it together."""
     return [value] if jax.process_count() == 1 else _texts(value)
+
+
+def _part() -> None:
+    """Leave the other processes, which leave too, so that each may end when and as it likes."""
+    jax.distributed.shutdown()
 
 
 def _read(file: Path) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from lopt.config import ConfigError, write_atomically
+from lopt.config import ConfigError, parse_json, write_atomically
 from lopt.config.caches import processor
 from lopt.layers.kernels import ffi as native
 
@@ -169,7 +169,7 @@ def read_starts(run_dir: str | Path) -> list[dict[str, Any]]:
     """
     path = Path(run_dir) / ENVIRONMENT_FILE
     try:
-        starts = json.loads(path.read_bytes())
+        starts = parse_json(path.read_bytes())
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON: {error}; repair it or move it away") from error
     if not isinstance(starts, list) or not all(isinstance(entry, dict) for entry in starts):

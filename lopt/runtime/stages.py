@@ -9,6 +9,8 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from lopt.runtime.text import plain
+
 
 class Stages:
     """Shows the stage that is under way.
@@ -40,7 +42,7 @@ class Stages:
         part = min(self._done / self._total, 1.0)
         spent = self._clock() - self._start
         left = f" | about {_duration(spent * (1 - part) / part)} left" if part > 0 else ""
-        return f"{part:4.0%} | {self._message}{left}"
+        return f"{part:4.0%} | {plain(self._message)}{left}"
 
     def _render(self) -> Group:
         return Group(Text(self._text()), ProgressBar(self._total, min(self._done, self._total)))

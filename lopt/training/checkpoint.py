@@ -114,7 +114,16 @@ def _pack(step: int, state: dict[str, PyTree]) -> bytes:
 
 
 def _unpack(path: Path) -> _Content:
-    """Read a checkpoint file and verify it."""
+    """Read a checkpoint file and verify it: its digest, and that its header describes its arrays, as anybody may have written it."""
+    try:
+        content = _unpack_unchecked(path)
+        _decode_containers(content.theta, content)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} does not hold a theta: its header does not describe its arrays ({error})") from error
+    return content
+
+
+def _unpack_unchecked(path: Path) -> _Content:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -293,8 +302,5 @@ def read_theta(path: str | Path) -> PyTree:
     Raises:
       CheckpointError: naming the file that is missing, cut short or not what its digest says.
     """
-    try:
-        content = _unpack(Path(path))
-        return _decode_containers(content.theta, content)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} does not hold a theta: its header does not describe its arrays ({error})") from error
+    content = _unpack(Path(path))
+    return _decode_containers(content.theta, content)

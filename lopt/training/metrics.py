@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from lopt.config import write_atomically
+from lopt.config import parse_json, write_atomically
 from lopt.config.files import sync
 
 METRICS_FILE = "metrics.jsonl"
@@ -46,7 +46,7 @@ def _parse(path: Path, data: bytes) -> list[dict[str, Any]]:
         if not line and number == len(lines):
             continue
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             if not isinstance(record, dict) or type(record.get("outer_step")) is not int:
                 raise ValueError("not a JSON object with an integer 'outer_step'")
         except ValueError as error:

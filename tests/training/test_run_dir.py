@@ -94,7 +94,9 @@ def test_a_meta_loss_of_the_last_steps_alone_may_have_no_gradient_before():
 def test_history_without_checkpoints_is_refused_unless_it_is_set_aside(run_dir):
     (run_dir / "checkpoints").rename(run_dir.parent / "elsewhere")
     before = (run_dir / "metrics.jsonl").read_bytes()
-    with pytest.raises(HistoryError, match=r"the history of 6 outer steps, but no file in checkpoints/ is a checkpoint.*--restart"):
+    with pytest.raises(
+        HistoryError, match=r"the history of 6 outer steps, but no file in checkpoints/ is a checkpoint.*--restart"
+    ):
         train(run_dir)
     (run_dir / "checkpoints").mkdir()
     with pytest.raises(HistoryError, match="no file in checkpoints/"):
@@ -117,7 +119,9 @@ def test_history_without_checkpoints_is_refused_unless_it_is_set_aside(run_dir):
 
 def test_history_without_a_config_is_refused(run_dir):
     (run_dir / "config.json").unlink()
-    with pytest.raises(HistoryError, match=r"holds checkpoints, metrics\.jsonl, environment\.json, best of a run, but not its config"):
+    with pytest.raises(
+        HistoryError, match=r"holds checkpoints, metrics\.jsonl, environment\.json, best of a run, but not its config"
+    ):
         meta_train(dataclasses.replace(SGDM, seed=5), run_dir, progress=False)
     assert not (run_dir / "config.json").exists()
 
@@ -145,7 +149,13 @@ def test_two_starts_do_not_work_on_one_run(tmp_path):
 
 
 def test_a_lock_goes_with_its_process(tmp_path):
-    code = "import sys, time\nfrom lopt.runtime.locks import only_process\nwith only_process(sys.argv[1], 'it'): print('in', flush=True); time.sleep(60)"
+    code = """
+import sys, time
+from lopt.runtime.locks import only_process
+with only_process(sys.argv[1], "it"):
+    print("in", flush=True)
+    time.sleep(60)
+"""
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "lock")], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     with process:
