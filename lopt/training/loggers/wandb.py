@@ -77,11 +77,11 @@ class WandbLogger:
                 else:
                     self._to.close()
                 heard = time.monotonic() if self._listen() else heard
-                waited = time.monotonic() - began
-                if waited > self._close_seconds or time.monotonic() - heard > self._silent_seconds:
-                    raise TimeoutError(
-                        f"W&B was not done {waited:.2g} s after the end of the run; what it has written is in '{self._directory}'"
-                    )
+                for since, seconds in ((began, self._close_seconds), (heard, self._silent_seconds)):
+                    if time.monotonic() - since > seconds:
+                        raise TimeoutError(
+                            f"W&B was not done {seconds:g} s after the end of the run; what it has written is in '{self._directory}'"
+                        )
                 time.sleep(0.01)
             self._listen()
             if self.process.returncode:
