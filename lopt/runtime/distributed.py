@@ -5,6 +5,7 @@ everywhere. The run directory is one that all processes can read.
 """
 
 import dataclasses
+import itertools
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ from typing import Any, NoReturn, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax._src import distributed as jax_distributed
 from jax.experimental import multihost_utils
 
 from lopt.layers.kernels.ffi import available_cores
@@ -24,6 +26,8 @@ from lopt.runtime.meeting import address_of, meet
 from lopt.symmetry.spec import PyTree
 
 T = TypeVar("T")
+_FOREVER = 24 * 3_600_000  # milliseconds
+_barriers = itertools.count()  # each has a name of its own
 _SEEN_WITHIN = 10.0  # seconds in which a network file system shows what another machine has written
 
 
@@ -168,7 +172,20 @@ def any_process(flag: bool) -> bool:
 def number_of_main(value: float) -> np.float32:
     """Process 0's value, in every process: what decides must be the same everywhere, to the last bit. All must call it together."""
     value = np.float32(value)
-    return value if jax.process_count() == 1 else _gather(value)[0]
+    if jax.process_count() == 1:
+        return value
+    wait_for_all()
+    return _gather(value)[0]
+
+
+def wait_for_all() -> None:
+    """Return when every process has come here, however long it takes: collectives give up after 30 s.
+
+    One process may have a kernel to compile, or a slower processor. One that has died is noticed by its heartbeat.
+    """
+    if jax.process_count() > 1:
+        client: Any = jax_distributed.global_state.client  # what jax.distributed has connected; there is no public way to it
+        client.wait_at_barrier(f"lopt {next(_barriers)}", timeout_in_ms=_FOREVER)
 
 
 def main_does(what: Callable[[], T]) -> T | None:
@@ -265,6 +282,7 @@ def _listing(processes: Sequence[int]) -> str:
 def _texts(text: str) -> list[str]:
     """The texts of all processes."""
     data = text.encode()
+    wait_for_all()
     lengths = _gather(np.asarray(len(data), np.int32))
     padded = np.zeros(max(1, int(lengths.max())), np.uint8)
     padded[: len(data)] = np.frombuffer(data, np.uint8)

@@ -64,6 +64,12 @@ def code_version(file: str | Path = _CODE) -> dict[str, Any] | None:
     return None if commit is None or changes is None else {"commit": commit, "dirty": bool(changes)}
 
 
+def packages() -> dict[str, str]:
+    """The versions of the packages that results may depend on, by name, of those that are installed."""
+    versions = {package: _version(package) for package in _PACKAGES}
+    return {package: version for package, version in versions.items() if version is not None}
+
+
 def environment() -> dict[str, Any]:
     """What the results of this process may depend on besides config and seed.
 
@@ -76,10 +82,9 @@ def environment() -> dict[str, Any]:
       >>> environment()["packages"].keys() >= {"jax", "jaxlib", "numpy", "optax"}
       True
     """
-    versions = {package: _version(package) for package in _PACKAGES}
     return {
         "git": code_version(),
-        "packages": {package: version for package, version in versions.items() if version is not None},
+        "packages": packages(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": processor(),

@@ -83,11 +83,14 @@ def _check_history(run_dir: Path, experiment: Any) -> None:
         return
     reached = _steps_reached(run_dir)
     lost = (run_dir / CHECKPOINTS_DIR).is_symlink() and not (run_dir / CHECKPOINTS_DIR).exists()
-    if lost or reached >= _save_every(run_dir, experiment):
+    # A run may be cut off between the metrics of a step and its checkpoint, but not later.
+    if lost or reached > _save_every(run_dir, experiment):
         what = f"{CHECKPOINTS_DIR} is a link to nothing" if lost else f"no file in {CHECKPOINTS_DIR}/ is a checkpoint"
         raise HistoryError(
             f"{run_dir} holds the history of {reached} outer steps, but {what}: put the checkpoints back, or {_RESTART}"
         )
+    if reached:
+        warnings.warn(f"{run_dir} has no checkpoint yet: the {reached} outer steps that were done are done again", stacklevel=6)
 
 
 def _steps_reached(run_dir: Path) -> int:

@@ -27,7 +27,7 @@ from lopt.evaluation.evaluate import EvaluationConfig
 from lopt.optimizers.momentum import LearnedOptimizer, OptimizerConfig
 from lopt.runtime import distributed
 from lopt.runtime.distributed import use_all_cores
-from lopt.runtime.environment import ENVIRONMENT_FILE, changes, environment, read_starts, record_start
+from lopt.runtime.environment import ENVIRONMENT_FILE, changes, environment, packages, read_starts, record_start
 from lopt.runtime.locks import LOCK_FILE
 from lopt.runtime.progress import Progress
 from lopt.runtime.sources import code_digest, sources
@@ -182,7 +182,7 @@ def _program(experiment: MetaTrainConfig) -> dict[str, str]:
     return {
         **config.leaves(experiment),
         **{name: str(getattr(jax.config, name)) for name in settings},
-        **environment()["packages"],
+        **packages(),
         **sources(experiment),
         "number of local devices": str(jax.local_device_count()),
     }
@@ -216,6 +216,7 @@ def _train(
     outer_step = make_outer_step(experiment.seed, setup.estimator, experiment.outer, setup.optimizer, shardings)
     # Compiled ahead, so that the speed of the first step is that of a step.
     outer_step = outer_step.lower(np.int32(step), datasets, state).compile()
+    distributed.wait_for_all()
 
     def save() -> None:
         whole = distributed.on_host(state._asdict())

@@ -133,7 +133,8 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(unbroken
     (run_dir / "metrics.jsonl").write_text(lines[0])
     for file in (run_dir / "best" / "checkpoints").iterdir():
         file.unlink()
-    train(run_dir)
+    with pytest.warns(UserWarning, match="has no checkpoint yet: the 1 outer steps that were done are done again"):
+        train(run_dir)
     jax.tree.map(np.testing.assert_array_equal, theta_of(run_dir), theta_of(unbroken))
 
 
