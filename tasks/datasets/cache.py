@@ -230,12 +230,10 @@ def _unfinished_directory(root: Path) -> tuple[Path, bool]:
                     shutil.rmtree(left, ignore_errors=True)
         return Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=root)), True
     except (OSError, UntrustedCacheError) as error:
-        why = (
-            f"as {root} cannot be written ({error.strerror}); set LOPT_CACHE_DIR to another place"
-            if isinstance(error, OSError)
-            else error
-        )
-        warnings.warn(f"preprocessed data is not kept: {why}", stacklevel=4)
+        why = f": {error}"
+        if isinstance(error, OSError):
+            why = f", as {root} cannot be written ({error.strerror}); set LOPT_CACHE_DIR to another place"
+        warnings.warn(f"preprocessed data is not kept{why}", stacklevel=4)
         directory = Path(tempfile.mkdtemp(prefix="lopt-cache-"))
         atexit.register(shutil.rmtree, directory, ignore_errors=True)
         return directory, False
