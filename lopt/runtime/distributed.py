@@ -154,7 +154,7 @@ def on_host(tree: PyTree) -> PyTree:
     Any other program may take them: they are tied to no device. Keys stay keys. All processes must call it together.
     """
 
-    def gather(leaf: jax.Array) -> object:
+    def gather(leaf: jax.Array) -> Any:
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(gather(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
         if leaf.is_fully_addressable or leaf.is_fully_replicated:
@@ -171,11 +171,10 @@ def any_process(flag: bool) -> bool:
 
 def number_of_main(value: float) -> np.float32:
     """Process 0's value, in every process: what decides must be the same everywhere, to the last bit. All must call it together."""
-    value = np.float32(value)
     if jax.process_count() == 1:
-        return value
+        return np.float32(value)
     wait_for_all()
-    return _gather(value)[0]
+    return _gather(np.asarray(value, np.float32))[0]
 
 
 def wait_for_all() -> None:
