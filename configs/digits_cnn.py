@@ -17,7 +17,8 @@ from tasks.cnn import CNNConfig
 config = MetaTrainConfig(
     task=CNNConfig(dataset="digits", image_size=8, channels=(16, 32), batch_size=128),
     optimizer=LearnedMomentumConfig(alpha=0.3, beta=0.02, network=UNFConfig(terms=None)),
-    estimator=PESConfig(unroll=UnrollConfig(horizon=300, meta_loss="mean")),
+    estimator=PESConfig(),
+    unroll=UnrollConfig(horizon=300, meta_loss="mean"),
     outer=OuterConfig(learning_rate=4e-3, decay_steps=500),
     evaluation=EvaluationConfig(steps=300, seeds=10),
     outer_steps=500,

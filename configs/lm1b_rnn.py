@@ -22,7 +22,8 @@ from tasks.rnn import RNNConfig
 config = MetaTrainConfig(
     task=RNNConfig(dataset="lm1b", tokenizer="bytes", length=16, embedding=32, hidden=(64,), batch_size=64),
     optimizer=LearnedMomentumConfig(alpha=0.1, g0=0.9, beta=0.001, network=UNFConfig((32, 32, 32), terms=None)),
-    estimator=PESConfig(particles=16, sigma=0.01, unroll=UnrollConfig(horizon=2000, truncation=50, meta_loss="final")),
+    estimator=PESConfig(particles=16, sigma=0.01),
+    unroll=UnrollConfig(horizon=2000, truncation=50, meta_loss="final"),
     outer=OuterConfig(learning_rate=1e-4, clip_norm=1.0),
     evaluation=EvaluationConfig(steps=2000, seeds=5),
     outer_steps=50_000,

@@ -25,7 +25,8 @@ config = MetaTrainConfig(
         dataset="lm1b", tokenizer="bpe:32000", length=8, blocks=2, width=32, heads=4, head_width=32, mlp=128, batch_size=8
     ),
     optimizer=LearnedMomentumConfig(alpha=0.1, g0=0.9, beta=0.001, network=UNFConfig((32, 32, 32), terms=None)),
-    estimator=PESConfig(particles=16, sigma=0.01, unroll=UnrollConfig(horizon=5000, truncation=50, meta_loss="final")),
+    estimator=PESConfig(particles=16, sigma=0.01),
+    unroll=UnrollConfig(horizon=5000, truncation=50, meta_loss="final"),
     outer=OuterConfig(learning_rate=1e-4, clip_norm=1.0),
     evaluation=EvaluationConfig(steps=5000, seeds=3),
     outer_steps=50_000,

@@ -17,7 +17,8 @@ from tasks.rnn import RNNConfig
 config = MetaTrainConfig(
     task=RNNConfig(dataset="python_docs", tokenizer="chars", length=16, embedding=32, hidden=(64,), batch_size=64),
     optimizer=LearnedMomentumConfig(alpha=0.1, beta=0.01, network=UNFConfig(terms=None)),
-    estimator=PESConfig(unroll=UnrollConfig(horizon=500, meta_loss="mean")),
+    estimator=PESConfig(),
+    unroll=UnrollConfig(horizon=500, meta_loss="mean"),
     outer=OuterConfig(learning_rate=3e-3, decay_steps=500),
     evaluation=EvaluationConfig(steps=500, seeds=10),
     outer_steps=500,

@@ -19,7 +19,8 @@ config = MetaTrainConfig(
         dataset="python_docs", tokenizer="chars", length=8, blocks=2, width=32, heads=4, head_width=32, mlp=128, batch_size=8
     ),
     optimizer=LearnedMomentumConfig(alpha=0.1, beta=0.01, network=UNFConfig(terms=None)),
-    estimator=PESConfig(unroll=UnrollConfig(horizon=1000, meta_loss="mean")),
+    estimator=PESConfig(),
+    unroll=UnrollConfig(horizon=1000, meta_loss="mean"),
     outer=OuterConfig(learning_rate=3e-3, decay_steps=500),
     evaluation=EvaluationConfig(steps=1000, seeds=10),
     outer_steps=500,

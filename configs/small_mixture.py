@@ -36,7 +36,8 @@ config = MetaTrainConfig(
         weights=(1.0, 1.0, 1.0, 1.0, 2.0),
     ),
     optimizer=LearnedMomentumConfig(alpha=0.1, beta=0.01, network=UNFConfig(share="role", terms=None)),
-    estimator=NRESConfig(particles=4, unroll=UnrollConfig(horizon=300, truncation=50, meta_loss="mean")),
+    estimator=NRESConfig(particles=4),
+    unroll=UnrollConfig(horizon=300, truncation=50, meta_loss="mean"),
     outer=OuterConfig(learning_rate=3e-3, warmup_steps=10, decay_steps=400, average=0.95),
     held_out=HeldOutConfig(
         every=50,

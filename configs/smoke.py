@@ -17,7 +17,8 @@ from tasks.mlp import MLPConfig
 config = MetaTrainConfig(
     task=MLPConfig(dataset="digits", hidden=(4,), batch_size=16),
     optimizer=LearnedMomentumConfig(beta=0.01, network=UNFConfig((4,), terms=None)),
-    estimator=PESConfig(particles=4, unroll=UnrollConfig(horizon=20, truncation=5, meta_loss="mean")),
+    estimator=PESConfig(particles=4),
+    unroll=UnrollConfig(horizon=20, truncation=5, meta_loss="mean"),
     outer=OuterConfig(learning_rate=3e-3),
     evaluation=EvaluationConfig(steps=20, seeds=2, tuning_seeds=1, points_per_decade=1),
     outer_steps=10,

@@ -14,8 +14,7 @@ from flax import nnx
 from sklearn.datasets import load_digits
 
 import lopt
-from lopt.symmetry import infer_spec
-from lopt.task.base import Task
+from lopt import Task, infer_spec
 
 
 class Net(nnx.Module):

@@ -10,7 +10,7 @@ from flax import linen as nn
 from sklearn.datasets import load_digits
 
 import lopt
-from lopt.task.base import Task
+from lopt import Task
 
 
 class Net(nn.Module):

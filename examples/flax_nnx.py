@@ -10,7 +10,7 @@ from flax import nnx
 from sklearn.datasets import load_digits
 
 import lopt
-from lopt.task.base import Task
+from lopt import Task
 
 
 class Net(nnx.Module):

@@ -10,7 +10,7 @@ import optax
 from sklearn.datasets import load_digits
 
 import lopt
-from lopt.task.base import Task
+from lopt import Task
 
 
 def init(key):

@@ -1,6 +1,6 @@
 """A schedule and weight decay behind a trained optimizer: python examples/use_schedule_weight_decay.py
 
-Its updates are whole steps. What follows it scales steps: a schedule goes down from 1, and decay, which is added to a step, has a minus.
+Its updates are whole steps, and it sets their size itself: weight decay is told to it, and a schedule that follows goes down from 1.
 """
 
 import jax
@@ -19,8 +19,8 @@ def loss(params, images, labels):
 def train(steps=100, decay=1e-3):
     images, labels = map(jnp.asarray, load_digits(return_X_y=True))
     params = {"w0": jax.random.normal(jax.random.key(0), (64, 32)) / 8, "w1": jnp.zeros((32, 10))}
-    learned, schedule = lopt.load("small-mixture-deep-sets"), optax.cosine_decay_schedule(1.0, steps)
-    tx = optax.chain(learned, optax.add_decayed_weights(-decay), optax.scale_by_schedule(schedule))
+    learned, schedule = lopt.load("small-mixture-deep-sets", weight_decay=decay), optax.cosine_decay_schedule(1.0, steps)
+    tx = optax.chain(learned, optax.scale_by_schedule(schedule))
     state, losses = tx.init(params), []
 
     @jax.jit

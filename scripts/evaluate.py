@@ -9,11 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 from rich.console import Console
 
 from lopt.config import load_run, to_dict
-from lopt.estimators.base import PARTICLES
 from lopt.evaluation.baselines import SCHEDULES
 from lopt.evaluation.evaluate import Competitor, Evaluation, EvaluationConfig, evaluate
 from lopt.evaluation.generalization import KINDS, conditions, dataset_of, generalize, stages, table
@@ -25,7 +23,7 @@ from lopt.reporting.generalization_report import write_generalization
 from lopt.reporting.report import terminal_table, write_report
 from lopt.reporting.tables import rich_lines
 from lopt.runtime.compilation_cache import use_compilation_cache
-from lopt.runtime.stages import Stages
+from lopt.runtime.progress import Stages
 from lopt.runtime.text import plain
 from lopt.task.base import Problem, TaskConfig
 from lopt.task.families import MixtureConfig
@@ -221,9 +219,7 @@ def of_run(args: argparse.Namespace, console: Console) -> Iterator[tuple[Evaluat
     records = [record for record in metrics.read(args.run_dir) if record["outer_step"] <= done]
     given, trained = overrides(args)
     config: EvaluationConfig = dataclasses.replace(experiment.evaluation, **given)
-    setup = set_up(
-        experiment.task, experiment.optimizer, experiment.estimator, jax.sharding.Mesh(jax.devices()[:1], (PARTICLES,))
-    )
+    setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, experiment.unroll)
     seed = experiment.seed if args.seed is None else args.seed
     title = "meta-trained" if step == done else f"meta-trained, best (outer step {step})"
     for name, problem in setup.problems.items():

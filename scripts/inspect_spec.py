@@ -19,7 +19,6 @@ from rich.table import Table
 from lopt.symmetry import SpecError, WeightSpec, infer_spec
 from lopt.symmetry.compare import same_group, same_up_to_names, without_single_indices
 from lopt.symmetry.describe import Description, describe
-from lopt.task.base import as_family
 from tasks.datasets import DatasetError
 from tasks.registry import task_configs
 
@@ -69,7 +68,7 @@ def from_task(name: str) -> Subject:
     if name not in configs:
         raise InspectError(f"no task '{name}'; the tasks are: {', '.join(sorted(configs))}")
     try:
-        task = as_family(configs[name]().make()).example
+        task = configs[name]().make().example
     except DatasetError as error:
         raise InspectError(f"the data of task '{name}' cannot be loaded: {error}") from error
     key = jax.random.key(0)

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from lopt.config import ConfigError
-from lopt.runtime.stages import Stages
+from lopt.runtime.progress import Stages
 from lopt.weight_space.make import ZooConfig, make_zoo, total_weight
 from lopt.weight_space.plots import write_histogram
 from lopt.weight_space.store import ZooError

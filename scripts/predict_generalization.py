@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from lopt.runtime.stages import Stages
+from lopt.runtime.progress import Stages
 from lopt.weight_space.predict import Method, PredictionConfig, train_predictor
 from lopt.weight_space.read import Zoo, read_zoo
 from lopt.weight_space.report import differences, kept_predictions, read_predictions, table, write_predictions, write_report
@@ -37,6 +37,10 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def number_or_none(text: str) -> float | None:
+    return None if text.lower() == "none" else float(text)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -70,10 +74,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help=f"of each equivariant layer (default: {' '.join(map(str, default.channels))})",
     )
     parser.add_argument(
-        "--others",
-        type=float,
+        "--terms",
+        type=number_or_none,
+        default=default.terms,
         metavar="X",
-        help="unf begins close to layers that see every weight alone, all other coefficients X times what they are (default: all alike)",
+        help="layers are a pointwise map shared by all tensors plus X times their own terms; none: their own alone, the paper "
+        f"(default: {default.terms})",
     )
     parser.add_argument(
         "--train-models", type=positive, metavar="N", help="train on so many models of the training part (default: all)"
@@ -102,8 +108,6 @@ def train_seeds(zoo: Zoo, config: PredictionConfig, out: Path, args: argparse.Na
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    if args.others is not None and "unf" not in args.method:
-        sys.exit("predict_generalization.py: --others is for --method unf")
 
     from rich.console import Console
 
@@ -119,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 config = PredictionConfig(
                     method=method,
                     channels=tuple(args.channels),
-                    others=args.others if method == "unf" else None,
+                    terms=args.terms,
                     epochs=args.epochs,
                     patience=args.patience,
                     train_models=args.train_models,

@@ -20,46 +20,20 @@ import optax
 from lopt.symmetry.spec import WeightSpec
 from lopt.task import ArraySplit, Batch, Datasets, Task, TaskConfig
 from tasks.datasets.splits import random_parts
+from tasks.gru import cell_init, cell_spec, joined, recur
 from tasks.modules import check_count
 
 PyTree = Any
 
 SYMBOLS = "0123456789+=."  # the last ends a sum, and fills it up
 END = SYMBOLS.index(".")
-GATES = ("r", "z", "n")  # reset, update, new
 HELD_OUT = 0.1  # of the examples, for each split but that for training
-
-
-def _cell_init(key: jax.Array, inputs: int, hidden: int) -> PyTree:
-    lecun, orthogonal = jax.nn.initializers.lecun_normal(), jax.nn.initializers.orthogonal()
-    cell: dict[str, Any] = {}
-    for i, gate in enumerate(GATES):
-        key_i, key_h = jax.random.split(jax.random.fold_in(key, i))
-        cell[f"i{gate}"] = {"kernel": lecun(key_i, (inputs, hidden), jnp.float32), "bias": jnp.zeros(hidden, jnp.float32)}
-        cell[f"h{gate}"] = {"kernel": orthogonal(key_h, (hidden, hidden), jnp.float32)}
-    cell["hn"]["bias"] = jnp.zeros(hidden, jnp.float32)
-    return cell
-
-
-def _joined(cell: PyTree, side: str, name: str) -> jax.Array:
-    return jnp.concatenate([cell[f"{side}{gate}"][name] for gate in GATES], axis=-1)
 
 
 def _run_cell(cell: PyTree, state: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
     """States of a GRU over symbols [B, T] from a state [B, H]: the last one, and all, [T, B, H]; end signs leave it as it is."""
-    kernel, bias = _joined(cell, "h", "kernel"), cell["hn"]["bias"][None]
-    rows = _joined(cell, "i", "kernel") + _joined(cell, "i", "bias")[None]  # a symbol's product is its row
-    driven, skipped = jnp.take(rows, tokens.T, axis=0), (tokens.T == END)[..., None]
-
-    def step(state: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        x, skip = inputs
-        (x_r, x_z, x_n), (h_r, h_z, h_n) = jnp.split(x, 3, axis=-1), jnp.split(state @ kernel, 3, axis=-1)
-        reset, update = jax.nn.sigmoid(x_r + h_r), jax.nn.sigmoid(x_z + h_z)
-        new = jnp.tanh(x_n + reset * (h_n + bias))
-        state = jnp.where(skip, state, (1 - update) * new + update * state)
-        return state, state
-
-    return jax.lax.scan(step, state, (driven, skipped))
+    rows = joined(cell, "i", "kernel") + joined(cell, "i", "bias")[None]  # a symbol's product is its row
+    return recur(cell, state, jnp.take(rows, tokens.T, axis=0), (tokens.T == END)[..., None])
 
 
 def seq2seq(hidden: int) -> tuple[Callable[[jax.Array], PyTree], Callable[[PyTree, jax.Array, jax.Array], jax.Array]]:
@@ -87,8 +61,8 @@ def seq2seq(hidden: int) -> tuple[Callable[[jax.Array], PyTree], Callable[[PyTre
         encoder, decoder, out = jax.random.split(key, 3)
         kernel = jax.nn.initializers.lecun_normal()(out, (hidden, len(SYMBOLS)), jnp.float32)
         return {
-            "encoder": _cell_init(encoder, len(SYMBOLS), hidden),
-            "decoder": _cell_init(decoder, len(SYMBOLS), hidden),
+            "encoder": cell_init(encoder, len(SYMBOLS), hidden),
+            "decoder": cell_init(decoder, len(SYMBOLS), hidden),
             "out": {"kernel": kernel, "bias": jnp.zeros(len(SYMBOLS), jnp.float32)},
         }
 
@@ -104,14 +78,8 @@ def seq2seq(hidden: int) -> tuple[Callable[[jax.Array], PyTree], Callable[[PyTre
 
 def seq2seq_spec() -> WeightSpec:
     """The symmetry of `seq2seq`: one order of hidden units for both cells, as the writer starts from the reader's state."""
-
-    def cell() -> dict[str, Any]:
-        inputs = {f"i{gate}": {"kernel": "symbols! hidden", "bias": "hidden"} for gate in GATES}
-        recurrent: dict[str, dict[str, str]] = {f"h{gate}": {"kernel": "hidden hidden"} for gate in GATES}
-        recurrent["hn"]["bias"] = "hidden"
-        return inputs | recurrent
-
-    tree = {"encoder": cell(), "decoder": cell(), "out": {"kernel": "hidden symbols!", "bias": "symbols!"}}
+    cell = cell_spec("symbols!", "hidden")
+    tree = {"encoder": cell, "decoder": cell, "out": {"kernel": "hidden symbols!", "bias": "symbols!"}}
     return WeightSpec.parse(tree)
 
 

@@ -16,20 +16,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lopt.symmetry.spec import WeightSpec
-from lopt.task import Batch, Task, TaskConfig
-from tasks.datasets import check_images, load_images
-from tasks.modules import (
-    ACTIVATIONS,
-    Activation,
-    check_activation,
-    check_count,
-    check_counts,
-    check_positive,
-    lecun,
-    pure,
-    short_name,
-)
-from tasks.objectives import classification
+from lopt.task import Task
+from tasks.modules import ACTIVATIONS, Activation, check_counts, lecun, pure
+from tasks.settings import ImageTaskConfig, Model, Shape
 
 PyTree = Any
 
@@ -147,7 +136,7 @@ def cnn_spec(num_convolutions: int) -> WeightSpec:
 
 
 @dataclasses.dataclass(frozen=True)
-class CNNConfig(TaskConfig):
+class CNNConfig(ImageTaskConfig):
     """A convolutional network that classifies images.
 
     Raises:
@@ -159,12 +148,6 @@ class CNNConfig(TaskConfig):
       6
     """
 
-    dataset: str = "digits"
-    """Images to classify: digits (8x8, comes with scikit-learn), fashion_mnist, cifar10 (the paper) or another of load_images."""
-
-    image_size: int = 8
-    """Height and width in pixels to which the images are shrunk, by area averaging (the paper: 16)."""
-
     channels: tuple[int, ...] = (16, 32)
     """Channels of each convolution, one at least (the paper: 16 32)."""
 
@@ -174,64 +157,23 @@ class CNNConfig(TaskConfig):
     stride: int = 2
     """Stride of the first convolution; the others have stride 1."""
 
-    activation: Activation = "relu"
-    """What follows each convolution."""
-
-    init_scale: float = 1.0
-    """Factor on the fresh kernels, whose variance is its square over the fan-in."""
-
-    batch_size: int = 128
-    """Examples in a batch, drawn with replacement."""
-
-    data_dir: str | None = None
-    """Directory with the data; None looks at the usual places."""
-
-    split_seed: int = 0
-    """Seed of the split into train, inner valid and outer valid (and test, for digits)."""
-
     def __post_init__(self) -> None:
         """Raise `ValueError` for a field that is out of range."""
-        for field in ("image_size", "window", "stride", "batch_size"):
-            check_count(f"CNNConfig.{field}", getattr(self, field))
-        check_counts("CNNConfig.channels", self.channels, fewest=1)
-        check_count("CNNConfig.split_seed", self.split_seed, 0)
-        check_activation("CNNConfig.activation", self.activation)
-        check_positive("CNNConfig.init_scale", self.init_scale)
-        check_images(self.dataset, self.image_size, self.data_dir)
+        super().__post_init__()
+        self._check_counts("window", "stride")
+        check_counts(self._field("channels"), self.channels, fewest=1)
 
     def make(self) -> Task:
-        """Load the images and build the task.
+        """Load the images and build the task, whose params are those of `cnn`; see `ImageTaskConfig.classifier`."""
 
-        Returns:
-          A `Task` whose params are those of `cnn`; batches have "image", uint8 [B, H, W] or [B, H, W, 3], and "label", int32 [B];
-          the metric is "accuracy".
+        def model(shape: Shape, classes: int) -> Model:
+            return cnn(
+                (shape[-1], *self.channels),
+                classes,
+                window=self.window,
+                stride=self.stride,
+                activation=self.activation,
+                init_scale=self.init_scale,
+            )
 
-        Raises:
-          DatasetError: if the images cannot be found or read.
-        """
-        datasets, info = load_images(self.dataset, self.image_size, self.batch_size, self.data_dir, self.split_seed)
-        height, width, *colors = info.image_shape
-        shape = (height, width, math.prod(colors))  # of a grayscale image 1
-        init, apply = cnn(
-            (shape[-1], *self.channels),
-            info.num_classes,
-            window=self.window,
-            stride=self.stride,
-            activation=self.activation,
-            init_scale=self.init_scale,
-        )
-
-        def logits(params: PyTree, batch: Batch) -> jax.Array:
-            pixels = jnp.reshape(batch["image"], (-1, *shape)).astype(jnp.float32) / info.scale
-            return apply(params, pixels).astype(jnp.float32)
-
-        loss, metrics = classification(logits)
-        return Task(
-            name=f"{short_name(info.name)}{self.image_size}_cnn" + "".join(f"_{channels}" for channels in self.channels),
-            init=init,
-            loss=loss,
-            spec=cnn_spec(len(self.channels)),
-            datasets=datasets,
-            initial_loss=math.log(info.num_classes),
-            metrics=metrics,
-        )
+        return self.classifier("cnn" + "".join(f"_{channels}" for channels in self.channels), model, cnn_spec(len(self.channels)))

@@ -15,20 +15,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lopt.symmetry.spec import WeightSpec
-from lopt.task import Batch, Task, TaskConfig
-from tasks.datasets import check_images, load_images
-from tasks.modules import (
-    ACTIVATIONS,
-    Activation,
-    check_activation,
-    check_count,
-    check_counts,
-    check_positive,
-    lecun,
-    pure,
-    short_name,
-)
-from tasks.objectives import classification
+from lopt.task import Task
+from tasks.modules import ACTIVATIONS, Activation, check_counts, lecun, pure
+from tasks.settings import ImageTaskConfig, Model, Shape
 
 PyTree = Any
 
@@ -99,7 +88,7 @@ def mlp_spec(num_hidden: int) -> WeightSpec:
 
 
 @dataclasses.dataclass(frozen=True)
-class MLPConfig(TaskConfig):
+class MLPConfig(ImageTaskConfig):
     """A multilayer perceptron that classifies images.
 
     Raises:
@@ -112,65 +101,20 @@ class MLPConfig(TaskConfig):
       {'classes': 10, 'hidden0': 32, 'pixels': 64}
     """
 
-    dataset: str = "digits"
-    """Images to classify: digits (8x8, comes with scikit-learn), fashion_mnist or mnist (28x28)."""
-
-    image_size: int = 8
-    """Height and width in pixels to which the images are shrunk, by area averaging."""
-
     hidden: tuple[int, ...] = (32,)
     """Units of each hidden layer; none makes the model linear (softmax regression)."""
 
-    activation: Activation = "relu"
-    """Between the layers."""
-
-    init_scale: float = 1.0
-    """Factor on the fresh kernels, whose variance is its square over the fan-in."""
-
-    batch_size: int = 128
-    """Examples in a batch, drawn with replacement."""
-
-    data_dir: str | None = None
-    """Directory with IDX files or a data set prepared by tfds; None looks at the usual places."""
-
-    split_seed: int = 0
-    """Seed of the split into train, inner valid and outer valid (and test, for digits)."""
-
     def __post_init__(self) -> None:
         """Raise `ValueError` for a field that is out of range."""
-        for field in ("image_size", "batch_size"):
-            check_count(f"MLPConfig.{field}", getattr(self, field))
-        check_counts("MLPConfig.hidden", self.hidden)
-        check_count("MLPConfig.split_seed", self.split_seed, 0)
-        check_activation("MLPConfig.activation", self.activation)
-        check_positive("MLPConfig.init_scale", self.init_scale)
-        check_images(self.dataset, self.image_size, self.data_dir)
+        super().__post_init__()
+        check_counts(self._field("hidden"), self.hidden)
 
     def make(self) -> Task:
-        """Load the images and build the task.
+        """Load the images and build the task, whose params are those of `mlp`; see `ImageTaskConfig.classifier`."""
 
-        Returns:
-          A `Task` whose params are those of `mlp`; batches have "image", uint8 [B, H, W] or [B, H, W, 3], and "label", int32 [B];
-          the metric is "accuracy".
+        def model(shape: Shape, classes: int) -> Model:
+            sizes = (math.prod(shape), *self.hidden, classes)
+            init, apply = mlp(sizes, activation=self.activation, init_scale=self.init_scale)
+            return init, lambda params, images: apply(params, jnp.reshape(images, (-1, sizes[0])))
 
-        Raises:
-          DatasetError: if the images cannot be found or read.
-        """
-        datasets, info = load_images(self.dataset, self.image_size, self.batch_size, self.data_dir, self.split_seed)
-        sizes = (math.prod(info.image_shape), *self.hidden, info.num_classes)
-        init, apply = mlp(sizes, activation=self.activation, init_scale=self.init_scale)
-
-        def logits(params: PyTree, batch: Batch) -> jax.Array:
-            pixels = jnp.reshape(batch["image"], (-1, sizes[0])).astype(jnp.float32) / info.scale
-            return apply(params, pixels).astype(jnp.float32)
-
-        loss, metrics = classification(logits)
-        return Task(
-            name=f"{short_name(info.name)}{self.image_size}_mlp" + "".join(f"_{units}" for units in self.hidden),
-            init=init,
-            loss=loss,
-            spec=mlp_spec(len(self.hidden)),
-            datasets=datasets,
-            initial_loss=math.log(info.num_classes),
-            metrics=metrics,
-        )
+        return self.classifier("mlp" + "".join(f"_{units}" for units in self.hidden), model, mlp_spec(len(self.hidden)))

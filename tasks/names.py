@@ -2,8 +2,12 @@
 
 NAMES = {
     "addition": "tasks.addition:AdditionConfig",
+    "autoencoder": "tasks.autoencoder:AutoencoderConfig",
     "cnn": "tasks.cnn:CNNConfig",
+    "gru": "tasks.gru:GRUConfig",
     "mlp": "tasks.mlp:MLPConfig",
+    "resnet": "tasks.resnet:ResNetConfig",
     "rnn": "tasks.rnn:RNNConfig",
     "transformer": "tasks.transformer:TransformerConfig",
+    "vit": "tasks.vit:ViTConfig",
 }

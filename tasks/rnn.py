@@ -9,7 +9,6 @@ References:
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,20 +17,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lopt.symmetry.spec import WeightSpec
-from lopt.task import Task, TaskConfig
-from tasks.datasets import check_text, load_text
-from tasks.modules import (
-    ACTIVATIONS,
-    Activation,
-    check_activation,
-    check_count,
-    check_counts,
-    check_positive,
-    lecun,
-    pure,
-    short_name,
-)
-from tasks.objectives import next_token
+from lopt.task import Task
+from tasks.modules import ACTIVATIONS, Activation, check_counts, check_positive, lecun, pure
+from tasks.settings import Model, TextTaskConfig
 
 PyTree = Any
 
@@ -149,7 +137,7 @@ def rnn_spec(num_layers: int = 1) -> WeightSpec:
 
 
 @dataclasses.dataclass(frozen=True)
-class RNNConfig(TaskConfig):
+class RNNConfig(TextTaskConfig):
     """A recurrent network that predicts the next character of a text.
 
     Raises:
@@ -161,79 +149,33 @@ class RNNConfig(TaskConfig):
       8
     """
 
-    dataset: str = "python_docs"
-    """Text to read: python_docs (comes with Python), lm1b (the paper), a file's path, or another of load_text."""
-
-    tokenizer: str = "chars"
-    """What a token is: chars (the paper), bytes, or bpe:N for a vocabulary of N pieces."""
-
-    length: int = 16
-    """T, tokens read and predicted in each example (the paper: 16)."""
-
     embedding: int = 32
     """Width of the embedding of the tokens (the paper: 32)."""
 
     hidden: tuple[int, ...] = (64,)
     """Units of each recurrent layer, one at least (the paper: 64)."""
 
-    activation: Activation = "relu"
-    """Of the recurrent layers."""
-
-    init_scale: float = 1.0
-    """Factor on the fresh embedding and the fresh kernels but the recurrent ones."""
-
     recurrent_scale: float = 1.0
     """Fresh recurrent kernels are the identity times this."""
 
-    batch_size: int = 64
-    """Examples in a batch (the paper: 64)."""
-
-    data_dir: str | None = None
-    """Directory with the data; None looks at the usual places."""
-
-    split_seed: int = 0
-    """Seed of the split into train, inner valid, outer valid and test."""
-
     def __post_init__(self) -> None:
         """Raise `ValueError` for a field that is out of range."""
-        for field in ("length", "embedding", "batch_size"):
-            check_count(f"RNNConfig.{field}", getattr(self, field))
-        check_counts("RNNConfig.hidden", self.hidden, fewest=1)
-        check_count("RNNConfig.split_seed", self.split_seed, 0)
-        check_activation("RNNConfig.activation", self.activation)
-        check_positive("RNNConfig.init_scale", self.init_scale)
-        check_positive("RNNConfig.recurrent_scale", self.recurrent_scale)
-        check_text(self.dataset, self.tokenizer, self.data_dir)
+        super().__post_init__()
+        self._check_counts("embedding")
+        check_counts(self._field("hidden"), self.hidden, fewest=1)
+        check_positive(self._field("recurrent_scale"), self.recurrent_scale)
 
     def make(self) -> Task:
-        """Load the text and build the task.
+        """Load the text and build the task, whose params are those of `rnn`; see `TextTaskConfig.language_model`."""
 
-        Returns:
-          A `Task` whose params are those of `rnn`; batches have "tokens", int32 [B, T + 1]; the metrics are those of
-          `tasks.objectives.next_token`.
+        def model(vocabulary: int) -> Model:
+            return rnn(
+                vocabulary,
+                self.embedding,
+                self.hidden,
+                activation=self.activation,
+                init_scale=self.init_scale,
+                recurrent_scale=self.recurrent_scale,
+            )
 
-        Raises:
-          DatasetError: if the text cannot be found or read.
-        """
-        datasets, info = load_text(
-            self.dataset, self.length, self.batch_size, self.tokenizer, data_dir=self.data_dir, split_seed=self.split_seed
-        )
-        init, apply = rnn(
-            info.vocab_size,
-            self.embedding,
-            self.hidden,
-            activation=self.activation,
-            init_scale=self.init_scale,
-            recurrent_scale=self.recurrent_scale,
-        )
-        loss, metrics = next_token(apply, self.tokenizer, info.bytes_per_token)
-        return Task(
-            name=f"{short_name(info.name)}{self.length}_rnn" + "".join(f"_{units}" for units in self.hidden),
-            init=init,
-            loss=loss,
-            spec=rnn_spec(len(self.hidden)),
-            datasets=datasets,
-            initial_loss=math.log(info.vocab_size),
-            metrics=metrics,
-            files={"tokenizer.json": info.tokenizer.to_json()},
-        )
+        return self.language_model("rnn" + "".join(f"_{units}" for units in self.hidden), model, rnn_spec(len(self.hidden)))

@@ -16,10 +16,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lopt.symmetry.spec import WeightSpec
-from lopt.task import Task, TaskConfig
-from tasks.datasets import check_text, load_text
-from tasks.modules import ACTIVATIONS, Activation, check_activation, check_count, check_positive, lecun, pure, short_name
-from tasks.objectives import next_token
+from lopt.task import Task
+from tasks.modules import ACTIVATIONS, Activation, lecun, pure
+from tasks.settings import Model, TextTaskConfig
 
 PyTree = Any
 
@@ -36,7 +35,7 @@ class Sizes:
     mlp: int = 128
 
 
-class _Norm(nnx.Module):
+class Norm(nnx.Module):
     """Layer normalisation over the stream; the statistics in float32."""
 
     def __init__(self, width: int):
@@ -51,8 +50,10 @@ class _Norm(nnx.Module):
         return unit.astype(x.dtype) * scale + offset
 
 
-class _Block(nnx.Module):
-    def __init__(self, sizes: Sizes, activation: str, init_scale: float, rngs: nnx.Rngs):
+class Block(nnx.Module):
+    """Attention and a perceptron around the stream; `causal`: a place sees itself and those before it, not all."""
+
+    def __init__(self, sizes: Sizes, activation: str, init_scale: float, rngs: nnx.Rngs, causal: bool = True):
         # Every block adds to the stream twice: the variance of what it adds falls with their number.
         kernel_init = lecun(init_scale * math.sqrt(2 / sizes.blocks))
 
@@ -60,12 +61,12 @@ class _Block(nnx.Module):
             return nnx.Linear(inputs, outputs, kernel_init=kernel_init, rngs=rngs)
 
         features = sizes.heads * sizes.head_width
-        self.ln1 = _Norm(sizes.width)
+        self.ln1 = Norm(sizes.width)
         self.query, self.key, self.value = (linear(sizes.width, features) for _ in range(3))
         self.attn_out = linear(features, sizes.width)
-        self.ln2 = _Norm(sizes.width)
+        self.ln2 = Norm(sizes.width)
         self.mlp0, self.mlp1 = linear(sizes.width, sizes.mlp), linear(sizes.mlp, sizes.width)
-        self.heads, self.activation = sizes.heads, ACTIVATIONS[activation]
+        self.heads, self.activation, self.causal = sizes.heads, ACTIVATIONS[activation], causal
 
     def __call__(self, stream: jax.Array) -> jax.Array:
         stream = stream + self._attend(self.ln1(stream))
@@ -77,8 +78,8 @@ class _Block(nnx.Module):
             jnp.reshape(project(x), (batch, length, self.heads, -1)) for project in (self.query, self.key, self.value)
         )
         scores = jnp.einsum("bqhd,bkhd->bhqk", query, key) / math.sqrt(query.shape[-1])
-        past = jnp.tril(jnp.ones((length, length), bool))
-        weights = jax.nn.softmax(scores.astype(jnp.float32), where=past[None, None]).astype(x.dtype)
+        past = jnp.tril(jnp.ones((length, length), bool))[None, None] if self.causal else None
+        weights = jax.nn.softmax(scores.astype(jnp.float32), where=past).astype(x.dtype)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value)
         return self.attn_out(jnp.reshape(mixed, (batch, length, -1)))
 
@@ -90,8 +91,8 @@ class _Transformer(nnx.Module):
         draw_embedding = jax.nn.initializers.truncated_normal(init_scale)
         self.embed = nnx.Param(draw_embedding(rngs.params(), (sizes.vocabulary, sizes.width), jnp.float32))
         for index in range(sizes.blocks):
-            setattr(self, f"h{index}", _Block(sizes, activation, init_scale, rngs))
-        self.ln_f = _Norm(sizes.width)
+            setattr(self, f"h{index}", Block(sizes, activation, init_scale, rngs))
+        self.ln_f = Norm(sizes.width)
         self.out = nnx.Linear(sizes.width, sizes.vocabulary, kernel_init=lecun(init_scale), rngs=rngs)
         self.blocks = sizes.blocks
 
@@ -142,22 +143,34 @@ def transformer_spec(blocks: int, heads: int | None = None) -> WeightSpec:
       (37, 'embed (heads1 qk1@heads1)', '(heads1 v1@heads1) embed')
     """
     tree: dict[str, Any] = {"embed": "vocabulary! embed", "out": {"kernel": "embed vocabulary!", "bias": "vocabulary!"}}
-    norm = {"scale": "embed", "offset": "embed"}
+    return WeightSpec.parse(tree | {"ln_f": NORM_SPEC} | blocks_spec(blocks, heads), **head_sizes(blocks, heads))
+
+
+NORM_SPEC = {"scale": "embed", "offset": "embed"}
+
+
+def blocks_spec(blocks: int, heads: int | None) -> dict[str, Any]:
+    """The part of a spec that is about the blocks `h0`, `h1`, ...; arguments as of `transformer_spec`."""
+    tree = {}
     for i in range(blocks):
         matched, values = (f"attention{i}",) * 2 if heads is None else _features(i, heads)
         compared = {"kernel": f"embed {matched}", "bias": matched}
         tree[f"h{i}"] = {
-            "ln1": norm,
+            "ln1": NORM_SPEC,
             "query": compared,
             "key": compared,
             "value": {"kernel": f"embed {values}", "bias": values},
             "attn_out": {"kernel": f"{values} embed", "bias": "embed"},
-            "ln2": norm,
+            "ln2": NORM_SPEC,
             "mlp0": {"kernel": f"embed hidden{i}", "bias": f"hidden{i}"},
             "mlp1": {"kernel": f"hidden{i} embed", "bias": "embed"},
         }
-    sizes = {f"heads{i}": heads for i in range(blocks)} if heads is not None and heads > 1 else {}
-    return WeightSpec.parse(tree | {"ln_f": norm}, **sizes)
+    return tree
+
+
+def head_sizes(blocks: int, heads: int | None) -> dict[str, int]:
+    """The sizes of the axes of heads, which shapes alone do not tell."""
+    return {f"heads{i}": heads for i in range(blocks)} if heads is not None and heads > 1 else {}
 
 
 def _features(block: int, heads: int) -> tuple[str, str]:
@@ -168,7 +181,7 @@ def _features(block: int, heads: int) -> tuple[str, str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class TransformerConfig(TaskConfig):
+class TransformerConfig(TextTaskConfig):
     """A Transformer that predicts the next token of a text.
 
     Raises:
@@ -179,12 +192,6 @@ class TransformerConfig(TaskConfig):
       >>> task.spec.sizes(task.param_shapes())["hidden0"]
       128
     """
-
-    dataset: str = "python_docs"
-    """Text to read: python_docs (comes with Python), lm1b (the paper), a file's path, or another of load_text."""
-
-    tokenizer: str = "chars"
-    """What a token is: chars, bytes, or bpe:N for a vocabulary of N pieces."""
 
     length: int = 8
     """T, tokens read and predicted in each example (the paper: 8)."""
@@ -207,50 +214,20 @@ class TransformerConfig(TaskConfig):
     activation: Activation = "gelu"
     """Of the perceptrons."""
 
-    init_scale: float = 1.0
-    """Factor on the fresh embedding and the fresh kernels."""
-
     batch_size: int = 8
     """Examples in a batch (the paper: 8)."""
 
-    data_dir: str | None = None
-    """Directory with the data; None looks at the usual places."""
-
-    split_seed: int = 0
-    """Seed of the split into train, inner valid, outer valid and test."""
-
     def __post_init__(self) -> None:
         """Raise `ValueError` for a field that is out of range."""
-        for field in ("length", "blocks", "width", "heads", "head_width", "mlp", "batch_size"):
-            check_count(f"TransformerConfig.{field}", getattr(self, field))
-        check_count("TransformerConfig.split_seed", self.split_seed, 0)
-        check_activation("TransformerConfig.activation", self.activation)
-        check_positive("TransformerConfig.init_scale", self.init_scale)
-        check_text(self.dataset, self.tokenizer, self.data_dir)
+        super().__post_init__()
+        self._check_counts("blocks", "width", "heads", "head_width", "mlp")
 
     def make(self) -> Task:
-        """Load the text and build the task.
+        """Load the text and build the task, whose params are those of `transformer`; see `TextTaskConfig.language_model`."""
 
-        Returns:
-          A `Task` whose params are those of `transformer`; batches have "tokens", int32 [B, T + 1]; the metrics are those of
-          `tasks.objectives.next_token`.
+        def model(vocabulary: int) -> Model:
+            sizes = Sizes(vocabulary, self.blocks, self.width, self.heads, self.head_width, self.mlp)
+            return transformer(sizes, activation=self.activation, init_scale=self.init_scale)
 
-        Raises:
-          DatasetError: if the text cannot be found or read.
-        """
-        datasets, info = load_text(
-            self.dataset, self.length, self.batch_size, self.tokenizer, data_dir=self.data_dir, split_seed=self.split_seed
-        )
-        sizes = Sizes(info.vocab_size, self.blocks, self.width, self.heads, self.head_width, self.mlp)
-        init, apply = transformer(sizes, activation=self.activation, init_scale=self.init_scale)
-        loss, metrics = next_token(apply, self.tokenizer, info.bytes_per_token)
-        return Task(
-            name=f"{short_name(info.name)}{self.length}_transformer_{self.blocks}x{self.width}",
-            init=init,
-            loss=loss,
-            spec=transformer_spec(self.blocks, self.heads if self.head_width > 1 else None),
-            datasets=datasets,
-            initial_loss=math.log(info.vocab_size),
-            metrics=metrics,
-            files={"tokenizer.json": info.tokenizer.to_json()},
-        )
+        spec = transformer_spec(self.blocks, self.heads if self.head_width > 1 else None)
+        return self.language_model(f"transformer_{self.blocks}x{self.width}", model, spec)

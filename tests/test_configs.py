@@ -67,7 +67,7 @@ def test_the_meta_parameters_are_as_many_as_the_docstrings_say():
 def test_the_recipes_of_the_paper_have_its_values():
     for name in PAPER:
         experiment = load(name)
-        unroll, estimator = experiment.estimator.unroll, experiment.estimator
+        unroll, estimator = experiment.unroll, experiment.estimator
         assert (unroll.truncation, unroll.meta_loss, estimator.particles, estimator.sigma) == (50, "final", 16, 0.01), name
         assert unroll.horizon == experiment.evaluation.steps == (5000 if name == "lm1b_transformer" else 2000)
         optimizer = experiment.optimizer
@@ -92,7 +92,8 @@ def test_the_recipes_run_at_a_small_size(name, less, tmp_path):
         experiment,
         task=dataclasses.replace(experiment.task, dataset=dataset, batch_size=2, **{**sizes, **less}),
         optimizer=dataclasses.replace(experiment.optimizer, network=UNFConfig((4,))),
-        estimator=dataclasses.replace(experiment.estimator, particles=2, unroll=UnrollConfig(horizon=4, truncation=2)),
+        estimator=dataclasses.replace(experiment.estimator, particles=2),
+        unroll=UnrollConfig(horizon=4, truncation=2),
         outer_steps=2,
         save_every=2,
     )

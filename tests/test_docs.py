@@ -3,6 +3,7 @@
 import doctest
 import importlib.util
 import json
+import pkgutil
 import re
 from pathlib import Path
 
@@ -31,8 +32,7 @@ def test_every_page_is_in_the_list_and_every_module_of_the_reference_exists():
     assert there <= listed
     for page in (ROOT / "docs" / "reference").glob("*.md"):
         for name in re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE):
-            path = ROOT / name.replace(".", "/")
-            assert path.with_suffix(".py").is_file() or (path / "__init__.py").is_file(), name
+            assert pkgutil.resolve_name(name), name
 
 
 def test_what_the_pages_and_the_notebooks_import_is_in_the_reference():

@@ -20,7 +20,7 @@ cpu = dataclasses.replace(
     published,
     task=CNNConfig(dataset="fashion_mnist", image_size=8, channels=(8, 16), batch_size=64),
     optimizer=dataclasses.replace(published.optimizer, beta=0.01),
-    estimator=dataclasses.replace(published.estimator, unroll=UnrollConfig(horizon=500, truncation=50, meta_loss="mean")),
+    unroll=UnrollConfig(horizon=500, truncation=50, meta_loss="mean"),
     outer=OuterConfig(learning_rate=3e-3, clip_norm=1.0, decay_steps=2000),
     held_out=HeldOutConfig(every=50, steps=500, seeds=4),
     evaluation=dataclasses.replace(published.evaluation, steps=500, seeds=10),

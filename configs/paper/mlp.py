@@ -22,7 +22,7 @@ NFN = "NFN has no run of its own: on dense layers it is the UNF, coefficient for
 cpu = dataclasses.replace(
     published,
     optimizer=dataclasses.replace(published.optimizer, beta=0.01),
-    estimator=dataclasses.replace(published.estimator, unroll=UnrollConfig(horizon=2000, truncation=50, meta_loss="mean")),
+    unroll=UnrollConfig(horizon=2000, truncation=50, meta_loss="mean"),
     outer=OuterConfig(learning_rate=1e-3, clip_norm=1.0, decay_steps=10_000),
     held_out=HeldOutConfig(every=250, steps=2000, seeds=4),
     evaluation=dataclasses.replace(published.evaluation, seeds=10),

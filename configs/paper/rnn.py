@@ -20,7 +20,7 @@ cpu = dataclasses.replace(
     published,
     task=RNNConfig(dataset="python_docs", tokenizer="chars", length=8, embedding=16, hidden=(32,), batch_size=32),
     optimizer=dataclasses.replace(published.optimizer, beta=0.01),
-    estimator=dataclasses.replace(published.estimator, unroll=UnrollConfig(horizon=500, truncation=50, meta_loss="mean")),
+    unroll=UnrollConfig(horizon=500, truncation=50, meta_loss="mean"),
     outer=OuterConfig(learning_rate=3e-3, clip_norm=1.0, decay_steps=1000),
     held_out=HeldOutConfig(every=50, steps=500, seeds=4),
     evaluation=dataclasses.replace(published.evaluation, steps=500, seeds=10),

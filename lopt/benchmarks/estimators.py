@@ -20,14 +20,13 @@ from lopt.estimators.truncated_es import TruncatedESConfig
 from lopt.optimizers.momentum import OptimizerConfig
 from lopt.task.base import Problem
 from lopt.training.mixture import optimizer_of
-from lopt.training.trainer import particle_mesh
-from lopt.unroll import UnrollConfig
+from lopt.unroll import UnrollConfig, make_unroll
 
 TRUNCATION = 10
 CONFIGS: dict[str, EstimatorConfig] = {
     "pes": PESConfig(),
     "nres": NRESConfig(),
-    "gpes": GPESConfig(reuse=4 * TRUNCATION, unroll=UnrollConfig(horizon=TRUNCATION, truncation=TRUNCATION)),
+    "gpes": GPESConfig(reuse=4 * TRUNCATION),
     "full_es": FullESConfig(),
     "truncated_es": TruncatedESConfig(),
     "truncated_backprop": TruncatedBackpropConfig(),
@@ -84,7 +83,7 @@ def gradient_variance(
 
     Args:
       name: of the estimator, for the record.
-      config: of the estimator; its unroll is replaced.
+      config: of the estimator.
       unroll: horizon and truncation; starts are not staggered.
       optimizer_config: whose theta the gradient is of.
       problem: a task, or a family.
@@ -97,8 +96,7 @@ def gradient_variance(
     """
     unroll = dataclasses.replace(unroll, stagger=False)
     optimizer = optimizer_of(optimizer_config, problem)
-    made = dataclasses.replace(config, unroll=unroll)  # pyright: ignore[reportCallIssue]  every estimator's config has one
-    estimator = made.make(problem, optimizer, particle_mesh(config.particles))
+    estimator = config.make(make_unroll(unroll, problem, optimizer))
     key = jax.random.key(seed)
     theta = jax.jit(optimizer.init)(jax.random.fold_in(key, 0))
     datasets = problem.datasets.at(0)

@@ -15,7 +15,7 @@ from lopt.estimators.pes import PESConfig
 from lopt.optimizers.momentum import LearnedMomentumConfig
 from lopt.training.mixture import set_up
 from lopt.training.outer import make_outer_step
-from lopt.training.trainer import MetaTrainConfig, initial_state, on_devices, particle_mesh, use_all_cores
+from lopt.training.trainer import MetaTrainConfig, initial_state, on_devices, use_all_cores
 from lopt.unroll import UnrollConfig
 
 Axis = Literal["weights", "particles", "tensors", "truncation", "devices"]
@@ -81,12 +81,11 @@ def scaling(axis: Axis, value: int, network: str, min_steps: int = 3) -> dict[st
     point = point_on(axis, value, network)
     use_all_cores(point.devices)
     unroll = UnrollConfig(horizon=20 * point.truncation, truncation=point.truncation)
-    estimator = PESConfig(particles=point.particles, unroll=unroll)
-    experiment = MetaTrainConfig(point.task(), LearnedMomentumConfig(network=NETWORKS[network]), estimator)
-    mesh = particle_mesh(point.particles)
-    setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, mesh)
-    state = initial_state(experiment, setup, mesh)
-    datasets = on_devices(setup.source, NamedSharding(mesh, PartitionSpec()))(0)
+    estimator = PESConfig(particles=point.particles)
+    experiment = MetaTrainConfig(point.task(), LearnedMomentumConfig(network=NETWORKS[network]), estimator, unroll)
+    setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, experiment.unroll)
+    state = initial_state(experiment, setup)
+    datasets = on_devices(setup.source, NamedSharding(setup.mesh, PartitionSpec()))(0)
     start = time.perf_counter()
     outer_step = make_outer_step(experiment.seed, setup.estimator, experiment.outer, setup.optimizer)
     compiled = outer_step.lower(np.int32(0), datasets, state).compile()
@@ -111,7 +110,7 @@ def scaling(axis: Axis, value: int, network: str, min_steps: int = 3) -> dict[st
         "parameters": parameters,
         "particles": point.particles,
         "truncation": point.truncation,
-        "mesh": mesh.size,
+        "mesh": setup.mesh.size,
         "outer_step_s": round(median, 6),
         "inner_step_us": round(1e6 * median / setup.estimator.inner_steps, 2),
         "inner_steps_per_s": round(setup.estimator.inner_steps / median, 1),

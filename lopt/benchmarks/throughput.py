@@ -21,10 +21,10 @@ from lopt.benchmarks.profile import shares
 from lopt.features.presets import NUM_CHANNELS
 from lopt.networks.update import NetworkConfig
 from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedSGDMConfig, OptimizerConfig
-from lopt.task.base import Problem, as_family
+from lopt.task.base import Problem
 from lopt.training.mixture import set_up
 from lopt.training.outer import make_outer_step
-from lopt.training.trainer import MetaTrainConfig, initial_state, on_devices, particle_mesh
+from lopt.training.trainer import MetaTrainConfig, initial_state, on_devices
 
 MATMUL_SIZE = 2048
 
@@ -43,10 +43,9 @@ def throughput(experiment: MetaTrainConfig, steps: int = 20, *, profile: bool = 
       `utilisation`, the rate of inner steps in FLOP/s over that of the products;
       with `profile` what `lopt.benchmarks.profile.shares` gives.
     """
-    mesh = particle_mesh(experiment.estimator.particles)
-    setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, mesh)
-    state = initial_state(experiment, setup, mesh)
-    data = on_devices(setup.source, NamedSharding(mesh, PartitionSpec()))
+    setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, experiment.unroll)
+    state = initial_state(experiment, setup)
+    data = on_devices(setup.source, NamedSharding(setup.mesh, PartitionSpec()))
     datasets = data(0)
     start = time.perf_counter()
     outer_step = make_outer_step(experiment.seed, setup.estimator, experiment.outer, setup.optimizer)
@@ -164,7 +163,7 @@ def flop_per_inner_step(problem: Problem, optimizer: OptimizerConfig) -> float:
       problem: the task.
       optimizer: the learned optimizer; without an update network only the task counts.
     """
-    task, params = as_family(problem).example, problem.param_shapes()
+    task, params = problem.example, problem.param_shapes()
     state = jax.eval_shape(task.init_with_state, jax.random.key(0))[1]
     batch = jax.eval_shape(lambda key: task.datasets.at(0).train.batch(key), jax.random.key(0))
     loss = jax.make_jaxpr(lambda p, s, k, b: task.loss_with_state(p, s, k, b)[0])(params, state, jax.random.key(0), batch)

@@ -3,14 +3,10 @@
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.text import Text
+from rich.console import Console
 
-from lopt.runtime.progress import duration
+from lopt.runtime.progress import View, duration
 
 _SECONDS_BETWEEN_LINES = 60.0
 _SHARE_BETWEEN_LINES = 0.1
@@ -35,7 +31,7 @@ class Job:
     like: str = ""
 
 
-class PlanProgress:
+class PlanProgress(View):
     """Shows the job that is on and the time left for the plan.
 
     A job counts by its inner steps times what an inner step of its kind costs: measured here, or known from earlier, or as that of the
@@ -57,7 +53,7 @@ class PlanProgress:
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._jobs, self._clock = list(jobs), clock
+        self._jobs = list(jobs)
         self._done = [job.done for job in jobs]
         self._cost = dict(known or {})
         self._current = 0
@@ -65,9 +61,7 @@ class PlanProgress:
         self._first: tuple[int, float] | None = None  # inner steps and time of the job's first update: before it lies compilation
         self._detail = ""
         self._printed: tuple[int, float] = (0, 0.0)
-        self._console = Console() if console is None else console
-        redraws = self._console.is_terminal and not self._console.is_dumb_terminal
-        self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=2) if redraws else None
+        super().__init__(console=console, clock=clock)
 
     def begin(self, index: int, detail: str = "starting") -> None:
         """A job begins.
@@ -122,21 +116,11 @@ class PlanProgress:
         parts += [f"about {duration(left)} left"] if self._cost and left > 0 else []
         return " | ".join(filter(None, parts))
 
-    def _render(self) -> Group:
+    def bar(self) -> tuple[float, float]:
+        """How much there is in all, and how much of it is done, in seconds."""
         done, left = self._parts()
-        return Group(Text(self.text()), ProgressBar(max(done + left, 1e-9), done))
+        return max(done + left, 1e-9), done
 
     def _print(self) -> None:
         self._printed = self._done[self._current], self._clock()
-        if self._live is None:
-            self._console.print(self.text(), soft_wrap=True, highlight=False, markup=False)
-            self._console.file.flush()
-
-    def __enter__(self) -> "PlanProgress":
-        if self._live is not None:
-            self._live.start(refresh=True)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._live is not None:
-            self._live.stop()
+        super()._print()

@@ -12,7 +12,6 @@ from lopt.comparison.config import Plan, Run
 from lopt.comparison.kept import kept_race, race_once
 from lopt.comparison.state import RunState, chosen_theta, state_of
 from lopt.config import to_dict
-from lopt.estimators.base import PARTICLES
 from lopt.evaluation.baselines import find_baseline
 from lopt.evaluation.evaluate import RACE, TUNE, EvaluationConfig, tune_baseline
 from lopt.evaluation.race import Competitor, race
@@ -22,6 +21,7 @@ from lopt.optimizers.momentum import LearnedOptimizer
 from lopt.symmetry.spec import PyTree
 from lopt.task.base import Problem
 from lopt.training.mixture import optimizer_of
+from lopt.unroll import make_unroll
 
 SEED = 0  # root of the racing and tuning seeds, the same for all runs of a comparison; meta-training never uses these keys
 
@@ -119,9 +119,9 @@ class Bench:
     @functools.cached_property
     def inner_steps(self) -> int:
         """Of an outer step, all particles counted."""
-        mesh = jax.sharding.Mesh(jax.devices()[:1], (PARTICLES,))
-        optimizer = next(iter(self.optimizers.values()))
-        return self.plan.budget.experiment.estimator.make(self.problem, optimizer, mesh).inner_steps
+        experiment, optimizer = self.plan.budget.experiment, next(iter(self.optimizers.values()))
+        unroll = make_unroll(experiment.unroll, self.problem, optimizer)
+        return experiment.estimator.make(unroll).inner_steps
 
     def _race(self, competitor: Competitor) -> Curve:
         config = self.evaluation

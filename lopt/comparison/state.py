@@ -11,7 +11,7 @@ from lopt.runtime.environment import ENVIRONMENT_FILE, read_starts
 from lopt.symmetry.spec import PyTree
 from lopt.training import checkpoint, metrics
 from lopt.training.stall import GAVE_UP
-from lopt.training.trainer import BEST_DIR, RESUME_MAY_CHANGE
+from lopt.training.trainer import BEST_DIR
 
 Record = Mapping[str, Any]
 
@@ -94,4 +94,4 @@ def check_runs(plan: Plan) -> None:
       ConfigError: naming the directory and the fields that differ.
     """
     for run in plan.runs:
-        check_run_dir(run.directory, run.experiment, may_change=RESUME_MAY_CHANGE)
+        check_run_dir(run.directory, run.experiment)

@@ -6,7 +6,7 @@ int, float, bool, str, None, tuples of these, and further frozen dataclasses. Ea
 
 from lopt.config.command_line import load_file, parse_experiment
 from lopt.config.files import parse_json, replace_durably, write_atomically
-from lopt.config.names import path_of
+from lopt.config.names import path_of, renew
 from lopt.config.serialize import (
     CONFIG_FILE,
     UntrustedConfigError,
@@ -18,7 +18,7 @@ from lopt.config.serialize import (
     save,
     to_dict,
 )
-from lopt.config.tree import ConfigError, differences, leaves, validate
+from lopt.config.tree import ConfigError, differences, leaves, operational, validate
 
 __all__ = [
     "CONFIG_FILE",
@@ -32,9 +32,11 @@ __all__ = [
     "load_file",
     "load_part",
     "load_run",
+    "operational",
     "parse_experiment",
     "parse_json",
     "path_of",
+    "renew",
     "replace_durably",
     "save",
     "to_dict",

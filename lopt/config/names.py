@@ -7,17 +7,17 @@ through one table of aliases.
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 NAMES: Mapping[str, str] = MappingProxyType(
     {
         "adafactor": "lopt.features.presets:AdafactorFeatures",
         "adam": "lopt.optimizers.nominals:AdamNominal",
         "celo2": "lopt.features.presets:Celo2Features",
-        "comparison": "lopt.comparison.config:ComparisonConfig",
         "custom": "lopt.features.presets:CustomFeatures",
         "deep_sets": "lopt.networks.update:DeepSetsConfig",
         "direction": "lopt.optimizers.direction:DirectionRule",
@@ -63,6 +63,8 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "schedule": "lopt.optimizers.schedules:ScheduleConfig",
         "second_moment": "lopt.features.second_moments:SecondMoment",
         "sgdm": "lopt.optimizers.momentum:SGDMRule",
+        "suite": "lopt.evaluation.suite:SuiteConfig",
+        "suite_task": "lopt.evaluation.suite:SuiteTask",
         "synthetic_mlp": "lopt.benchmarks.synthetic:SyntheticMLPConfig",
         "tensor_size": "lopt.features.weights:TensorSize",
         "time": "lopt.features.time:Time",
@@ -80,7 +82,6 @@ ALIASES: Mapping[str, str] = MappingProxyType(
     {
         "lopt.benchmarks.quadratic:GradientDescentConfig": "gradient_descent",
         "lopt.benchmarks.synthetic:SyntheticMLPConfig": "synthetic_mlp",
-        "lopt.comparison.config:ComparisonConfig": "comparison",
         "lopt.estimators.full_backprop:FullBackpropConfig": "full_backprop",
         "lopt.estimators.full_es:FullESConfig": "full_es",
         "lopt.estimators.gpes:GPESConfig": "gpes",
@@ -147,3 +148,42 @@ def path_of(name: str) -> str | None:
     if name in places.values():
         return name
     return places.get(ALIASES.get(name, name))
+
+
+def renew(data: Any) -> Any:
+    """What JSON of an earlier lopt would say today: registered names for the paths that classes had then, and fields as they are now.
+
+    Args:
+      data: what JSON held: a config, or something with configs in it.
+
+    Example:
+      >>> renew({"class": "lopt.networks:UNFConfig", "hidden": [32]})
+      {'class': 'unf', 'hidden': [32]}
+    """
+    if isinstance(data, list):
+        return [renew(item) for item in data]
+    if not isinstance(data, dict):
+        return data
+    fields = {field: renew(value) for field, value in data.items()}
+    place = path_of(fields["class"]) if isinstance(fields.get("class"), str) else None
+    name = None if place is None else name_of(place)
+    return fields if name is None else _UPGRADES.get(name, lambda fields: fields)({**fields, "class": name})
+
+
+def _unroll_of_the_estimator(run: dict[str, Any]) -> dict[str, Any]:
+    """A run's unroll was a field of its estimator."""
+    estimator = run.get("estimator")
+    if "unroll" in run or not isinstance(estimator, dict) or "unroll" not in estimator or estimator.get("class") not in NAMES:
+        return run
+    return {**run, "estimator": {k: v for k, v in estimator.items() if k != "unroll"}, "unroll": estimator["unroll"]}
+
+
+def _without_what_did_nothing(optimizer: dict[str, Any]) -> dict[str, Any]:
+    """The gradient descent of benchmarks had two fields of its base, which it did not read."""
+    return {field: value for field, value in optimizer.items() if field not in ("alpha", "g0")}
+
+
+_UPGRADES: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = MappingProxyType(
+    {"gradient_descent": _without_what_did_nothing, "meta_train": _unroll_of_the_estimator}
+)
+"""Name of a class whose fields have changed -> its fields in a file, all of today's lopt within them, as today's class has them."""

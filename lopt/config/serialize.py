@@ -16,7 +16,7 @@ from typing import Any
 
 from lopt.config.caches import UntrustedCacheError, cache_root, is_private, private_directory
 from lopt.config.files import parse_json, write_atomically
-from lopt.config.names import name_of, path_of, registered
+from lopt.config.names import name_of, path_of, registered, renew
 from lopt.config.tree import ConfigError, differences, imported_functions, is_config, is_frozen, join, parts, validate
 
 CONFIG_FILE = "config.json"
@@ -141,6 +141,7 @@ def _decode(value: Any, path: str) -> Any:
         raise ConfigError(f"{path or 'config'} is an object without a 'class'")
     cls = _find_class(value["class"], path)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    value = _without_gone(value, cls, path)
     unknown = sorted(value.keys() - fields.keys() - {"class"})
     if unknown:
         names = ", ".join(join(path, name) for name in unknown)
@@ -160,6 +161,17 @@ def _decode(value: Any, path: str) -> Any:
     return config
 
 
+def _without_gone(value: dict[str, Any], cls: type, path: str) -> dict[str, Any]:
+    """An object without the fields that its class once had; of what they could say only one value is left, `cls.GONE`."""
+    gone = {name: only for name, only in getattr(cls, "GONE", {}).items() if name in value}
+    for name, only in gone.items():
+        if value[name] != _encode(only, name):
+            raise ConfigError(
+                f"{join(path, name)} is {value[name]!r}: {cls.__name__} no longer has this field, only {only!r} is left"
+            )
+    return {name: found for name, found in value.items() if name not in gone}
+
+
 def from_dict(data: dict[str, Any], *, trust: bool = False) -> Any:
     """The config that `to_dict` was given. Fields that were added to a class since, with a default, take the default.
 
@@ -176,6 +188,7 @@ def from_dict(data: dict[str, Any], *, trust: bool = False) -> Any:
 
 def _decoded(data: Any, trust: bool, known: Collection[str] = ()) -> Any:
     try:
+        data = renew(data)
         if not trust:
             _refuse_strangers(data, known)
         config = _decode(data, "")
@@ -269,21 +282,21 @@ def _remember(content: bytes) -> None:
         )
 
 
-def check_run_dir(run_dir: str | Path, config: Any, *, may_change: Collection[str] = ()) -> bool:
-    """Whether a run directory holds a run, which must be of this config; nothing is written, and nothing imported.
+def check_run_dir(run_dir: str | Path, config: Any) -> bool:
+    """Whether a run directory holds a run, which must be of this config but for operational fields.
+
+    Nothing is written, and nothing imported.
 
     Args:
       run_dir: the run directory, which need not exist.
       config: of the run that is about to start or resume.
-      may_change: paths of the fields that may differ, such as `outer_steps`; what they lead to may differ too.
 
     Raises:
-      ConfigError: naming the fields that differ, or as `load_run`.
+      ConfigError: naming the fields that differ and may not (`lopt.config.operational`), or as `load_run`.
     """
     if not (Path(run_dir) / CONFIG_FILE).exists():
         return False
-    changes = differences(_load_beside(run_dir, config), config)
-    refused = [c for c in changes if not any(c[0] == field or c[0].startswith(f"{field}.") for field in may_change)]
+    refused = differences(_load_beside(run_dir, config), config, operational=False)
     if refused:
         listing = "; ".join(f"{field} is {old!r} there, not {new!r}" for field, old, new in refused)
         raise ConfigError(f"{run_dir} holds a run of another config: {listing}; use another run directory or the same values")
@@ -295,19 +308,19 @@ def _load_beside(run_dir: str | Path, config: Any) -> Any:
     return _read_run(run_dir, lambda data, trusted: _decoded(data, trusted, _known(config)))
 
 
-def claim_run_dir(run_dir: str | Path, config: Any, *, may_change: Collection[str] = ()) -> None:
+def claim_run_dir(run_dir: str | Path, config: Any) -> None:
     """Make a run directory and write the config into it; one that is there already must hold a run of the same config.
 
     Args:
       run_dir: the run directory; created if missing.
-      config: of the run that is about to start or resume.
-      may_change: paths of the fields that may differ, as for `check_run_dir`. The new values are written.
+      config: of the run that is about to start or resume. Of one that is there, operational fields may differ, and the new values
+        are written.
 
     Raises:
-      ConfigError: naming the fields that differ, or if the directory cannot be written, or as `to_dict` and `load_run`.
+      ConfigError: naming the fields that differ and may not, or if the directory cannot be written, or as `to_dict` and `load_run`.
     """
     path = Path(run_dir) / CONFIG_FILE
-    same = check_run_dir(run_dir, config, may_change=may_change) and not differences(_load_beside(run_dir, config), config)
+    same = check_run_dir(run_dir, config) and not differences(_load_beside(run_dir, config), config)
     try:
         if not same:
             path.parent.mkdir(parents=True, exist_ok=True)

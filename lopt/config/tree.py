@@ -100,20 +100,38 @@ def validate(config: Any, path: str = "") -> None:
             validate(value, name)
 
 
-def _differences(a: Any, b: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+def operational(default: Any) -> Any:
+    """A dataclass field that says how a run is carried out rather than what it is: it may change when the run is resumed.
+
+    Example:
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class Config:
+      ...     seed: int = 0
+      ...     save_every: int = operational(25)
+      >>> differences(Config(), Config(seed=1, save_every=5), operational=False)
+      [('seed', 0, 1)]
+    """
+    return dataclasses.field(default=default, metadata={_OPERATIONAL: True})
+
+
+_OPERATIONAL = "operational"
+
+
+def _differences(a: Any, b: Any, path: str, skipped: str | None) -> Iterator[tuple[str, Any, Any]]:
     if is_config(a) and type(a) is type(b):
         for field in dataclasses.fields(a):
-            yield from _differences(getattr(a, field.name), getattr(b, field.name), join(path, field.name))
+            if skipped not in field.metadata:
+                yield from _differences(getattr(a, field.name), getattr(b, field.name), join(path, field.name), skipped)
     elif isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b) and any(map(is_config, a)):
         for index, items in enumerate(zip(a, b, strict=True)):
-            yield from _differences(*items, f"{path}[{index}]")
+            yield from _differences(*items, f"{path}[{index}]", skipped)
     elif a != b and not (a != a and b != b):  # NaN is the same setting as NaN
         yield path or "config", a, b
 
 
-def differences(a: Any, b: Any) -> list[tuple[str, Any, Any]]:
+def differences(a: Any, b: Any, *, operational: bool = True) -> list[tuple[str, Any, Any]]:
     """The fields in which two configs differ, as `(path, value in a, value in b)`, such as `("estimator.sigma", 0.01, 0.02)`.
 
-    Where the classes differ, the pair of configs is one difference.
+    Where the classes differ, the pair of configs is one difference. Without `operational`, fields of that kind are left out.
     """
-    return list(_differences(a, b, ""))
+    return list(_differences(a, b, "", None if operational else _OPERATIONAL))

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from lopt.optimizers.momentum import LearnedOptimizer
+from lopt.config import operational
 from lopt.symmetry.spec import PyTree
-from lopt.task.base import Datasets, Problem
+from lopt.task.base import Datasets
+from lopt.unroll import Unroll, UnrollConfig
 
 PARTICLES = "particles"  # the mesh axis that particles are sharded over
 
@@ -33,11 +34,25 @@ class Estimator(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class EstimatorConfig:
-    """Base of the estimators' configs."""
+    """Base of the estimators' configs: how many inner trainings there are, not what they are of nor how long they last."""
 
     particles: int = 16
     """P, inner trainings (antithetic pairs, where the estimator has them) kept in parallel (the paper: 16)."""
+    batched: bool | None = operational(None)
+    """Compute a device's particles as one batch (True) or one after another (False); None: batched except on CPU."""
 
-    def make(self, problem: Problem, optimizer: LearnedOptimizer, mesh: Mesh) -> Estimator:
-        """Build the estimator, its particles sharded over the mesh."""
+    def __post_init__(self) -> None:
+        if self.particles < 1:
+            raise ValueError(f"particles must be at least 1, got {self.particles}")
+
+    def check(self, unroll: UnrollConfig) -> None:
+        """Raise `ValueError`, naming the field, if the estimator cannot use such inner trainings."""
+
+    def make(self, unroll: Unroll, mesh: Mesh | None = None) -> Estimator:
+        """Build the estimator.
+
+        Args:
+          unroll: the inner trainings whose meta-loss is to become smaller, `lopt.unroll.make_unroll`.
+          mesh: with the axis `particles`, over which they are sharded; its size divides their number. None: as many of the devices as do.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not define make()")

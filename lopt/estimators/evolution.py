@@ -21,7 +21,7 @@ from lopt.estimators.base import EstimatorConfig
 from lopt.estimators.particles import map_batched, summarize
 from lopt.symmetry.spec import PyTree, is_under, named_leaves, unknown_prefixes
 from lopt.task.base import Datasets
-from lopt.unroll import Clock, Training, Unroll, UnrollConfig, Window, WindowLosses
+from lopt.unroll import Clock, Training, Unroll, Window, WindowLosses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,10 +30,6 @@ class EvolutionConfig(EstimatorConfig):
 
     sigma: float = 0.01
     """Standard deviation of theta's perturbations (the paper: 0.01)."""
-    unroll: UnrollConfig = UnrollConfig()
-    """Horizon, truncation, meta-loss."""
-    batched: bool | None = None
-    """Compute a device's particles as one batch (True) or one after another (False); None: batched except on CPU."""
     antithetic: bool = True
     """Two inner trainings a particle, under theta + eps and theta - eps (the paper); or one, under theta + eps."""
     share_data: bool = True
@@ -44,8 +40,7 @@ class EvolutionConfig(EstimatorConfig):
     """Other sigmas for parts of theta, by the beginning of their path, such as ('alpha', 0.001) or ('network/last', 0.03)."""
 
     def __post_init__(self) -> None:
-        if self.particles < 1:
-            raise ValueError(f"particles must be at least 1, got {self.particles}")
+        super().__post_init__()
         if not self.antithetic and self.particles < 2:
             raise ValueError("without antithetic pairs a particle is compared with the others: particles must be at least 2")
         for name, sigma in (("sigma", self.sigma), *((f"sigma of '{path}'", sigma) for path, sigma in self.sigmas)):

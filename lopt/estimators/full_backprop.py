@@ -14,35 +14,34 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
 from lopt.estimators.base import Estimator
-from lopt.estimators.particles import check_mesh, is_batched, statistics, step_particles, summarize
+from lopt.estimators.particles import is_batched, mesh_for, statistics, step_particles, summarize
 from lopt.estimators.truncated_backprop import TruncatedBackpropConfig
-from lopt.optimizers.momentum import LearnedOptimizer
 from lopt.symmetry.spec import PyTree
-from lopt.task.base import Datasets, Problem
-from lopt.unroll import Clock, Training, make_unroll
+from lopt.task.base import Datasets
+from lopt.unroll import Clock, Training, Unroll, UnrollConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class FullBackpropConfig(TruncatedBackpropConfig):
     """Backpropagation through whole inner trainings, of constant horizon; `unroll.stagger` has no meaning here."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.unroll.horizons != "constant":
-            raise ValueError(f"full backpropagation unrolls a constant horizon, not horizons={self.unroll.horizons!r}")
+    def check(self, unroll: UnrollConfig) -> None:
+        if unroll.horizons != "constant":
+            raise ValueError(f"full backpropagation unrolls a constant horizon, not horizons={unroll.horizons!r}")
 
-    def make(self, problem: Problem, optimizer: LearnedOptimizer, mesh: Mesh) -> Estimator:
-        return full_backprop(self, problem, optimizer, mesh)
+    def make(self, unroll: Unroll, mesh: Mesh | None = None) -> Estimator:
+        return full_backprop(self, unroll, mesh)
 
 
-def full_backprop(config: FullBackpropConfig, problem: Problem, optimizer: LearnedOptimizer, mesh: Mesh) -> Estimator:
+def full_backprop(config: FullBackpropConfig, unroll: Unroll, mesh: Mesh | None = None) -> Estimator:
     """The estimator; arguments and errors as those of `lopt.estimators.gpes.gpes`, its info that of `particles.summarize`.
 
     It keeps no state from one outer step to the next but the number of those done.
     """
-    check_mesh(config.particles, mesh)
-    unroll, batched = make_unroll(config.unroll, problem, optimizer), is_batched(config.batched, mesh)
-    steps, horizon = config.unroll.truncation, jnp.int32(config.unroll.horizon)
+    config.check(unroll.config)
+    mesh = mesh_for(config.particles, mesh)
+    batched = is_batched(config.batched, mesh)
+    steps, horizon = unroll.config.truncation, jnp.int32(unroll.config.horizon)
 
     def init(key: jax.Array, theta: PyTree) -> jax.Array:
         del key, theta
@@ -57,7 +56,7 @@ def full_backprop(config: FullBackpropConfig, problem: Problem, optimizer: Learn
                 window = unroll.window(jax.random.fold_in(window_key, index), datasets, training.inner.variant)
                 return unroll.run(theta, training, window, Clock(index * steps, horizon, age))
 
-            windows = jnp.arange(config.unroll.windows, dtype=jnp.int32)
+            windows = jnp.arange(unroll.config.windows, dtype=jnp.int32)
             _, losses = jax.lax.scan(run_window, unroll.start(start_key, theta), windows)
             return jnp.mean(losses.meta_loss), losses
 
@@ -73,4 +72,4 @@ def full_backprop(config: FullBackpropConfig, problem: Problem, optimizer: Learn
         state, gradients, stats = step_all(key, theta, datasets, state)
         return ravel_pytree(theta)[1](jnp.mean(gradients, axis=0)), state, summarize(stats)
 
-    return Estimator(init, step, config.particles * config.unroll.horizon)
+    return Estimator(init, step, config.particles * unroll.config.horizon)

@@ -16,16 +16,15 @@ from jax.sharding import Mesh
 from lopt.estimators.base import Estimator
 from lopt.estimators.evolution import EvolutionConfig, draw, es_step, member_windows, run_members, same_start
 from lopt.estimators.particles import (
-    check_mesh,
     first_of,
     is_batched,
+    mesh_for,
     statistics,
     step_particles,
 )
-from lopt.optimizers.momentum import LearnedOptimizer
 from lopt.symmetry.spec import PyTree
-from lopt.task.base import Datasets, Problem
-from lopt.unroll import Clock, WindowLosses, make_unroll
+from lopt.task.base import Datasets
+from lopt.unroll import Clock, Unroll, WindowLosses
 from lopt.unroll.clock import draw_windows
 
 
@@ -33,18 +32,18 @@ from lopt.unroll.clock import draw_windows
 class FullESConfig(EvolutionConfig):
     """Evolution strategies over whole inner trainings; `unroll.stagger` has no meaning here."""
 
-    def make(self, problem: Problem, optimizer: LearnedOptimizer, mesh: Mesh) -> Estimator:
-        return full_es(self, problem, optimizer, mesh)
+    def make(self, unroll: Unroll, mesh: Mesh | None = None) -> Estimator:
+        return full_es(self, unroll, mesh)
 
 
-def full_es(config: FullESConfig, problem: Problem, optimizer: LearnedOptimizer, mesh: Mesh) -> Estimator:
+def full_es(config: FullESConfig, unroll: Unroll, mesh: Mesh | None = None) -> Estimator:
     """The full-ES estimator; arguments, info and errors as those of `lopt.estimators.gpes.gpes`.
 
     Its state is the number of outer steps done, for horizons that grow. `inner_steps` is that of trainings of the longest horizon.
     """
-    check_mesh(config.particles, mesh)
-    unroll, batched = make_unroll(config.unroll, problem, optimizer), is_batched(config.batched, mesh)
-    steps = config.unroll.truncation
+    mesh = mesh_for(config.particles, mesh)
+    batched = is_batched(config.batched, mesh)
+    steps = unroll.config.truncation
 
     def init(key: jax.Array, theta: PyTree) -> jax.Array:
         del key, theta
@@ -53,7 +52,7 @@ def full_es(config: FullESConfig, problem: Problem, optimizer: LearnedOptimizer,
     def step_particle(key: jax.Array, theta: PyTree, datasets: Datasets, age: jax.Array):
         noise_key, window_key, start_key = jax.random.split(key, 3)
         epsilon = draw(config, noise_key, theta)
-        windows = draw_windows(config.unroll, jax.random.fold_in(start_key, 0), age)
+        windows = draw_windows(unroll.config, jax.random.fold_in(start_key, 0), age)
         members = same_start(config, unroll.start(start_key, theta))
         number, count = (jnp.zeros(len(config.signs), dtype) for dtype in (jnp.float32, jnp.int32))
         zero = WindowLosses(meta_loss=number, mean=number, capped=count, nonfinite=count, uncapped=count)
@@ -72,4 +71,4 @@ def full_es(config: FullESConfig, problem: Problem, optimizer: LearnedOptimizer,
         return age + 1, epsilon, total.meta_loss / windows.astype(jnp.float32), stats
 
     step = es_step(config, step_particles(config.particles, mesh, batched, step_particle))
-    return Estimator(init, step, len(config.signs) * config.particles * config.unroll.horizon)
+    return Estimator(init, step, len(config.signs) * config.particles * unroll.config.horizon)

@@ -21,17 +21,16 @@ from jax.sharding import Mesh
 from lopt.estimators.base import Estimator
 from lopt.estimators.evolution import EvolutionConfig, draw, es_step, member_windows, run_members, same_start
 from lopt.estimators.particles import (
-    check_mesh,
     first_of,
     init_particles,
     is_batched,
+    mesh_for,
     statistics,
     step_particles,
 )
-from lopt.optimizers.momentum import LearnedOptimizer
 from lopt.symmetry.spec import PyTree
-from lopt.task.base import Datasets, Problem
-from lopt.unroll import Clock, Training, advance, first_clock, make_unroll
+from lopt.task.base import Datasets
+from lopt.unroll import Clock, Training, Unroll, UnrollConfig, advance, first_clock
 
 
 class Particle(NamedTuple):
@@ -57,36 +56,33 @@ class GPESConfig(EvolutionConfig):
     reuse: int | None = None
     """Inner steps that share a perturbation, a multiple of the truncation; None: all of an inner training."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.reuse is not None and (self.reuse < 1 or self.reuse % self.unroll.truncation):
-            raise ValueError(
-                f"reuse must be a positive multiple of truncation={self.unroll.truncation}, or None, got {self.reuse}"
-            )
+    def check(self, unroll: UnrollConfig) -> None:
+        if self.reuse is not None and (self.reuse < 1 or self.reuse % unroll.truncation):
+            raise ValueError(f"reuse must be a positive multiple of truncation={unroll.truncation}, or None, got {self.reuse}")
 
-    def make(self, problem: Problem, optimizer: LearnedOptimizer, mesh: Mesh) -> Estimator:
-        return gpes(self, self.reuse, problem, optimizer, mesh)
+    def make(self, unroll: Unroll, mesh: Mesh | None = None) -> Estimator:
+        return gpes(self, self.reuse, unroll, mesh)
 
 
-def gpes(config: EvolutionConfig, reuse: int | None, problem: Problem, optimizer: LearnedOptimizer, mesh: Mesh) -> Estimator:
-    """The GPES estimator of the meta-gradient on `problem`, its particles sharded over `mesh`.
+def gpes(config: EvolutionConfig, reuse: int | None, unroll: Unroll, mesh: Mesh | None = None) -> Estimator:
+    """The GPES estimator of the meta-gradient of inner trainings, its particles sharded over `mesh`.
 
     Args:
-      config: number of particles, sigma, horizon and truncation.
+      config: number of particles, sigma.
       reuse: inner steps that share a perturbation; None for all.
-      problem: the inner problem: a task, or a family of which each particle draws a task whenever it starts.
-      optimizer: whose theta is trained.
-      mesh: a mesh with the axis `particles`, whose size divides the number of particles.
+      unroll: the inner trainings; of a family, each particle draws a task whenever it starts.
+      mesh: a mesh with the axis `particles`, whose size divides the number of particles; None: of as many devices as do.
 
     Returns:
       An `Estimator`, whose info is that of `particles.summarize` and `evolution.es_gradient`.
 
     Raises:
-      ValueError: if the mesh does not divide the particles.
+      ValueError: if the mesh does not divide the particles, or `reuse` is no multiple of the truncation.
     """
-    check_mesh(config.particles, mesh)
-    unroll, batched = make_unroll(config.unroll, problem, optimizer), is_batched(config.batched, mesh)
-    in_every_window = reuse == config.unroll.truncation
+    config.check(unroll.config)
+    mesh = mesh_for(config.particles, mesh)
+    batched = is_batched(config.batched, mesh)
+    in_every_window = reuse == unroll.config.truncation
 
     def start(key: jax.Array, theta: PyTree) -> Training:
         return same_start(config, unroll.start(key, theta))
@@ -95,7 +91,7 @@ def gpes(config: EvolutionConfig, reuse: int | None, problem: Problem, optimizer
         nothing = jnp.zeros(ravel_pytree(theta)[0].size)
 
         def init_particle(key: jax.Array, index: jax.Array) -> Particle:
-            clock = first_clock(config.unroll, jax.random.fold_in(key, 0), index, config.particles)
+            clock = first_clock(unroll.config, jax.random.fold_in(key, 0), index, config.particles)
             return Particle(start(key, theta), nothing, nothing, clock)
 
         return init_particles(config.particles, key, init_particle)
@@ -113,11 +109,11 @@ def gpes(config: EvolutionConfig, reuse: int | None, problem: Problem, optimizer
         members, losses = run_members(config, batched, unroll, theta, epsilon, members, windows, clock)
 
         diverged = jnp.any(losses.nonfinite > 0)
-        clock, restart = advance(config.unroll, jax.random.fold_in(start_key, 0), clock, diverged)
+        clock, restart = advance(unroll.config, jax.random.fold_in(start_key, 0), clock, diverged)
         members = jax.lax.cond(restart, lambda _: start(start_key, theta), lambda members: members, members)
         after = Particle(members, epsilon, jnp.where(restart, 0.0, accumulator), clock)
         return after, accumulator, losses.meta_loss, statistics(losses, restart, diverged)
 
     step = es_step(config, step_particles(config.particles, mesh, batched, step_particle))
-    inner_steps = len(config.signs) * config.particles * config.unroll.truncation
-    return Estimator(init, step, inner_steps, config.unroll.windows)
+    inner_steps = len(config.signs) * config.particles * unroll.config.truncation
+    return Estimator(init, step, inner_steps, unroll.config.windows)

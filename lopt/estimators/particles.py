@@ -6,20 +6,30 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from lopt.estimators.base import PARTICLES
+from lopt.runtime.distributed import even_devices
 from lopt.symmetry.spec import PyTree
 from lopt.task.base import Datasets
-from lopt.unroll import Clock, Training, Unroll, UnrollConfig, WindowLosses, advance, first_clock
+from lopt.unroll import Clock, Training, Unroll, WindowLosses, advance, first_clock
 
 StepParticle = Callable[[jax.Array, PyTree, Datasets, PyTree], Any]  # key, theta, datasets, particle
 
 
-def check_mesh(particles: int, mesh: Mesh) -> None:
-    """Raise `ValueError` unless the particles divide evenly over the mesh."""
+def mesh_for(particles: int, mesh: Mesh | None) -> Mesh:
+    """The mesh itself, by default `particle_mesh(particles)`; `ValueError` unless the particles divide evenly over it."""
+    if mesh is None:
+        return particle_mesh(particles)
     if particles % mesh.shape[PARTICLES]:
         raise ValueError(f"{particles} particles cannot be split over {mesh.shape[PARTICLES]} devices evenly")
+    return mesh
+
+
+def particle_mesh(particles: int) -> Mesh:
+    """A mesh for particles to be sharded over: as many of the devices as divide their number evenly."""
+    devices = even_devices(particles)
+    return jax.make_mesh((len(devices),), (PARTICLES,), devices=devices, axis_types=(AxisType.Auto,))
 
 
 def map_batched(batched: bool, f: Callable[..., Any], *args: PyTree) -> Any:
@@ -49,20 +59,18 @@ class Single(NamedTuple):
     clock: Clock
 
 
-def init_singles(count: int, config: UnrollConfig, unroll: Unroll, key: jax.Array, theta: PyTree) -> Single:
+def init_singles(count: int, unroll: Unroll, key: jax.Array, theta: PyTree) -> Single:
     """Fresh inner trainings, stacked."""
 
     def init(key: jax.Array, index: jax.Array) -> Single:
-        return Single(unroll.start(key, theta), first_clock(config, jax.random.fold_in(key, 0), index, count))
+        return Single(unroll.start(key, theta), first_clock(unroll.config, jax.random.fold_in(key, 0), index, count))
 
     return init_particles(count, key, init)
 
 
-def go_on(
-    config: UnrollConfig, unroll: Unroll, key: jax.Array, theta: PyTree, particle: Single, diverged: jax.Array
-) -> tuple[Single, jax.Array]:
+def go_on(unroll: Unroll, key: jax.Array, theta: PyTree, particle: Single, diverged: jax.Array) -> tuple[Single, jax.Array]:
     """The particle after a window, and whether it starts anew: at its horizon, or because it diverged."""
-    clock, restart = advance(config, jax.random.fold_in(key, 0), particle.clock, diverged)
+    clock, restart = advance(unroll.config, jax.random.fold_in(key, 0), particle.clock, diverged)
     training = jax.lax.cond(restart, lambda _: unroll.start(key, theta), lambda training: training, particle.training)
     return Single(training, clock), restart
 

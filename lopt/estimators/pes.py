@@ -13,13 +13,12 @@ from jax.sharding import Mesh
 from lopt.estimators.base import Estimator
 from lopt.estimators.evolution import EvolutionConfig
 from lopt.estimators.gpes import gpes
-from lopt.optimizers.momentum import LearnedOptimizer
-from lopt.task.base import Problem
+from lopt.unroll import Unroll
 
 
 @dataclasses.dataclass(frozen=True)
 class PESConfig(EvolutionConfig):
     """Persistent evolution strategies with antithetic pairs."""
 
-    def make(self, problem: Problem, optimizer: LearnedOptimizer, mesh: Mesh) -> Estimator:
-        return gpes(self, self.unroll.truncation, problem, optimizer, mesh)
+    def make(self, unroll: Unroll, mesh: Mesh | None = None) -> Estimator:
+        return gpes(self, unroll.config.truncation, unroll, mesh)

@@ -14,37 +14,27 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
 from lopt.estimators.base import Estimator, EstimatorConfig
-from lopt.estimators.particles import Single, check_mesh, go_on, init_singles, is_batched, statistics, step_particles, summarize
-from lopt.optimizers.momentum import LearnedOptimizer
+from lopt.estimators.particles import Single, go_on, init_singles, is_batched, mesh_for, statistics, step_particles, summarize
 from lopt.symmetry.spec import PyTree
-from lopt.task.base import Datasets, Problem
-from lopt.unroll import UnrollConfig, make_unroll
+from lopt.task.base import Datasets
+from lopt.unroll import Unroll
 
 
 @dataclasses.dataclass(frozen=True)
 class TruncatedBackpropConfig(EstimatorConfig):
     """Backpropagation through one window of inner training."""
 
-    unroll: UnrollConfig = UnrollConfig()
-    """Horizon, truncation, meta-loss."""
-    batched: bool | None = None
-    """Compute a device's particles as one batch (True) or one after another (False); None: batched except on CPU."""
-
-    def __post_init__(self) -> None:
-        if self.particles < 1:
-            raise ValueError(f"particles must be at least 1, got {self.particles}")
-
-    def make(self, problem: Problem, optimizer: LearnedOptimizer, mesh: Mesh) -> Estimator:
-        return truncated_backprop(self, problem, optimizer, mesh)
+    def make(self, unroll: Unroll, mesh: Mesh | None = None) -> Estimator:
+        return truncated_backprop(self, unroll, mesh)
 
 
-def truncated_backprop(config: TruncatedBackpropConfig, problem: Problem, optimizer: LearnedOptimizer, mesh: Mesh) -> Estimator:
+def truncated_backprop(config: TruncatedBackpropConfig, unroll: Unroll, mesh: Mesh | None = None) -> Estimator:
     """The estimator; arguments and errors as those of `lopt.estimators.gpes.gpes`, its info that of `particles.summarize`."""
-    check_mesh(config.particles, mesh)
-    unroll, batched = make_unroll(config.unroll, problem, optimizer), is_batched(config.batched, mesh)
+    mesh = mesh_for(config.particles, mesh)
+    batched = is_batched(config.batched, mesh)
 
     def init(key: jax.Array, theta: PyTree) -> Single:
-        return init_singles(config.particles, config.unroll, unroll, key, theta)
+        return init_singles(config.particles, unroll, key, theta)
 
     def step_particle(key: jax.Array, theta: PyTree, datasets: Datasets, particle: Single):
         window_key, start_key = jax.random.split(key)
@@ -58,7 +48,7 @@ def truncated_backprop(config: TruncatedBackpropConfig, problem: Problem, optimi
         gradient, (training, losses) = jax.grad(meta_loss, has_aux=True)(theta)
         gradient = ravel_pytree(gradient)[0]
         diverged = (losses.nonfinite > 0) | ~jnp.all(jnp.isfinite(gradient))
-        after, restart = go_on(config.unroll, unroll, start_key, theta, Single(training, clock), diverged)
+        after, restart = go_on(unroll, start_key, theta, Single(training, clock), diverged)
         # A diverged window carries no gradient; it is counted, and its inner training starts anew.
         gradient = jnp.where(diverged, 0.0, gradient)
         return after, gradient, statistics(losses, restart, diverged)
@@ -69,4 +59,4 @@ def truncated_backprop(config: TruncatedBackpropConfig, problem: Problem, optimi
         state, gradients, stats = step_all(key, theta, datasets, state)
         return ravel_pytree(theta)[1](jnp.mean(gradients, axis=0)), state, summarize(stats)
 
-    return Estimator(init, step, config.particles * config.unroll.truncation, config.unroll.windows)
+    return Estimator(init, step, config.particles * unroll.config.truncation, unroll.config.windows)

@@ -19,35 +19,34 @@ from lopt.estimators.base import Estimator
 from lopt.estimators.evolution import EvolutionConfig, draw, es_step, member_windows, run_members, same_start
 from lopt.estimators.particles import (
     Single,
-    check_mesh,
     first_of,
     go_on,
     init_singles,
     is_batched,
+    mesh_for,
     statistics,
     step_particles,
 )
-from lopt.optimizers.momentum import LearnedOptimizer
 from lopt.symmetry.spec import PyTree
-from lopt.task.base import Datasets, Problem
-from lopt.unroll import make_unroll
+from lopt.task.base import Datasets
+from lopt.unroll import Unroll
 
 
 @dataclasses.dataclass(frozen=True)
 class TruncatedESConfig(EvolutionConfig):
     """Truncated evolution strategies with antithetic pairs; biased, for comparison."""
 
-    def make(self, problem: Problem, optimizer: LearnedOptimizer, mesh: Mesh) -> Estimator:
-        return truncated_es(self, problem, optimizer, mesh)
+    def make(self, unroll: Unroll, mesh: Mesh | None = None) -> Estimator:
+        return truncated_es(self, unroll, mesh)
 
 
-def truncated_es(config: TruncatedESConfig, problem: Problem, optimizer: LearnedOptimizer, mesh: Mesh) -> Estimator:
+def truncated_es(config: TruncatedESConfig, unroll: Unroll, mesh: Mesh | None = None) -> Estimator:
     """The truncated-ES estimator; arguments, info and errors as those of `lopt.estimators.gpes.gpes`."""
-    check_mesh(config.particles, mesh)
-    unroll, batched = make_unroll(config.unroll, problem, optimizer), is_batched(config.batched, mesh)
+    mesh = mesh_for(config.particles, mesh)
+    batched = is_batched(config.batched, mesh)
 
     def init(key: jax.Array, theta: PyTree) -> Single:
-        return init_singles(config.particles, config.unroll, unroll, key, theta)
+        return init_singles(config.particles, unroll, key, theta)
 
     def step_particle(key: jax.Array, theta: PyTree, datasets: Datasets, particle: Single):
         noise_key, window_key, start_key = jax.random.split(key, 3)
@@ -59,9 +58,9 @@ def truncated_es(config: TruncatedESConfig, problem: Problem, optimizer: Learned
         training, carried = unroll.run(theta, training, window, clock)
 
         diverged = jnp.any(losses.nonfinite > 0) | (carried.nonfinite > 0)
-        after, restart = go_on(config.unroll, unroll, start_key, theta, Single(training, clock), diverged)
+        after, restart = go_on(unroll, start_key, theta, Single(training, clock), diverged)
         return after, epsilon, losses.meta_loss, statistics(losses, restart, diverged)
 
     step = es_step(config, step_particles(config.particles, mesh, batched, step_particle))
-    inner_steps = (len(config.signs) + 1) * config.particles * config.unroll.truncation
-    return Estimator(init, step, inner_steps, config.unroll.windows)
+    inner_steps = (len(config.signs) + 1) * config.particles * unroll.config.truncation
+    return Estimator(init, step, inner_steps, unroll.config.windows)

@@ -82,6 +82,7 @@ class Baseline:
       low: smallest learning rate of the first grid.
       high: largest one.
       learning_rate: the one to use; None: the best that a search finds.
+      start: the learning rate that one tries who has a single trial.
       has_momentum: `hyper.momentum` may be given.
       has_schedule: `hyper.schedule` may be given.
     """
@@ -91,6 +92,7 @@ class Baseline:
     low: float = 1e-4
     high: float = 1.0
     learning_rate: float | None = None
+    start: float = 1e-3
     has_momentum: bool = False
     has_schedule: bool = False
 
@@ -135,9 +137,13 @@ def _sgdm(learning_rate: Any, momentum: Any = 0.9) -> optax.GradientTransformati
 BASELINES: Mapping[str, Baseline] = MappingProxyType(
     {
         "adam": Baseline("Adam", _driven(optax.adam), low=1e-4, high=0.3, has_schedule=True),
-        "sgdm": Baseline("SGDM", _driven(_sgdm), low=1e-3, high=3.0, has_momentum=True, has_schedule=True),
+        "sgdm": Baseline("SGDM", _driven(_sgdm), low=1e-3, high=3.0, start=0.1, has_momentum=True, has_schedule=True),
     }
 )
+
+
+# Where a rival of optax's is not tried at 0.001 first: its authors' example.
+_STARTS: Mapping[str, float] = MappingProxyType({"sgd": 0.1, "muon": 0.02, "lion": 1e-4, "prodigy": 1.0, "dadapt_adamw": 1.0})
 
 
 def find_baseline(name: str) -> Baseline:
@@ -196,7 +202,8 @@ def _of_optax(name: str) -> Baseline:
     opt_fn = _driven(factories[name])
     if reason := _fault(opt_fn, Hyper(0.0)):
         raise ValueError(f"optax's {name} cannot be driven by a learning rate, gradients, weights and the loss alone ({reason})")
-    return Baseline(name, opt_fn, has_schedule=not _fault(opt_fn, Hyper(0.0, schedule=Schedule(0.0, 0.0, 1.0))))
+    start = _STARTS.get(name, 1e-3)
+    return Baseline(name, opt_fn, start=start, has_schedule=not _fault(opt_fn, Hyper(0.0, schedule=Schedule(0.0, 0.0, 1.0))))
 
 
 def _fault(opt_fn: Callable[[Any], optax.GradientTransformationExtraArgs], hyper: Hyper) -> str:

@@ -15,7 +15,7 @@ import optax
 from lopt.evaluation.baselines import BASELINES
 from lopt.evaluation.rollout import OptFn
 from lopt.symmetry.spec import PyTree
-from lopt.task.base import Problem, as_family
+from lopt.task.base import Problem
 
 ADAM = "Adam"
 _TURN = 0.02  # seconds of a turn, at least
@@ -56,7 +56,7 @@ def measure_costs(problem: Problem, optimizers: Mapping[str, tuple[OptFn, PyTree
     Returns:
       The costs by name. Adam, at a learning rate of 0.001, is measured in any case and left out.
     """
-    params = jax.jit(as_family(problem).example.init)(jax.random.key(0))
+    params = jax.jit(problem.example.init)(jax.random.key(0))
     programs: dict[Any, _Steps] = {None: _Steps(BASELINES["adam"].opt_fn, jnp.float32(1e-3), params)}
     kinds = {name: (opt_fn, jax.tree.structure(theta)) for name, (opt_fn, theta) in optimizers.items()}
     for name, (opt_fn, theta) in optimizers.items():

@@ -39,6 +39,7 @@ __all__ = [
     "seed_keys",
     "train_fn",
     "tune_baseline",
+    "tune_rates",
 ]
 
 # Folded into the root key, far beyond any outer step, so that no key of a race is one of the meta-training's.
@@ -162,37 +163,91 @@ def tune_baseline(problem: Problem, name: str, config: EvaluationConfig, key: ja
       TuningError: if it diverged at every learning rate.
     """
     baseline = find_baseline(name)
-    search, opt_fn = config.search(baseline), baseline.opt_fn
-    inputs = seed_keys(key, config.tuning_seeds), problem.datasets.at(0)
-    score = _Scores(problem, opt_fn, search, config, inputs)
-    about = identity(
+    return tune_rates(
+        problem,
         baseline.title,
-        problem.name,
-        search,
-        score.program.as_text(),
-        inputs,
+        baseline.opt_fn,
+        config.search(baseline),
+        key,
         steps=config.steps,
         seeds=config.tuning_seeds,
         window=config.smoothing,
+        cache=cache,
+    )
+
+
+def tune_rates(
+    problem: Problem,
+    title: str,
+    opt_fn: OptFn,
+    search: Search,
+    key: jax.Array,
+    *,
+    steps: int,
+    seeds: int,
+    window: int,
+    theta: PyTree = None,
+    cache: Path | None = None,
+) -> Tuning:
+    """Search the learning rate, and what else the search names, of any optimizer that has one.
+
+    Args:
+      problem: what is trained.
+      title: of the optimizer.
+      opt_fn: of a learning rate or a `Hyper`; of a pair of theta and that, where theta is given.
+      search: where to look.
+      key: of the tuning seeds.
+      steps: T.
+      seeds: K, tuning seeds.
+      window: steps over which final losses are averaged.
+      theta: meta-parameters of a learned optimizer.
+      cache: as of `tune_baseline`.
+
+    Raises:
+      TuningError: if it diverged at every learning rate.
+    """
+    inputs = seed_keys(key, seeds), problem.datasets.at(0)
+    score = _Scores(problem, opt_fn, search, steps, window, theta, inputs)
+    about = identity(
+        title,
+        problem.name,
+        search,
+        score.program.as_text(),
+        inputs if theta is None else (*inputs, theta),
+        steps=steps,
+        seeds=seeds,
+        window=window,
     )
     try:
         return cached(cache, about, lambda: tune(score, search))
     except TuningError as error:
-        raise TuningError(f"tuning {baseline.title} on {problem.name}: {error}") from error
+        raise TuningError(f"tuning {title} on {problem.name}: {error}") from error
 
 
 class _Scores:
     """`score(settings) -> scores`, by one program: on CPU for one setting, on accelerators for as many as the grid has."""
 
     def __init__(
-        self, problem: Problem, opt_fn: OptFn, search: Search, config: EvaluationConfig, inputs: tuple[jax.Array, Datasets]
+        self,
+        problem: Problem,
+        opt_fn: OptFn,
+        search: Search,
+        steps: int,
+        window: int,
+        theta: PyTree,
+        inputs: tuple[jax.Array, Datasets],
     ) -> None:
         grid = search.grid()
-        self._lanes, self._config, self._inputs = 1 if on_cpu() else len(grid), config, inputs
+        self._lanes, self._window, self._inputs = 1 if on_cpu() else len(grid), window, inputs
+
+        def of_setting(setting: Setting) -> PyTree:
+            hyper = search.theta(setting, steps)
+            return hyper if theta is None else (theta, hyper)
+
         self._theta: Callable[[Sequence[Setting]], Any] = lambda settings: jax.tree.map(
-            lambda *leaves: jnp.stack(leaves), *(search.theta(setting, config.steps) for setting in settings)
+            lambda *leaves: jnp.stack(leaves), *map(of_setting, settings)
         )
-        self.program = grid_fn(problem, opt_fn, config.steps).lower(self._theta(grid[: self._lanes]), *inputs)
+        self.program = grid_fn(problem, opt_fn, steps).lower(self._theta(grid[: self._lanes]), *inputs)
         self._compiled: jax.stages.Compiled | None = None  # not before it is known to be needed
 
     def __call__(self, settings: Sequence[Setting]) -> list[float]:
@@ -207,7 +262,7 @@ class _Scores:
         return scores
 
     def _of_one(self, losses: np.ndarray) -> float:
-        return float(final_losses(losses, self._config.smoothing).mean()) if np.isfinite(losses).all() else np.inf
+        return float(final_losses(losses, self._window).mean()) if np.isfinite(losses).all() else np.inf
 
 
 def evaluate(

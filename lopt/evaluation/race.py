@@ -63,6 +63,7 @@ def race(
     seeds: int,
     measurements: int = 1,
     measured_batches: int = 1,
+    whole_test: bool = True,
     progress: Callable[[str], None] = lambda message: None,
 ) -> tuple[Curve, ...]:
     """Train every competitor from the same initialisations on the same minibatches.
@@ -75,6 +76,7 @@ def race(
       seeds: K.
       measurements: how often to look at held-out data, as `measured_steps` takes it.
       measured_batches: how many batches of it to look at.
+      whole_test: whether the trained weights are measured on the whole test split too, which is one batch; else `Curve.test` is empty.
       progress: called with a line of text before each competitor starts.
 
     Returns:
@@ -99,7 +101,7 @@ def race(
         start = time.perf_counter()
         trained, losses, held_out = jax.block_until_ready(compiled[program](theta, keys, datasets))
         seconds = time.perf_counter() - start
-        test = jax.tree.map(np.asarray, metrics(None, (trained, keys), datasets))
+        test = jax.tree.map(np.asarray, metrics(None, (trained, keys), datasets)) if whole_test else {}
         held_out = jax.tree.map(np.asarray, held_out)
         per_step = seconds / (seeds * steps)
         curves.append(Curve(competitor.name, np.asarray(losses), test, per_step, competitor.reference, np.asarray(at), held_out))

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from lopt.symmetry.spec import PyTree
-from lopt.task.base import Batch, Datasets, Problem, Task, TaskFamily, as_family
+from lopt.task.base import Batch, Datasets, Problem, Task
 from lopt.unroll import InnerState, make_inner_step
 
 OptFn = Callable[[PyTree], optax.GradientTransformation]
@@ -35,7 +35,7 @@ def train_fn(problem: Problem, opt_fn: OptFn, steps: int) -> jax.stages.Wrapped:
       Jitted `train(theta, keys, datasets) -> (trained, losses)`: keys [K], an `InnerState` with leaves [K, ...] after T steps (the
       optimizer's state left out), losses [K, T] float32, where losses[k, t] is that of the minibatch whose gradient step t takes.
     """
-    train_one = _one_training(as_family(problem), opt_fn, steps)
+    train_one = _one_training(problem, opt_fn, steps)
     return jax.jit(_over_seeds(train_one, batched=not on_cpu()))
 
 
@@ -44,7 +44,7 @@ def grid_fn(problem: Problem, opt_fn: OptFn, steps: int) -> jax.stages.Wrapped:
 
     The thetas are a batch on accelerators, which a single small training leaves idle; on CPU they come one after another.
     """
-    train_one = _one_training(as_family(problem), opt_fn, steps)
+    train_one = _one_training(problem, opt_fn, steps)
 
     def train_all(thetas: PyTree, keys: jax.Array, datasets: Datasets) -> jax.Array:
         run = _over_seeds(train_one, batched=not on_cpu())
@@ -73,13 +73,12 @@ def race_fn(problem: Problem, opt_fn: OptFn, steps: int, at: Sequence[int], batc
     """
     if not at or at[-1] != steps or any(a >= b for a, b in itertools.pairwise(at)) or at[0] < 0:
         raise ValueError(f"measurements are made at rising numbers of steps, from 0 or later to {steps}; got {list(at)}")
-    family = as_family(problem)
     bounds = jnp.asarray([(0, at[0]), *itertools.pairwise(at)], jnp.int32)
 
     def race_one(theta: PyTree, key: jax.Array, datasets: Datasets) -> tuple[InnerState, jax.Array, dict[str, jax.Array]]:
-        state, step = _start(family, opt_fn, steps, theta, key, datasets)
+        state, step = _start(problem, opt_fn, steps, theta, key, datasets)
         keys = jax.random.split(jax.random.fold_in(jax.random.split(key, 3)[2], 1), batches)
-        task, split = family.task_fn(state.variant), family.view(state.variant, datasets).outer_valid
+        task, split = problem.task_fn(state.variant), problem.view(state.variant, datasets).outer_valid
 
         def measure(state: InnerState) -> dict[str, jax.Array]:
             def on_batch(key: jax.Array) -> dict[str, jax.Array]:
@@ -103,13 +102,12 @@ def race_fn(problem: Problem, opt_fn: OptFn, steps: int, at: Sequence[int], batc
 
 def metrics_fn(problem: Problem) -> jax.stages.Wrapped:
     """Jitted `metrics(None, (trained, keys), datasets) -> {metric: [K]}`: the task's, and "loss", on the whole test split."""
-    family = as_family(problem)
 
     def metrics_one(_: None, seed: tuple[InnerState, jax.Array], datasets: Datasets) -> dict[str, jax.Array]:
         state, key = seed
         _, _, test_key = jax.random.split(key, 3)
-        batch = family.view(state.variant, datasets).test.all()
-        return _metrics(family.task_fn(state.variant), state, test_key, batch)
+        batch = problem.view(state.variant, datasets).test.all()
+        return _metrics(problem.task_fn(state.variant), state, test_key, batch)
 
     return jax.jit(_over_seeds(metrics_one, batched=False))
 
@@ -125,13 +123,13 @@ def _metrics(task: Task, state: InnerState, key: jax.Array, batch: Batch) -> dic
 
 
 def _start(
-    family: TaskFamily, opt_fn: OptFn, steps: int, theta: PyTree, key: jax.Array, datasets: Datasets
+    problem: Problem, opt_fn: OptFn, steps: int, theta: PyTree, key: jax.Array, datasets: Datasets
 ) -> tuple[InnerState, Callable[[InnerState, jax.Array], tuple[InnerState, jax.Array]]]:
     """The start of a seed's training, and its `step(state, t) -> (state, loss)`."""
     transform = optax.with_extra_args_support(opt_fn(theta))
     init_key, run_key, _ = jax.random.split(key, 3)
-    variant, params, model = family.start(init_key)
-    split, inner_step = family.view(variant, datasets).train, make_inner_step(family.task_fn(variant), transform, steps)
+    variant, params, model = problem.start(init_key)
+    split, inner_step = problem.view(variant, datasets).train, make_inner_step(problem.task_fn(variant), transform, steps)
 
     def step(state: InnerState, t: jax.Array) -> tuple[InnerState, jax.Array]:
         batch_key, loss_key = jax.random.split(jax.random.fold_in(run_key, t))
@@ -142,10 +140,10 @@ def _start(
 
 
 def _one_training(
-    family: TaskFamily, opt_fn: OptFn, steps: int
+    problem: Problem, opt_fn: OptFn, steps: int
 ) -> Callable[[PyTree, jax.Array, Datasets], tuple[InnerState, jax.Array]]:
     def train_one(theta: PyTree, key: jax.Array, datasets: Datasets) -> tuple[InnerState, jax.Array]:
-        state, step = _start(family, opt_fn, steps, theta, key, datasets)
+        state, step = _start(problem, opt_fn, steps, theta, key, datasets)
         state, losses = jax.lax.scan(step, state, jnp.arange(steps))
         return state._replace(optimizer=()), losses
 

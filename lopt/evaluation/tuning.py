@@ -51,6 +51,7 @@ class Search:
       schedules: keys of `lopt.evaluation.baselines.SCHEDULES`.
       refinements: how many times the distance of learning rates (and momenta) is halved around the best.
       max_extensions: how many times the grid may be extended beyond its edges.
+      max_trials: how many settings may be tried in all; None: as many as the above ask for.
     """
 
     low: float
@@ -60,6 +61,20 @@ class Search:
     schedules: tuple[str, ...] = ("constant",)
     refinements: int = 1
     max_extensions: int = 4
+    max_trials: int | None = None
+
+    @classmethod
+    def from_start(cls, start: float, trials: int, schedule: str = "constant") -> "Search":
+        """A search by one learning rate after another: from a first one downhill in half decades, then ever closer around the best.
+
+        What it tries next depends on what it has seen alone, so that a search of fewer trials is the beginning of a longer one.
+
+        Example:
+          >>> search = Search.from_start(1e-3, trials=4)
+          >>> [s.learning_rate for s in tune(lambda settings: [abs(math.log(s.learning_rate)) for s in settings], search).order]
+          [0.001, 0.00032, 0.0032, 0.01]
+        """
+        return cls(start, start, schedules=(schedule,), refinements=trials, max_extensions=trials, max_trials=trials)
 
     @property
     def is_plain(self) -> bool:
@@ -93,6 +108,7 @@ class Tuning:
       at_edge: no learning rate (or no momentum, of several) was tried on one side of the best, so that a better one may lie beyond.
       extensions: how many times the grid was extended.
       cached: it was not searched for now, but read.
+      order: the settings of `tried` in the order in which they were.
     """
 
     best: Setting
@@ -100,10 +116,16 @@ class Tuning:
     at_edge: bool
     extensions: int = 0
     cached: bool = False
+    order: tuple[Setting, ...] = ()
 
     @property
     def learning_rate(self) -> float:
         return self.best.learning_rate
+
+    def best_of(self, trials: int) -> Setting:
+        """The setting of the lowest score among the first so many that were tried; of those that diverged, the first."""
+        scores = dict(self.tried)
+        return min(self.order[:trials], key=scores.__getitem__)
 
 
 def _rung(index: int, points_per_decade: int) -> float:
@@ -185,7 +207,7 @@ def tune(score: Callable[[Sequence[Setting]], Sequence[float]], search: Search) 
     Every point of `search.grid()` is tried. While the best lies at an edge, what lies beyond it is tried too: the next learning rate;
     then, of several momenta, half the distance to 1, or 0. At last the neighbours of the best at half the distance are tried, as often
     as `search.refinements` says, half the distance each time. A score that is not finite counts as worse than any other; where all
-    are, the search goes down.
+    are, the search goes down. With `search.max_trials` it ends when so many settings have been tried.
 
     Args:
       score: `score(settings) -> scores`, lower is better, such as mean final training losses over some seeds.
@@ -203,6 +225,10 @@ def tune(score: Callable[[Sequence[Setting]], Sequence[float]], search: Search) 
     scores: dict[Setting, float] = {}
 
     def attempt(settings: Sequence[Setting]) -> None:
+        if search.max_trials is not None:
+            settings = settings[: search.max_trials - len(scores)]
+        if not settings:
+            return
         values = [float(value) for value in score(settings)]
         scores.update((s, value if math.isfinite(value) else math.inf) for s, value in zip(settings, values, strict=True))
 
@@ -211,7 +237,11 @@ def tune(score: Callable[[Sequence[Setting]], Sequence[float]], search: Search) 
 
     attempt(search.grid())
     extensions = 0
-    while extensions < search.max_extensions and (beyond := _beyond(scores, best(), search.points_per_decade)):
+    while (
+        extensions < search.max_extensions
+        and len(scores) != search.max_trials
+        and (beyond := _beyond(scores, best(), search.points_per_decade))
+    ):
         attempt(beyond)
         extensions += 1
     found = best()
@@ -225,7 +255,8 @@ def tune(score: Callable[[Sequence[Setting]], Sequence[float]], search: Search) 
     for halvings in range(1, search.refinements + 1):
         if between := _between(scores, best(), search.points_per_decade * 2**halvings):
             attempt(between)
-    return Tuning(best(), tuple((s, scores[s]) for s in sorted(scores, key=_order)), at_edge, extensions)
+    tried = tuple((s, scores[s]) for s in sorted(scores, key=_order))
+    return Tuning(best(), tried, at_edge, extensions, order=tuple(scores))
 
 
 def _order(setting: Setting) -> tuple[str, float, float]:

@@ -25,7 +25,7 @@ from lopt.config.caches import UntrustedCacheError, private_directory
 from lopt.evaluation.tuning import Search, Setting, Tuning
 from lopt.symmetry.spec import PyTree
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 def digest(tree: PyTree) -> str:
@@ -117,6 +117,7 @@ def _encode(tuning: Tuning, identity: Mapping[str, Any]) -> bytes:
         "tried": tried,
         "at_edge": tuning.at_edge,
         "extensions": tuning.extensions,
+        "order": [dataclasses.astuple(setting) for setting in tuning.order],
     }
     body = json.dumps({"identity": identity, "outcome": outcome}).encode()
     return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
@@ -131,4 +132,5 @@ def _decode(content: bytes, identity: Mapping[str, Any]) -> Tuning:
         raise ValueError("it belongs to another search")
     outcome = entry["outcome"]
     tried = tuple((Setting(*values), math.inf if score is None else score) for *values, score in outcome["tried"])
-    return Tuning(Setting(*outcome["best"]), tried, outcome["at_edge"], outcome["extensions"], cached=True)
+    order = tuple(Setting(*values) for values in outcome["order"])
+    return Tuning(Setting(*outcome["best"]), tried, outcome["at_edge"], outcome["extensions"], cached=True, order=order)

@@ -19,9 +19,7 @@ from lopt.symmetry.spec import WeightSpec
 PerOutput = Mapping[str, Mapping[tuple[str, Blocks], np.ndarray]]  # output path -> {(input path, partition): [c_in, c_out]}
 
 
-def unf_layer(
-    spec: WeightSpec, c_in: int, c_out: int, sizes: Mapping[str, int] | None = None, others: float | None = None
-) -> Layer:
+def unf_layer(spec: WeightSpec, c_in: int, c_out: int, sizes: Mapping[str, int] | None = None) -> Layer:
     """The full equivariant linear layer over the tensors of a spec.
 
         out_l = bias_l + sum over m and valid partitions B of (l, m):  term_B(in_m) @ coefficient_B
@@ -32,9 +30,7 @@ def unf_layer(
       spec: the symmetry; fixed names are treated as permutable, the paper's setting.
       c_in: channels of the input features.
       c_out: channels of the output features.
-      sizes: of the names; if given, linearly dependent terms are left out, and theta serves these sizes and larger ones.
-      others: if given, a layer begins close to one that sees every weight alone: the initial coefficients of the terms that take a
-        weight to itself are ~ N(0, 1 / c_in), all others so much smaller than they are without.
+      sizes: of the names; if given, linearly dependent terms are left out, and theta is for these sizes and larger ones.
 
     Returns:
       A `Layer`. theta is `{"weights": {group label: [V c_in, G c_out]}, "bias": [tensors * c_out]}`, V views and G targets a group
@@ -54,25 +50,9 @@ def unf_layer(
     inputs, outputs = dict.fromkeys(spec.paths, c_in), dict.fromkeys(spec.paths, c_out)
 
     def init(key: jax.Array) -> PyTree:
-        theta = init_coefficients(key, plan, inputs, outputs)
-        return theta if others is None else _with_own_terms_first(theta, plan, c_in, c_out, others)
+        return init_coefficients(key, plan, inputs, outputs)
 
     return coefficient_layer(spec, plan, c_in, c_out, init, lambda theta: theta)
-
-
-def _with_own_terms_first(theta: PyTree, plan: Plan, c_in: int, c_out: int, others: float) -> PyTree:
-    """Coefficients of `init_coefficients`, those of terms from a weight to itself enlarged to variance 1 / c_in, the others by `others`."""
-    factors = {group.label: np.full((len(group.views), len(group.targets)), others, np.float32) for group in plan.groups}
-    for path in plan.spec.paths:
-        rank, terms = len(plan.spec.factors(path)), list(plan.terms(path))
-        for term in terms:
-            if term.input == path and term.partition == tuple((axis, rank + axis) for axis in range(rank)):
-                factors[plan.groups[term.group].label][term.view, term.target] = len(terms) ** 0.5
-    weights = {
-        label: theta["weights"][label] * jnp.asarray(np.kron(factor, np.ones((c_in, c_out), np.float32)))
-        for label, factor in factors.items()
-    }
-    return theta | {"weights": weights}
 
 
 def coefficient_layer(

@@ -22,7 +22,7 @@ from lopt.layers.dense import init_dense
 from lopt.layers.digest import Digest, clip_and_normalize, digest, is_digested
 from lopt.layers.folded import folded_unf_layer
 from lopt.layers.nfn import nfn_layer
-from lopt.layers.pointwise import Pointwise, pointwise, pointwise_bfloat16, pointwise_pallas
+from lopt.layers.pointwise import Pointwise, pointwise, pointwise_bfloat16
 from lopt.layers.positions import position_unf_layer
 from lopt.layers.shared_unf import shared_unf_layer
 from lopt.layers.unf import unf_layer
@@ -30,9 +30,7 @@ from lopt.layers.untied import untied_unf_layer
 from lopt.symmetry.spec import PyTree, WeightSpec
 
 Sizes = Mapping[str, int] | None  # name -> number of indices
-POINTWISE: Mapping[tuple[str, str], Pointwise] = MappingProxyType(
-    {("xla", "float32"): pointwise, ("xla", "bfloat16"): pointwise_bfloat16, ("pallas", "float32"): pointwise_pallas}
-)  # by kernel and matmul_dtype
+POINTWISE: Mapping[str, Pointwise] = MappingProxyType({"float32": pointwise, "bfloat16": pointwise_bfloat16})  # by matmul_dtype
 
 
 class UpdateNetwork(NamedTuple):
@@ -53,12 +51,11 @@ class NetworkConfig:
 
     hidden: tuple[int, ...] = (32, 32, 32)
     """Widths of the pointwise layers that all weights share (the paper: 32 32 32)."""
-    kernel: Literal["xla", "pallas"] = "xla"
-    """What computes them: XLA's products, or one kernel for NVIDIA GPUs that keeps a block of weights on the chip; elsewhere that is
-    interpreted, which is slow."""
     matmul_dtype: Literal["float32", "bfloat16"] = "float32"
     """To what their products round features and coefficients; sums are float32. With bfloat16 a step of the optimizer is faster on CPUs
     that multiply it, and f good to about three digits."""
+
+    GONE: ClassVar[Mapping[str, Any]] = MappingProxyType({"kernel": "xla"})  # files that were written while there was another
 
     @property
     def couples_weights(self) -> bool:
@@ -94,17 +91,12 @@ class NetworkConfig:
           sizes: of the spec's names, for networks whose theta depends on them.
 
         Raises:
-          ValueError: if a hidden width is not positive, or none is given, or sizes are needed and not given, or if the
-            kernel does not compute in `matmul_dtype`.
+          ValueError: if a hidden width is not positive, or none is given, or sizes are needed and not given.
         """
         if not self.hidden or min(self.hidden) < 1:
             raise ValueError(f"hidden must name at least one positive width, got {self.hidden}")
-        if (self.kernel, self.matmul_dtype) not in POINTWISE:
-            raise ValueError(
-                f"kernel='{self.kernel}' has no products in {self.matmul_dtype}: use kernel='xla' or matmul_dtype='float32'"
-            )
         last = self.last_layer(spec, outputs, sizes)
-        return update_network(self.hidden, features, last, POINTWISE[self.kernel, self.matmul_dtype])
+        return update_network(self.hidden, features, last, POINTWISE[self.matmul_dtype])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,6 +226,8 @@ def update_network(hidden: tuple[int, ...], seen: Features, last: Layer, apply_p
         layers = [(kernel[:per_weight], bias), *others]
 
         shapes = {path: channels[0].shape for path, channels in features.channels.items()}
+        if not shapes:
+            return {}
         large = {path: channels for path, channels in features.channels.items() if is_digested(shapes[path])}
         digests: dict[str, Digest] = {}
         if last.early is not None and large:

@@ -62,6 +62,11 @@ class OptimizerConfig:
         """Build the optimizer for the weight spaces of a spec; `sizes` as for `NetworkConfig.make`."""
         raise NotImplementedError(f"{type(self).__name__} does not define make()")
 
+    @property
+    def parts(self) -> "OptimizerConfig":
+        """The same as rule, features and network, where it is made of these."""
+        return self
+
 
 @dataclasses.dataclass(frozen=True)
 class RuleConfig:

@@ -81,8 +81,12 @@ class LearnedSGDMConfig(OptimizerConfig):
     g0: float = 0.9
     """Decay g0 of the momentum before meta-training, in [0, 1)."""
 
+    @property
+    def parts(self) -> LearnedOptimizerConfig:
+        return LearnedOptimizerConfig(SGDMRule(alpha=self.alpha, g0=self.g0), None, None)
+
     def make(self, spec: WeightSpec, sizes: Sizes = None) -> LearnedOptimizer:
-        return LearnedOptimizerConfig(SGDMRule(alpha=self.alpha, g0=self.g0), None, None).make(spec, sizes)
+        return self.parts.make(spec, sizes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +105,10 @@ class LearnedMomentumConfig(OptimizerConfig):
     """How the six momenta that f sees are kept between steps: bfloat16 takes 16 bytes of state per weight instead of 28, but what adds
     less than a 256th to a momentum is lost, which the slow ones notice."""
 
-    def make(self, spec: WeightSpec, sizes: Sizes = None) -> LearnedOptimizer:
+    @property
+    def parts(self) -> LearnedOptimizerConfig:
         rule = MomentumRule(alpha=self.alpha, g0=self.g0, beta=self.beta)
-        return LearnedOptimizerConfig(rule, PaperFeatures(state_dtype=self.momenta_dtype), self.network).make(spec, sizes)
+        return LearnedOptimizerConfig(rule, PaperFeatures(state_dtype=self.momenta_dtype), self.network)
+
+    def make(self, spec: WeightSpec, sizes: Sizes = None) -> LearnedOptimizer:
+        return self.parts.make(spec, sizes)

@@ -63,21 +63,30 @@ def _by_role(config: OptimizerConfig) -> bool:
     return network is not None and network.by_role
 
 
-def transform(trained: Trained, spec: WeightSpec | None) -> optax.GradientTransformationExtraArgs:
+def transform(trained: Trained, spec: WeightSpec | None, *, direction: bool = False) -> optax.GradientTransformationExtraArgs:
     """The optax transform for the weights of a spec.
 
     Args:
       trained: config and theta.
       spec: of the weights; None where `needs_spec` says so.
+      direction: what `LearnedOptimizer.scale_by` gives, rather than `opt_fn`.
 
     Raises:
       CardError, SpecError: as `fit`; where `needs_sizes` says so by `init`, when params are first seen.
     """
     if spec is None or not needs_spec(trained.config):
-        return fit(trained, None).opt_fn(trained.theta)
+        return _made(fit(trained, None), trained, direction)
     if needs_sizes(trained.config):
-        return _once_sizes_are_known(trained, spec)
-    return _checked(fit(trained, spec).opt_fn(trained.theta), spec)
+        return _once_sizes_are_known(trained, spec, direction)
+    return _checked(_made(fit(trained, spec), trained, direction), spec)
+
+
+def _made(learned: LearnedOptimizer, trained: Trained, direction: bool) -> optax.GradientTransformationExtraArgs:
+    if not direction:
+        return learned.opt_fn(trained.theta)
+    if learned.scale_by is None:
+        raise CardError(f"'{trained.name}' is of a kind that gives no direction alone: use lopt.load")
+    return learned.scale_by(trained.theta)
 
 
 def fit(trained: Trained, spec: WeightSpec | None, params: PyTree = None) -> LearnedOptimizer:
@@ -195,13 +204,13 @@ def _shapes(params: PyTree) -> dict[str, jax.ShapeDtypeStruct]:
     return {_plain_path(path): jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.float32) for path, leaf in named_leaves(params)}
 
 
-def _once_sizes_are_known(trained: Trained, spec: WeightSpec) -> optax.GradientTransformationExtraArgs:
+def _once_sizes_are_known(trained: Trained, spec: WeightSpec, direction: bool) -> optax.GradientTransformationExtraArgs:
     """For a theta that depends on sizes: the network is built when params are first seen, and kept."""
 
     @functools.cache
     def built(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> optax.GradientTransformationExtraArgs:
         params = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes}
-        return fit(trained, spec, params).opt_fn(trained.theta)
+        return _made(fit(trained, spec, params), trained, direction)
 
     def of(params: PyTree) -> optax.GradientTransformationExtraArgs:
         shapes = _shapes(params)

@@ -6,10 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from lopt.config import load_run, parse_json, to_dict
-from lopt.estimators.base import PARTICLES
 from lopt.pretrained import hub
 from lopt.pretrained.card import CARD_FILE, Card, CardError, encode_spec, read_folder, write_folder
 from lopt.pretrained.load import run_theta
@@ -66,8 +63,7 @@ def export_run(
         raise CardError(f"{folder} exists already; name another folder, or ask for it to be overwritten")
     races = [race for path in results for race in read_results(path, {name, str(run_dir), str(folder)})]
     theta, step = run_theta(run_dir, best=best)
-    mesh = jax.sharding.Mesh(jax.devices()[:1], (PARTICLES,))
-    setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, mesh)
+    setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, experiment.unroll)
     for problem in setup.problems.values():
         check_serves(optimizer_of(experiment.optimizer, problem), theta, problem)
     start = read_starts(run_dir)[-1] if (run_dir / ENVIRONMENT_FILE).exists() else {}

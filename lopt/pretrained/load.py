@@ -4,14 +4,18 @@ An update network that sees a weight together with others must know which axes o
 `lopt.symmetry.infer_spec` reads off the loss. One that sees every weight alone needs none (`lopt.pretrained.bind`).
 """
 
+import dataclasses
 import difflib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import optax
 
 from lopt.config import CONFIG_FILE, ConfigError, load_part
+from lopt.optimizers.base import RuleConfig
+from lopt.optimizers.config import LearnedOptimizerConfig
 from lopt.optimizers.momentum import OptimizerConfig
 from lopt.pretrained import hub
 from lopt.pretrained.bind import Trained, needs_spec, transform
@@ -54,7 +58,14 @@ def available() -> Catalogue:
 
 
 def load(
-    source: str | os.PathLike[str], *, spec: WeightSpec | None = None, best: bool = True, trust: bool = False
+    source: str | os.PathLike[str],
+    *,
+    learning_rate: optax.ScalarOrSchedule | None = None,
+    weight_decay: float = 0.0,
+    num_steps: int | None = None,
+    spec: WeightSpec | None = None,
+    best: bool = True,
+    trust: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """A trained optimizer as an optax transform: `update(grads, state, params)` in any loop, chain or wrapper.
 
@@ -62,6 +73,9 @@ def load(
       source: the name of a shipped optimizer (`available()` lists them); a run directory; a folder with theta.safetensors and
         card.json; or `hf://owner/name`, with `@revision` if need be, for such a folder in a repository of the Hub. A name wins over a
         directory that is called so; `./name` is the directory.
+      learning_rate: a number or a schedule of optax, for optimizers that give a direction; the others set their own step size.
+      weight_decay: decoupled, as of `optax.adamw`: times the learning rate, or the optimizer's own step size.
+      num_steps: steps of the whole training, for optimizers that anneal by what is left of it.
       spec: which axes of the weights may be permuted together, `infer_spec(loss, params, batch)`. Needed by networks that see weights
         together (UNF, NFN); the others ignore it.
       best: of a run, the theta that did best in its held-out evaluations, where there were any; False: the newest.
@@ -69,11 +83,11 @@ def load(
         this user on this machine.
 
     Returns:
-      The transform. It needs `params`, keeps their dtypes and computes in float32. Its state holds 28 bytes a weight; 4 where there is
-      no update network.
+      The transform. It needs `params`, keeps their dtypes and computes in float32.
 
     Raises:
-      ValueError: if there is no such optimizer, or it needs a spec and none is given; says what to pass.
+      ValueError: if there is no such optimizer, or it needs a spec or a learning rate and none is given, or sets its own step size and
+        one is given; says what to pass.
       CardError: naming the file that is missing, damaged or exchanged, or the leaf of theta that does not fit its config or the spec.
       CheckpointError: naming the run without a checkpoint that is whole.
       UntrustedConfigError: naming what a run's config would have imported.
@@ -86,10 +100,89 @@ def load(
       >>> updates["w"].shape
       (3, 2)
     """
+    trained = _open(source, spec, best, trust)
+    rule = _rule(trained)
+    if rule is not None and rule.needs_rate:
+        if learning_rate is None:
+            usual = getattr(rule, "learning_rate", 0.01)
+            raise ValueError(
+                f"'{trained.name}' gives a direction, the learning rate is yours: learning_rate={usual:g} is a start"
+            )
+        tx = transform(trained, spec, direction=True)
+        decay = [optax.add_decayed_weights(weight_decay)] if weight_decay else []
+        return _told(optax.chain(tx, *decay, optax.scale_by_learning_rate(learning_rate)), num_steps)
+    if learning_rate is not None:
+        raise ValueError(
+            f"'{trained.name}' sets its own step size and takes no learning_rate; to make its steps smaller, "
+            "optax.chain(lopt.load(...), optax.scale(0.5)), or optax.scale_by_schedule"
+        )
+    if weight_decay:
+        parts = trained.config.parts
+        if rule is None or not isinstance(parts, LearnedOptimizerConfig):
+            raise ValueError(f"'{trained.name}' is of a kind that takes no weight_decay")
+        trained = trained._replace(config=dataclasses.replace(parts, rule=dataclasses.replace(rule, weight_decay=weight_decay)))
+    return _told(transform(trained, spec), num_steps)
+
+
+def scale_by(
+    source: str | os.PathLike[str],
+    *,
+    num_steps: int | None = None,
+    spec: WeightSpec | None = None,
+    best: bool = True,
+    trust: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """The direction of a trained optimizer alone, positive like `optax.scale_by_adam`, to be chained as everybody does.
+
+        optax.chain(lopt.scale_by(name), optax.add_decayed_weights(1e-2), optax.scale_by_learning_rate(schedule))
+
+    Of an optimizer that sets its own step size, the direction has that size: the learning rate is then a multiple, 1 as trained.
+
+    Args:
+      source: as for `load`.
+      num_steps: as for `load`.
+      spec: as for `load`.
+      best: as for `load`.
+      trust: as for `load`.
+
+    Raises:
+      As `load`.
+
+    Example:
+      >>> import optax
+      >>> tx = optax.chain(scale_by("small-mixture-deep-sets"), optax.scale_by_learning_rate(1.0))
+      >>> params = {"w": jnp.ones((3, 2))}
+      >>> updates, _ = tx.update(params, tx.init(params), params)
+      >>> whole = load("small-mixture-deep-sets")
+      >>> bool(jnp.allclose(updates["w"], whole.update(params, whole.init(params), params)[0]["w"]))
+      True
+    """
+    return _told(transform(_open(source, spec, best, trust), spec, direction=True), num_steps)
+
+
+def _open(source: str | os.PathLike[str], spec: WeightSpec | None, best: bool, trust: bool) -> Trained:
     trained = open_trained(source, best=best, trust=trust)
     if spec is None and needs_spec(trained.config):
         raise ValueError(_no_spec(trained.name))
-    return transform(trained, spec)
+    return trained
+
+
+def _rule(trained: Trained) -> RuleConfig | None:
+    parts = trained.config.parts
+    return parts.rule if isinstance(parts, LearnedOptimizerConfig) else None
+
+
+def _told(tx: optax.GradientTransformationExtraArgs, num_steps: int | None) -> optax.GradientTransformationExtraArgs:
+    """The transform, told how many steps the training has, unless the loop says so itself."""
+    if num_steps is None:
+        return tx
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+
+    def update(updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any) -> tuple[PyTree, Any]:
+        return tx.update(updates, state, params, **{"num_steps": num_steps, **extra_args})
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
 def open_trained(source: str | os.PathLike[str], *, best: bool = True, trust: bool = False) -> Trained:

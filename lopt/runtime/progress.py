@@ -1,13 +1,16 @@
-"""A live view of the outer loop for the terminal, plain lines elsewhere. Nothing else in lopt prints while it meta-trains."""
+"""What a long job shows of itself: one line and a bar, redrawn in place on a terminal; lines elsewhere, as tools read logs too."""
 
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
+
+from lopt.runtime.text import plain
 
 _SECONDS_BETWEEN_LINES = 10.0
 _SHARE_BETWEEN_LINES = 0.1
@@ -20,11 +23,57 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-class Progress:
-    """Shows outer step, meta-loss, inner steps a second, diverged particles and capped losses if any, and the time left.
+class View:
+    """Base of what is shown: a class derived from it says what, and when a line is due where nothing can be redrawn.
 
-    On a terminal it is a line and a bar that are redrawn in place; elsewhere, lines are printed for the first update, the last,
-    and between them whenever 10 seconds or a tenth of the outer steps have passed.
+    What `text` and `bar` need must be there before `__init__` is called.
+
+    Args:
+      enabled: if False, nothing is shown.
+      console: where to print; standard output by default.
+      clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self, *, enabled: bool = True, console: Console | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._clock = clock
+        self._console = Console() if console is None else console
+        redraws = enabled and self._console.is_terminal and not self._console.is_dumb_terminal
+        self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4) if redraws else None
+        self._prints = enabled and self._live is None
+
+    def text(self) -> str:
+        """The line."""
+        raise NotImplementedError(f"{type(self).__name__} does not define text()")
+
+    def bar(self) -> tuple[float, float]:
+        """How much there is in all, and how much of it is done."""
+        raise NotImplementedError(f"{type(self).__name__} does not define bar()")
+
+    def _render(self) -> Group:
+        return Group(Text(self.text()), ProgressBar(*self.bar()))
+
+    def _print(self) -> None:
+        """Print the line, whatever its width and without colours, unless it is redrawn."""
+        if self._prints:
+            self._console.print(self.text(), soft_wrap=True, highlight=False, markup=False)
+            self._console.file.flush()
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start(refresh=True)  # so that something is seen while the first step compiles
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+
+class Progress(View):
+    """Of the outer loop: outer step, meta-loss, inner steps a second, diverged particles and capped losses if any, and the time left.
+
+    Lines are printed for the first update, the last, and between them whenever 10 seconds or a tenth of the outer steps have passed.
 
     Args:
       total: how many outer steps the run has, those already done included.
@@ -44,18 +93,17 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.total = total
-        self._enabled = enabled
-        self._clock = clock
         self._step = start
         self._text = f"outer step {start}/{total} | compiling"
         self._measured_from: tuple[int, float] | None = None  # the first update: before it lies compilation
         self._printed: tuple[int, float] | None = None  # step and time of the last plain line
-        self._console = Console() if console is None else console
-        redraws = enabled and self._console.is_terminal and not self._console.is_dumb_terminal
-        self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4) if redraws else None
+        super().__init__(enabled=enabled, console=console, clock=clock)
 
-    def _render(self) -> Group:
-        return Group(Text(self._text), ProgressBar(self.total, self._step))
+    def text(self) -> str:
+        return self._text
+
+    def bar(self) -> tuple[float, float]:
+        return self.total, self._step
 
     def update(
         self,
@@ -88,28 +136,54 @@ class Progress:
         if first_step < step < self.total:
             parts.append(f"{duration((self.total - step) * (now - first_time) / (step - first_step))} left")
         self._step, self._text = step, " | ".join(parts)
-        if self._enabled and self._live is None and self._is_due(now):
-            self._print(now)
+        last_step, last_time = self._printed or (step, -float("inf"))
+        due = now - last_time >= _SECONDS_BETWEEN_LINES or step - last_step >= _SHARE_BETWEEN_LINES * self.total
+        if due or step >= self.total:
+            self._print()
 
-    def _is_due(self, now: float) -> bool:
-        if self._printed is None or self._step >= self.total:
-            return True
-        last_step, last_time = self._printed
-        return now - last_time >= _SECONDS_BETWEEN_LINES or self._step - last_step >= _SHARE_BETWEEN_LINES * self.total
-
-    def _print(self, now: float) -> None:
-        # An update is a line of its own whatever the width, without colours: logs are read by tools too.
-        self._console.print(self._text, soft_wrap=True, highlight=False, markup=False)
-        self._console.file.flush()
-        self._printed = (self._step, now)
-
-    def __enter__(self) -> "Progress":
-        if self._live is not None:
-            self._live.start(refresh=True)  # so that something is seen while the first step compiles
-        return self
+    def _print(self) -> None:
+        super()._print()
+        self._printed = self._step, self._clock()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._live is not None:
-            self._live.stop()
-        elif self._printed is not None and self._printed[0] != self._step:
-            self._print(self._clock())
+        super().__exit__(kind, error, trace)
+        if self._printed is not None and self._printed[0] != self._step:
+            self._print()
+
+
+class Stages(View):
+    """Of unequal stages: the one that is under way, a line for each, and the time left, guessed from those done by their weights.
+
+    Args:
+      total: of the weights of all stages.
+      console: where to print; standard output by default.
+      clock: seconds, monotonic.
+    """
+
+    def __init__(self, total: float, *, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._total, self._start = max(total, 1e-9), clock()
+        self._done, self._current, self._message = 0.0, 0.0, "starting"
+        super().__init__(console=console, clock=clock)
+
+    def stage(self, message: str, weight: float) -> None:
+        """A stage starts, which ends the one before it."""
+        self._done, self._current, self._message = self._done + self._current, weight, message
+        self._print()
+
+    def text(self) -> str:
+        part = min(self._done / self._total, 1.0)
+        spent = self._clock() - self._start
+        left = f" | about {duration(spent * (1 - part) / part)} left" if part > 0 else ""
+        return f"{part:4.0%} | {plain(self._message)}{left}"
+
+    def bar(self) -> tuple[float, float]:
+        return self._total, min(self._done, self._total)
+
+    def __enter__(self) -> Self:
+        self._start = self._clock()
+        return super().__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            self._done += self._current
+        super().__exit__(kind, error, trace)

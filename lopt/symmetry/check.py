@@ -3,9 +3,12 @@
 Weights are drawn and permuted in numpy, so that the function is all that is compiled.
 """
 
+import concurrent.futures
 import dataclasses
+import math
+import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -19,8 +22,9 @@ from lopt.symmetry.spec import Factor, PyTree, WeightSpec, named_leaves
 def drop_failing(evaluate: Callable[[PyTree], Any], spec: WeightSpec, params: PyTree, key: jax.Array) -> WeightSpec:
     """Fix every name under whose permutations `evaluate` changes, with a warning that lists them.
 
-    Every name is tried with two elements that generate all permutations of its indices, a cycle and a transposition, randomly
-    relabelled. The weights are random, as freshly initialised ones (zero biases, unit scales) are more symmetric than others.
+    All names are moved at once, by a random cycle of all indices, and those of few indices, of which a smaller group may hold a
+    random cycle, also by a transposition; the two generate all permutations. Only if the value changes is each name tried by
+    itself. The weights are random, as freshly initialised ones (zero biases, unit scales) are more symmetric than others.
 
     Args:
       evaluate: maps params to any pytree of arrays, such as a loss.
@@ -38,14 +42,20 @@ def drop_failing(evaluate: Callable[[PyTree], Any], spec: WeightSpec, params: Py
         return spec
     sizes, tolerance = spec.sizes(params), _tolerance(params)
 
-    def holds(spec: WeightSpec, name: str, orders: list[np.ndarray]) -> bool:
-        return all(_close(before, evaluate(_permute(spec, sizes, weights, {name: order})), tolerance) for order in orders)
+    def orders(name: str) -> tuple[np.ndarray, np.ndarray]:
+        if name not in spec.nested:
+            return _generators(rng, sizes[name])
+        one, other = (np.stack([rng.permutation(sizes[name]) for _ in range(sizes[spec.nested[name]])]) for _ in range(2))
+        return one, other
 
-    together = [
-        name
-        for name, owner in spec.nested.items()
-        if not holds(spec, name, [np.stack([rng.permutation(sizes[name]) for _ in range(sizes[owner])]) for _ in range(2)])
-    ]
+    def holds(spec: WeightSpec, elements: Iterable[Mapping[str, np.ndarray]]) -> bool:
+        return all(_close(before, evaluate(_permute(spec, sizes, weights, element)), tolerance) for element in elements)
+
+    both = {name: orders(name) for name in spec.permutable}
+    few = {name: pair[1] for name, pair in both.items() if sizes[name] < 8}
+    if holds(spec, [{name: pair[0] for name, pair in both.items()}, *([few] if few else [])]):
+        return spec
+    together = [name for name in spec.nested if not holds(spec, [{name: order} for order in both[name]])]
     if together:
         warnings.warn(
             f"the function's value changes when {together} are permuted differently for different indices of their owners; they are "
@@ -53,9 +63,8 @@ def drop_failing(evaluate: Callable[[PyTree], Any], spec: WeightSpec, params: Py
             stacklevel=3,
         )
         spec = _replace(spec, lambda factor: dataclasses.replace(factor, owner=None) if factor.name in together else factor)
-    failing = [
-        name for name in spec.permutable if name not in spec.nested and not holds(spec, name, _generators(rng, sizes[name]))
-    ]
+    alone = [name for name in spec.permutable if name not in spec.nested]
+    failing = [name for name in alone if not holds(spec, [{name: order} for order in orders(name)])]
     if failing:
         warnings.warn(
             f"the function's value changes under permutations of {failing}, which are now fixed in the inferred spec. Either the "
@@ -72,22 +81,34 @@ def _replace(spec: WeightSpec, change: Callable[[Factor], Factor]) -> WeightSpec
 
 def _permute(spec: WeightSpec, sizes: Mapping[str, int], params: PyTree, element: Mapping[str, np.ndarray]) -> PyTree:
     """`WeightSpec.permute` in numpy."""
-    leaves = [move_leaf(np, leaf, spec.factors(path), spec.owners(path), sizes, element) for path, leaf in named_leaves(params)]
-    return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+    def moved(item: tuple[str, Any]) -> Any:
+        path, leaf = item
+        return move_leaf(np, leaf, spec.factors(path), spec.owners(path), sizes, element)
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        return jax.tree.unflatten(jax.tree.structure(params), list(pool.map(moved, named_leaves(params))))
 
 
-def _generators(rng: np.random.Generator, size: int) -> list[np.ndarray]:
+def _generators(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Two permutations that generate all of `size` indices."""
     relabel = rng.permutation(size)
     cycle, swap = np.arange(size), np.arange(size)
     cycle[relabel] = np.roll(relabel, 1)
     swap[relabel[:2]] = relabel[:2][::-1]
-    return [cycle, swap]
+    return cycle, swap
 
 
 def _generic_point(evaluate: Callable[[PyTree], Any], params: PyTree, rng: np.random.Generator) -> tuple[PyTree, Any]:
     """Random weights of the params' scale and signs, and the value there; the params themselves if it is not finite there."""
-    weights = jax.tree.map(lambda leaf: _random_like(rng, leaf), params)
+    leaves, structure = jax.tree.flatten(params)
+    largest = max((math.prod(leaf.shape) for leaf in leaves if _is_inexact(leaf)), default=1)
+    # Numbers that leaves take from a place of their own on, and over again: a period that is a prime shifts them from row to row.
+    noise = 0.3 * rng.standard_normal(100_003 if largest < 100_003 else 1_000_003, np.float32)
+    places = rng.integers(len(noise), size=len(leaves))
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        drawn = pool.map(lambda leaf, place: _random_like(np.roll(noise, place), leaf), leaves, places)
+        weights = jax.tree.unflatten(structure, list(drawn))
     value = evaluate(weights)
     if _finite(value) or any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
         return weights, value
@@ -98,15 +119,16 @@ def _is_inexact(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
-def _random_like(rng: np.random.Generator, leaf: Any) -> Any:
+def _random_like(noise: np.ndarray, leaf: Any) -> Any:
     """Entries keep their sign (variances stay positive) and are scaled by a random factor; zeros become small numbers."""
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        drawn = rng.normal(size=leaf.shape) if _is_inexact(leaf) else np.zeros(leaf.shape)
-        return (0.3 * drawn).astype(leaf.dtype)
     if not _is_inexact(leaf):
-        return leaf
-    noise, entries = 0.3 * rng.normal(size=leaf.shape), np.asarray(leaf)
-    return np.where(entries == 0, 0.3 * noise, entries * np.exp(noise)).astype(leaf.dtype)
+        return np.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return np.resize(noise.astype(leaf.dtype), leaf.shape)
+    entries = np.asarray(leaf)
+    drawn = entries * np.resize(np.exp(noise).astype(leaf.dtype), leaf.shape)
+    zero = entries == 0
+    return np.where(zero, np.resize((0.3 * noise).astype(leaf.dtype), leaf.shape), drawn) if zero.any() else drawn
 
 
 def _finite(value: PyTree) -> bool:

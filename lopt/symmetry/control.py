@@ -1,9 +1,11 @@
 """Rules for primitives that hold a jaxpr: calls, `cond`, `while` and `scan`. See `lopt.symmetry.rules` for the table."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 from jax.extend import core
 
 from lopt.symmetry.labels import Label, Value
@@ -18,6 +20,13 @@ def call(trace: Trace, equation: Any, *operands: Value) -> list[Value]:
         return trace.opaque(equation, operands)
     closed = next((param for param in equation.params.values() if isinstance(param, core.ClosedJaxpr)), jaxprs[0])
     return trace.run(closed, operands)
+
+
+def high(trace: Trace, equation: Any, *operands: Value) -> list[Value]:
+    """A primitive that is defined by the others that it stands for: interpret them."""
+    lowered = functools.partial(equation.primitive.to_lojax, **equation.params)
+    shapes = [jax.ShapeDtypeStruct(shape_of(variable), variable.aval.dtype) for variable in equation.invars]
+    return trace.run(jax.make_jaxpr(lowered)(*shapes), operands)
 
 
 def cond(trace: Trace, equation: Any, which: Value, *operands: Value) -> list[Value]:
@@ -60,7 +69,7 @@ def scan(trace: Trace, equation: Any, *operands: Value) -> list[Value]:
             trace.atoms.pin(value.axes[0], "step")
         length = trace.atoms.fresh(equation.params["length"], fixed=True) if steps is None else steps
         steps = trace.atoms.pinned(length)
-    slices = [Value(value.axes[1:], value.index) for value in sliced]
+    slices = [dataclasses.replace(value, axes=value.axes[1:]) for value in sliced]
     stacked: list[Value] = []
 
     def step(carry: list[Value]) -> list[Value]:
@@ -70,7 +79,7 @@ def scan(trace: Trace, equation: Any, *operands: Value) -> list[Value]:
         return results[:carry_count]
 
     carry = trace.fixpoint(start, step)
-    return [*carry, *(Value((steps, *value.axes), value.index) for value in stacked)]
+    return [*carry, *(Value((steps, *value.axes), value.index, value.offset) for value in stacked)]
 
 
 def _count_rank_changes(outside: Sequence[Any], inside: Sequence[Any]) -> int:

@@ -67,6 +67,7 @@ def split(trace: Trace, equation: Any, operand: Value) -> list[Value]:
 def concatenate(trace: Trace, equation: Any, *operands: Value) -> Value:
     """Blocks of all operands move together. A fixed operand, or lengths without a common divisor, pin the whole axis."""
     axis, atoms = equation.params["dimension"], trace.atoms
+    index = trace.join_index(operands)
     sizes = [shape_of(variable)[axis] for variable in equation.invars]
     labels = [value.axes[axis] for value in operands]
     rest = [Value((*value.axes[:axis], *value.axes[axis + 1 :])) for value in operands]
@@ -77,12 +78,12 @@ def concatenate(trace: Trace, equation: Any, *operands: Value) -> Value:
         for label in labels:
             atoms.pin(label)
         joined.insert(axis, atoms.fresh(total, fixed=True))
-        return Value(tuple(joined))
+        return Value(tuple(joined), index, operands[0].offset)
     inner: list[Label] = []
     for label, size in zip(labels, sizes, strict=True):
         inner.append(atoms.blocks(label, size // block)[1])
     joined.insert(axis, atoms.fresh(total // block, fixed=True) + functools.reduce(atoms.unify, inner))
-    return Value(tuple(joined))
+    return Value(tuple(joined), index, operands[0].offset)
 
 
 def pad(trace: Trace, equation: Any, operand: Value, _: Value) -> Value:
@@ -117,6 +118,7 @@ def _looked_up(trace: Trace, operand: Value, label: Label, length: int) -> Label
 def dynamic_update_slice(trace: Trace, equation: Any, operand: Value, update: Value, *_: Value) -> Value:
     """Axes that are written whole are tied to the update's; elsewhere the place counts."""
     labels: list[Label] = []
+    acted: list[Label] = []
     sizes = zip(shape_of(equation.invars[0]), shape_of(equation.invars[1]), strict=True)
     for ours, theirs, (size, length) in zip(operand.axes, update.axes, sizes, strict=True):
         if size == length:
@@ -124,31 +126,46 @@ def dynamic_update_slice(trace: Trace, equation: Any, operand: Value, update: Va
         else:
             trace.atoms.pin(theirs)
             labels.append(trace.atoms.pinned(ours))
+            acted += [theirs, labels[-1]]
+    trace.nesting.acts(acted, [operand, update, Value(tuple(labels))])
     return Value(tuple(labels))
 
 
 def gather(trace: Trace, equation: Any, operand: Value, indices: Value) -> Value:
     """A look-up pins the axes that it looks in; axes taken whole, and those of the indices, pass to the result.
 
-    An index that permutes with the axis it looks in (`Value.index`) leaves that axis free.
+    A place in an axis that is taken whole can only be 0, or out of bounds for all of its entries. An index that permutes with
+    the axis it looks in (`Value.index`) leaves that axis free.
     """
     atoms, numbers = trace.atoms, equation.params["dimension_numbers"]
     sizes, slice_sizes = shape_of(equation.invars[0]), equation.params["slice_sizes"]
-    index = _index_for(trace, operand, indices, numbers.start_index_map, slice_sizes)
+    looked_in = [axis for axis in numbers.start_index_map if slice_sizes[axis] != sizes[axis]]
+    single = all(slice_sizes[axis] == 1 for axis in looked_in) and len(looked_in) == len(numbers.start_index_map)
+    index = _index_for(trace, operand, indices, looked_in if single else ())
     batch = list(indices.axes[:-1])
     atoms.pin(indices.axes[-1])
+    trace.nesting.acts(
+        [
+            *(
+                label
+                for axis, label in enumerate(operand.axes)
+                if slice_sizes[axis] != sizes[axis] and axis not in numbers.operand_batching_dims
+            ),
+            *(label for axis, label in enumerate(indices.axes) if axis not in numbers.start_indices_batching_dims),
+        ],
+        [operand, indices],
+    )
     for axis, other in zip(numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True):
         batch[other] = atoms.unify(operand.axes[axis], batch[other])
     offset: list[Label] = []
     for axis, (label, size, length) in enumerate(zip(operand.axes, sizes, slice_sizes, strict=True)):
         if axis in numbers.operand_batching_dims:
             continue
-        whole = length == size and axis not in numbers.start_index_map
-        if axis in numbers.start_index_map and index is not None:
+        if axis in looked_in and index is not None:
             atoms.unify(label, index)
             part: Label = ()
         else:
-            part = label if whole else _looked_up(trace, operand, label, length)
+            part = label if length == size else _looked_up(trace, operand, label, length)
         if axis not in numbers.collapsed_slice_dims:
             offset.append(part)
     offsets, batches = iter(offset), iter(batch)
@@ -156,12 +173,12 @@ def gather(trace: Trace, equation: Any, operand: Value, indices: Value) -> Value
     return Value(tuple(next(offsets) if axis in numbers.offset_dims else next(batches) for axis in range(rank)))
 
 
-def _index_for(trace: Trace, looked_in: Value, indices: Value, axes: Sequence[int], lengths: Sequence[int]) -> Label | None:
-    """The indices' own label, if they name single entries of one axis of just its size; else they are pinned."""
+def _index_for(trace: Trace, looked_in: Value, indices: Value, axes: Sequence[int]) -> Label | None:
+    """The indices' own label, if they name single entries of axes of just its size; else they are pinned."""
     index = indices.index
     if index is None:
         return None
-    if len(axes) == 1 and lengths[axes[0]] == 1 and trace.atoms.total(index) == trace.atoms.total(looked_in.axes[axes[0]]):
+    if axes and indices.offset == 0 and all(trace.atoms.total(index) == trace.atoms.total(looked_in.axes[axis]) for axis in axes):
         return index
     trace.atoms.pin(index)
     return None
@@ -174,18 +191,19 @@ def scatter(trace: Trace, equation: Any, operand: Value, indices: Value, updates
     inserted, batching = numbers.inserted_window_dims, numbers.operand_batching_dims
     scattered = numbers.scatter_dims_to_operand_dims
     atoms.pin(indices.axes[-1])
-    lengths = [1] * len(sizes) if all(axis in inserted for axis in scattered) else list(sizes)
-    adds = equation.primitive.name == "scatter-add"
-    index = _index_for(trace, operand, indices, scattered if adds else (), lengths)
+    commutes = equation.primitive.name != "scatter"
+    index = _index_for(trace, operand, indices, scattered if commutes and all(axis in inserted for axis in scattered) else ())
     update_batch = [axis for axis in range(len(updates.axes)) if axis not in numbers.update_window_dims]
     batch = {axis: atoms.unify(indices.axes[place], updates.axes[axis]) for place, axis in enumerate(update_batch)}
-    if not adds:  # where two updates meet, the later one may win
+    if not commutes:  # where two updates meet, the later one may win
         for label in batch.values():
             atoms.pin(label)
     labels = list(operand.axes)
     for axis, place in zip(batching, numbers.scatter_indices_batching_dims, strict=True):
         labels[axis] = atoms.unify(labels[axis], batch[update_batch[place]])
     windows = iter(numbers.update_window_dims)
+    written_whole: list[int] = []
+    acted: list[Label] = []
     for axis, label in enumerate(operand.axes):
         if axis in batching:
             continue
@@ -193,9 +211,14 @@ def scatter(trace: Trace, equation: Any, operand: Value, indices: Value, updates
             labels[axis] = atoms.unify(label, index) if index is not None and axis in scattered else atoms.pinned(label)
             continue
         source = next(windows)
-        if update_sizes[source] == sizes[axis] and axis not in scattered:
+        if update_sizes[source] == sizes[axis]:
             labels[axis] = atoms.unify(label, updates.axes[source])
+            written_whole.append(axis)
         else:
             atoms.pin(updates.axes[source])
             labels[axis] = atoms.pinned(label)
+            acted.append(updates.axes[source])
+    acted += [label for axis, label in enumerate(labels) if axis not in (*batching, *written_whole)]
+    acted += [label for axis, label in enumerate(indices.axes) if axis not in numbers.scatter_indices_batching_dims]
+    trace.nesting.acts(acted, [operand, indices, updates, Value(tuple(labels))])
     return Value(tuple(labels))

@@ -16,20 +16,24 @@ it may be too small, never wrong. What is known to be lost:
 Symmetries other than permutations (signs, scales) are not looked for.
 """
 
-import functools
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+from jax.extend import core
 from jax.interpreters import partial_eval
 
 from lopt.symmetry.check import drop_failing
-from lopt.symmetry.labels import Value
+from lopt.symmetry.labels import Label, Value
 from lopt.symmetry.names import Leaf, name_spec
 from lopt.symmetry.rules import INDEX_AWARE, MAPS, RULES
 from lopt.symmetry.spec import PyTree, SpecError, WeightSpec, named_leaves
 from lopt.symmetry.trace import Trace
+
+# For three evaluations: what is saved in compiling a deep network is far more than what they take longer.
+_COMPILED_FAST = {"xla_backend_optimization_level": 0, "xla_disable_hlo_passes": "fusion"}
 
 
 def infer_spec(
@@ -66,7 +70,8 @@ def infer_spec(
       ValueError: if `check` is asked for inputs without values.
 
     Warns:
-      UserWarning: naming the primitives without a rule, whose operands are taken to be fixed; naming what failed the check.
+      UserWarning: naming the primitives without a rule, whose operands are taken to be fixed; naming the weights that are fixed by
+        arrays which `fn` closes over, such as running statistics; naming what failed the check.
 
     Example:
       >>> params = {"hidden": jnp.ones((4, 3)), "head": jnp.ones((3, 2))}
@@ -83,15 +88,22 @@ def infer_spec(
     if check and any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(inputs)):
         raise ValueError("the check evaluates fn, but some inputs are shapes without values: give arrays, or check=False")
     call, weights, data = _over_arrays(fn, params, inputs)
-    trace = Trace(RULES, INDEX_AWARE, MAPS, ignore_ties=ignore_ties)
-    values = _interpret(trace, jax.make_jaxpr(call)(weights, data), weights, data)
+    closed = jax.make_jaxpr(call)(weights, data)
+
+    def interpret(**options: Callable[[Any], bool]) -> tuple[Trace, list[Value], list[Leaf]]:
+        trace = Trace(RULES, INDEX_AWARE, MAPS, ignore_ties=ignore_ties, **options)
+        values = _interpret(trace, closed, weights, data)
+        return trace, values, _leaves(trace, flat, values)
+
+    trace, values, leaves = interpret()
     trace.report()
-    spec = name_spec(trace.atoms, _leaves(trace, flat, values), trace.nesting.owners(trace.atoms))
+    spec = name_spec(trace.atoms, leaves, trace.nesting.owners(trace.atoms, values))
+    if trace.constants:
+        _report_constants(leaves, trace, interpret)
     if not check:
         return spec
-    compiled = jax.jit(call)
-    evaluate = functools.partial(lambda data, params: compiled(_arrays(params), data), data)
-    return drop_failing(evaluate, spec, params, jax.random.key(0) if key is None else key)
+    run = jax.jit(core.jaxpr_as_fun(closed), compiler_options=_COMPILED_FAST)
+    return drop_failing(lambda params: run(*_arrays(params), *data), spec, params, jax.random.key(0) if key is None else key)
 
 
 def _is_array(leaf: Any) -> bool:
@@ -128,6 +140,41 @@ def _interpret(trace: Trace, closed: Any, weights: Sequence[Any], data: Sequence
     for result in trace.run(jaxpr, operands, [trace.constant(const) for const in closed.consts]):
         trace.pin(result)
     return values
+
+
+def _report_constants(
+    leaves: Sequence[Leaf], trace: Trace, interpret: Callable[..., tuple[Trace, list[Value], list[Leaf]]]
+) -> None:
+    """Warn of arrays that alone fix weights, if all of their axes lie on weights': so do those of a model's state, not a batch's."""
+
+    def free_atoms(trace: Trace, labels: Iterable[Label]) -> set[int]:
+        found = {factor for label in labels for factor in trace.atoms.resolve(label) if isinstance(factor, int)}
+        return {atom for atom in found if not trace.atoms.is_fixed((atom,))}
+
+    free, values, _ = interpret(free=lambda array: True)
+    moved = free_atoms(free, (label for value in values for label in value.axes))
+    state = [
+        array
+        for array, value in free.constants
+        if moved.issuperset(factor for label in value.axes for factor in free.atoms.resolve(label) if isinstance(factor, int))
+    ]
+    free, _, freed = interpret(free=lambda array: any(array is one for one in state))
+    reasons: dict[int, set[int]] = {}
+    for array, value in free.constants:
+        reasons.setdefault(id(array), set()).update(free_atoms(free, value.axes))
+    shapes, fixed = set[tuple[int, ...]](), set[str]()
+    for leaf, other in zip(leaves, freed, strict=True):
+        for axis, movable in zip(leaf.axes, other.axes, strict=True):
+            found = [array for array in state if trace.atoms.is_fixed(axis) and reasons[id(array)].intersection(movable)]
+            shapes.update(array.shape for array in found)
+            fixed.update([leaf.path] if found else [])
+    if fixed:
+        warnings.warn(
+            f"arrays that the function closes over, of shapes {sorted(shapes)}, fix axes of {sorted(fixed)}. If they belong to "
+            "the model, such as running statistics, pass them as a part of the params, so that they move along: "
+            "infer_spec(lambda p, *inputs: fn(p['params'], p['state'], *inputs), {'params': params, 'state': state}, ...)",
+            stacklevel=3,
+        )
 
 
 def _leaves(trace: Trace, flat: Sequence[tuple[str, Any]], values: Sequence[Value]) -> list[Leaf]:

@@ -34,10 +34,14 @@ class Value:
       axes: one label per axis.
       index: for integers that are themselves indices (an iota, an argmax): the label whose element they name, so that a group
         element maps the numbers too. None for numbers that a group element leaves as they are.
+      offset: what such numbers are more than the index, which counts from 0.
+      number: the number that all entries are, where one is known.
     """
 
     axes: tuple[Label, ...]
     index: Label | None = None
+    offset: int = 0
+    number: float | None = None
 
 
 class Atoms:

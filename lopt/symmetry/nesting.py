@@ -7,15 +7,19 @@ wherever b is involved. Read off the values and equations of a trace, that is so
   alone;
 - every contraction of b contracts a too, or takes a as a batch axis: `q[a, b] k[a', b] -> [a, a']` would compare different a; and
   one that keeps b keeps a: `g[a, a'] x[a', b] -> [a, b]` would mix them;
-- every primitive that meets b maps over the axes that it does not act on, as those of `MAPS` do.
+- no primitive that meets b mixes indices of a: those that act along an axis (a sum so far, a look-up) map over all others.
 
 Inside the body of a scan every value has the axis of its steps, as it belongs to one of them; what is carried from step to step is
 also a value outside, and has not. So scanned layers may each permute their own hidden units.
+
+A row that belongs to one of several groups, as those of a `ragged_dot` do, stands for its group: the axis of rows counts as one of
+groups, so long as all that says which row belongs to which is one value. (Not in a loop, where a value is another at each step.)
 
 An owner may be fixed. One level is looked for, as specs have one.
 """
 
 import collections
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,8 +35,11 @@ class Record:
     def __init__(self) -> None:
         self._values: set[Axes] = set()
         self._contractions: list[tuple[Axes, Axes, Axes, Axes]] = []
+        self._groups: list[tuple[Label, Label, Value]] = []
+        self._acts: list[tuple[Axes, Axes]] = []
         self._opaque: list[Label] = []
         self._steps: Axes = ()
+        self._loops = 0
 
     @contextmanager
     def within(self, steps: Label) -> Iterator[None]:
@@ -43,14 +50,31 @@ class Record:
         finally:
             self._steps = outside
 
+    @contextmanager
+    def loop(self) -> Iterator[None]:
+        """While inside, a value is another at each step."""
+        self._loops += 1
+        try:
+            yield
+        finally:
+            self._loops -= 1
+
     def value(self, value: Value) -> None:
         """A value that the function computes or is given."""
         self._values.add((*value.axes, *self._steps))
         if value.index is not None:
             self._opaque.append(value.index)
 
+    def acts(self, axes: Iterable[Label], operands: Iterable[Value]) -> None:
+        """A primitive that may mix the indices of these axes, and maps over all others of its operands."""
+        self._acts.append((tuple(axes), tuple(label for value in operands for label in value.axes)))
+
+    def grouped(self, rows: Label, groups: Label, counts: Value) -> None:
+        """Each index of `rows` belongs to one of `groups`, so many in order to each."""
+        self._groups.append((rows, groups, dataclasses.replace(counts) if self._loops else counts))
+
     def opaque(self, operands: Iterable[Value]) -> None:
-        """Operands of a primitive that may mix the indices of an owner."""
+        """Operands of a primitive of which no more is known: it may mix the indices of all axes."""
         self._opaque.extend(label for value in operands for label in value.axes)
 
     def contraction(
@@ -59,23 +83,43 @@ class Record:
         """Axes that are summed over, those that both operands keep together, and those that only one of them has."""
         self._contractions.append((tuple(contracted), tuple(batch), tuple(left_free), tuple(right_free)))
 
-    def owners(self, atoms: Atoms) -> dict[int, int]:
-        """Permutable atom -> the atom that it is nested in, where there is one."""
+    def owners(self, atoms: Atoms, weights: Iterable[Value]) -> dict[int, int]:
+        """Permutable atom -> the atom that it is nested in, where there is one; every weight with the one has the other."""
+        groups = self._rows_for_groups(atoms)
+
+        def found_in(axes: Axes) -> list[int]:
+            found = _atoms(atoms, axes)
+            return [*found, *(groups[atom] for atom in found if atom in groups)]
+
         candidates: dict[int, set[int]] = {}
-        for axes in self._values:
-            counts = collections.Counter(_atoms(atoms, axes))
+        for found in [*map(found_in, self._values), *(_atoms(atoms, value.axes) for value in weights)]:
+            counts = collections.Counter(found)
             single = {atom for atom, count in counts.items() if count == 1}
             for atom in counts:
                 candidates[atom] = candidates.get(atom, single) & single - {atom}
         for contracted, batch, left, right in self._contractions:
-            summed, compared = _atoms(atoms, contracted), set(_atoms(atoms, left)) & set(_atoms(atoms, right))
+            summed, compared = found_in(contracted), set(found_in(left)) & set(found_in(right))
             for atom in summed:
                 candidates[atom] = candidates.get(atom, set()) - compared
-            for atom in _atoms(atoms, (*batch, *left, *right)):
+            for atom in found_in((*batch, *left, *right)):
                 candidates[atom] = candidates.get(atom, set()) - set(summed)
-        for atom in _atoms(atoms, self._opaque):
+        for acted, axes in self._acts:
+            mixed = set(found_in(acted))
+            for atom in _atoms(atoms, axes):
+                candidates[atom] = candidates.get(atom, set()) - mixed
+        for atom in _atoms(atoms, [*self._opaque, *(label for acted, _ in self._acts for label in acted)]):
             candidates[atom] = set()
         return _choose(atoms, candidates)
+
+    def _rows_for_groups(self, atoms: Atoms) -> dict[int, int]:
+        """Atom of rows -> atom of the groups that they belong to, where all agree which."""
+        found: dict[int, set[tuple[int, int]]] = {}
+        for rows, groups, counts in self._groups:
+            pair = [_atoms(atoms, (label,)) for label in (rows, groups)]
+            for atom in pair[0]:
+                whole = len(pair[0]) == len(pair[1]) == 1
+                found.setdefault(atom, set()).add((pair[1][0], id(counts)) if whole else (-1, len(found)))
+        return {rows: next(iter(of))[0] for rows, of in found.items() if len(of) == 1 and next(iter(of))[0] >= 0}
 
 
 def _atoms(atoms: Atoms, axes: Sequence[Label]) -> list[int]:

@@ -5,54 +5,12 @@ make the equation hold for every remaining group element: permuting the operands
 support one more primitive, write such a function and enter it in the table; a primitive that is missing pins all it touches.
 """
 
-import functools
+import dataclasses
 from typing import Any
 
-import numpy as np
-
-from lopt.symmetry import control, indexing, ordering
-from lopt.symmetry.labels import Label, Uniform, Value
+from lopt.symmetry import collectives, control, indexing, indices, matrices, ordering
+from lopt.symmetry.labels import Uniform, Value
 from lopt.symmetry.trace import Rule, Trace, shape_of
-
-
-def elementwise(trace: Trace, equation: Any, *operands: Value) -> Value | list[Value]:
-    """Entry by entry: axes that lie on one another are tied. Scalars and axes of size 1 broadcast, and tie nothing."""
-    shape = shape_of(equation.outvars[0])
-    if any(value.axes and len(value.axes) != len(shape) for value in operands) or len(equation.outvars) != 1:
-        return trace.opaque(equation, operands)
-    return Value(tuple(_aligned(trace, axis, size, operands) for axis, size in enumerate(shape)))
-
-
-def _aligned(trace: Trace, axis: int, size: int, operands: tuple[Value, ...]) -> Label:
-    labels = [value.axes[axis] for value in operands if value.axes and value.axes[axis]]
-    if not labels:
-        return (Uniform(size),) if size > 1 else ()
-    return functools.reduce(trace.atoms.unify, labels)
-
-
-def equal(trace: Trace, equation: Any, *operands: Value) -> Value | list[Value]:
-    """Two indices into one range are equal before a permutation exactly when they are after it (one-hot encodings)."""
-    trace.join_index(operands)
-    return elementwise(trace, equation, *operands)
-
-
-def select(trace: Trace, equation: Any, which: Value, *cases: Value) -> Value | list[Value]:
-    """Entry by entry; a choice between indices into one range is such an index."""
-    if which.index is not None:
-        trace.atoms.pin(which.index)
-    index = trace.join_index(cases)
-    result = elementwise(trace, equation, which, *cases)
-    return Value(result.axes, index) if isinstance(result, Value) else result
-
-
-def convert(trace: Trace, equation: Any, operand: Value) -> Value:
-    """An index stays one in any integer type that can hold it."""
-    dtype = equation.params["new_dtype"]
-    index = operand.index
-    if index is not None and not (np.issubdtype(dtype, np.integer) and np.iinfo(dtype).max >= trace.atoms.total(index)):
-        trace.atoms.pin(index)
-        index = None
-    return Value(operand.axes, index)
 
 
 def dot_general(trace: Trace, equation: Any, left: Value, right: Value) -> Value:
@@ -113,7 +71,7 @@ def broadcast(trace: Trace, equation: Any, operand: Value, *_: Value) -> Value:
     shape = shape_of(equation.outvars[0])
     source = {to: operand.axes[axis] for axis, to in enumerate(equation.params["broadcast_dimensions"])}
     axes = (source.get(axis) or ((Uniform(size),) if size > 1 else ()) for axis, size in enumerate(shape))
-    return Value(tuple(axes), operand.index)
+    return dataclasses.replace(operand, axes=tuple(axes))
 
 
 def reshape(trace: Trace, equation: Any, operand: Value, *_: Value) -> Value | list[Value]:
@@ -121,18 +79,18 @@ def reshape(trace: Trace, equation: Any, operand: Value, *_: Value) -> Value | l
     if equation.params["dimensions"] is not None:
         return trace.opaque(equation, (operand,))
     label = tuple(factor for axis in operand.axes for factor in axis)
-    return Value(tuple(trace.atoms.divide(label, shape_of(equation.outvars[0]))), operand.index)
+    return dataclasses.replace(operand, axes=tuple(trace.atoms.divide(label, shape_of(equation.outvars[0]))))
 
 
 def squeeze(trace: Trace, equation: Any, operand: Value) -> Value:
     """Axes of size 1 carry nothing, and go."""
     gone = equation.params["dimensions"]
-    return Value(tuple(label for axis, label in enumerate(operand.axes) if axis not in gone), operand.index)
+    return dataclasses.replace(operand, axes=tuple(label for axis, label in enumerate(operand.axes) if axis not in gone))
 
 
 def transpose(trace: Trace, equation: Any, operand: Value) -> Value:
     """Labels go with their axes."""
-    return Value(tuple(operand.axes[axis] for axis in equation.params["permutation"]), operand.index)
+    return dataclasses.replace(operand, axes=tuple(operand.axes[axis] for axis in equation.params["permutation"]))
 
 
 def tile(trace: Trace, equation: Any, operand: Value) -> Value:
@@ -156,14 +114,6 @@ def unstack(trace: Trace, equation: Any, operand: Value) -> list[Value]:
     return [Value(tuple(axes)) for _ in equation.outvars]
 
 
-def iota(trace: Trace, equation: Any) -> Value:
-    """Counts along one axis: an index that permutes with the axis it stands on, so long as only equality is asked of it."""
-    shape, axis = equation.params["shape"], equation.params["dimension"]
-    label = trace.atoms.fresh(shape[axis])
-    labels = ((Uniform(size),) if size > 1 else () for size in shape)
-    return Value(tuple(label if other == axis else uniform for other, uniform in enumerate(labels)), label or None)
-
-
 def random(trace: Trace, equation: Any, *operands: Value) -> list[Value]:
     """Random bits are data: which unit a dropout mask hits depends on its position, so that axis is fixed."""
     return trace.opaque(equation, operands)
@@ -172,20 +122,37 @@ def random(trace: Trace, equation: Any, *operands: Value) -> list[Value]:
 _ELEMENTWISE = """
     abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e bitcast_convert_type cbrt ceil clamp clz
     complex conj cos cosh digamma div erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igamma_grad_a igammac imag integer_pow
-    is_finite le le_to lgamma log log1p logistic lt lt_to max min mul mulhi neg nextafter not or polygamma population_count pow
-    real reduce_precision regularized_incomplete_beta rem round rsqrt shift_left shift_right_arithmetic shift_right_logical sign
-    sin sinh sqrt square sub tan tanh xor zeta
+    is_finite le le_to lgamma log log1p log2 logistic lt lt_to max min mul mulhi neg nextafter not one_minus_square or polygamma
+    polynomial population_count pow real reduce_precision regularized_incomplete_beta rem round rsqrt shift_left
+    shift_right_arithmetic shift_right_logical sign sin sinh sqrt square sub tan tanh xor zeta
 """
 _UNCHANGED = """
-    copy copy_p device_put layout_constraint name optimization_barrier pvary reshard sharding_constraint stop_gradient
+    copy copy_p device_put layout_constraint name optimization_barrier pbroadcast pcast ppermute preduced pvary
+    reduced_vary_cast reduced_vary_cast_p relayout reshard sharding_constraint stop_gradient vary_unreduced_cast
+    vary_unreduced_cast_p with_memory_space_constraint
 """
 _CALLS = """
-    call checkpoint closed_call composite core_call custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr jit pjit remat remat2
+    call checkpoint closed_call composite core_call custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr custom_vmap_call jit
+    pjit remat remat2 remat_opt
 """
+_SCATTERS = "scatter scatter-add scatter-sub scatter-mul scatter-min scatter-max"
 _RANDOM = """
     random_bits random_clone random_fold_in random_gamma random_seed random_split random_unwrap random_wrap rng_bit_generator
     rng_uniform threefry2x32
 """
+
+
+_REDUCTIONS = "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor"
+_CUMULATIVE = "cumsum cumprod cummax cummin cumlogsumexp"
+_WINDOWS = "reduce_window_sum reduce_window_max reduce_window_min"
+_PICKS = "select_and_scatter_add select_and_gather_add"
+_FACTORIZATIONS = """
+    cholesky cholesky_update eig eigh geqp3 geqrf hessenberg householder_product lu lu_pivots_to_permutation ormqr qr schur svd
+    symmetric_product tridiagonal tridiagonal_solve
+"""
+_COLLECTIVE_SUMS = "pmax pmin psum psum_invariant psum2 unreduced_pmax unreduced_pmin unreduced_psum"
+_COLLECTIVE_GATHERS = "all_gather all_gather_invariant all_gather_reduced"
+_COLLECTIVE_SCATTERS = "reduce_scatter unreduced_reduce_scatter"
 
 
 def _table(rule: Rule, names: str) -> dict[str, Rule]:
@@ -193,10 +160,13 @@ def _table(rule: Rule, names: str) -> dict[str, Rule]:
 
 
 RULES: dict[str, Rule] = {
-    **_table(elementwise, _ELEMENTWISE),
-    **_table(equal, "eq ne eq_to"),
-    **_table(select, "select_n"),
-    **_table(convert, "convert_element_type"),
+    **_table(indices.elementwise, _ELEMENTWISE),
+    **_table(indices.equal, "eq ne eq_to"),
+    **_table(indices.compare, "lt lt_to le le_to gt ge"),
+    **_table(indices.shift, "add sub"),
+    **_table(indices.bound, "max min clamp"),
+    **_table(indices.select, "select_n"),
+    **_table(indices.convert, "convert_element_type"),
     **_table(control.unchanged, _UNCHANGED),
     **_table(dot_general, "dot_general"),
     **_table(convolution, "conv_general_dilated"),
@@ -207,15 +177,18 @@ RULES: dict[str, Rule] = {
     **_table(tile, "tile"),
     **_table(stack, "stack"),
     **_table(unstack, "unstack"),
-    **_table(ordering.reduce, "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor"),
+    **_table(ordering.reduce, _REDUCTIONS),
+    **_table(ordering.reduce_by, "reduce"),
     **_table(ordering.argument, "argmax argmin"),
-    **_table(ordering.cumulative, "cumsum cumprod cummax cummin cumlogsumexp"),
+    **_table(ordering.cumulative, _CUMULATIVE),
     **_table(ordering.reverse, "rev"),
     **_table(ordering.fourier, "fft"),
     **_table(ordering.sort, "sort"),
     **_table(ordering.top_k, "top_k"),
-    **_table(iota, "iota"),
-    **_table(ordering.window, "reduce_window_sum reduce_window_max reduce_window_min"),
+    **_table(indices.iota, "iota"),
+    **_table(ordering.window, _WINDOWS),
+    **_table(ordering.window_by, "reduce_window"),
+    **_table(ordering.pick_in_window, _PICKS),
     **_table(indexing.slice_, "slice"),
     **_table(indexing.split, "split"),
     **_table(indexing.concatenate, "concatenate"),
@@ -223,26 +196,59 @@ RULES: dict[str, Rule] = {
     **_table(indexing.dynamic_slice, "dynamic_slice"),
     **_table(indexing.dynamic_update_slice, "dynamic_update_slice"),
     **_table(indexing.gather, "gather"),
-    **_table(indexing.scatter, "scatter scatter-add scatter-mul scatter-min scatter-max"),
+    **_table(indexing.scatter, _SCATTERS),
     **_table(random, _RANDOM),
     **_table(control.call, _CALLS),
     **_table(control.cond, "cond"),
     **_table(control.while_loop, "while"),
     **_table(control.scan, "scan"),
-    **_table(control.observe, "debug_callback debug_print"),
+    **_table(control.high, "call_hi_primitive"),
+    **_table(control.observe, "check create_token dce_sink debug_callback debug_print empty inspect_sharding platform_index"),
+    **_table(matrices.factorize, _FACTORIZATIONS),
+    **_table(matrices.triangular_solve, "triangular_solve"),
+    **_table(matrices.linear_solve, "custom_linear_solve"),
+    **_table(matrices.ragged_dot, "ragged_dot_general"),
+    **_table(collectives.shard_map, "shard_map"),
+    **_table(collectives.reduce, _COLLECTIVE_SUMS),
+    **_table(collectives.gather, _COLLECTIVE_GATHERS),
+    **_table(collectives.scatter, _COLLECTIVE_SCATTERS),
+    **_table(collectives.place, "axis_index"),
 }
 
-# Primitives that map over every axis whose permutations they leave free, or contract it and say so: see `lopt.symmetry.nesting`.
+# Without a rule on purpose: all that they touch is pinned, with a warning.
+_NOT_JAX = """
+    call_exported cudnn_fusion custom_partitioning dot_product_attention_bwd dot_product_attention_bwd_wrapper
+    dot_product_attention_fp8_bwd dot_product_attention_fp8_bwd_wrapper dot_product_attention_fp8_fwd
+    dot_product_attention_fp8_fwd_wrapper dot_product_attention_fwd dot_product_attention_fwd_wrapper ffi_call io_callback
+    pure_callback scaled_dot scaled_matmul scaled_matmul_wrapper
+"""
+_REFERENCES = "addupdate core_map create_linear empty2 freeze get new_ref pin run_state swap unpin"  # written here, read there
+_BY_DEVICE = "all_to_all pbroadcast_dynamic precv psend ragged_all_to_all"
+_NEVER_TRACED = """
+    after_all all_gather_done all_gather_reduced_start all_gather_start all_to_all_done all_to_all_start broadcast_to
+    call_hi_primitive_linearized custom_lin dim_as_value dimension_size eval_jaxpr from_edtype iota_2x32_shape pbroadcast_done
+    pbroadcast_start philox2x32 philox4x32 ppermute_done ppermute_start psum_done psum_invariant_start psum_start
+    reduce_scatter_done reduce_scatter_start select_and_scatter shape_assertion stage threefry4x32 tie to_edtype unreachable
+    unreduced_psum_start unreduced_reduce_scatter_start
+"""
+PINNED = frozenset(f"{_NOT_JAX} {_REFERENCES} {_BY_DEVICE} {_NEVER_TRACED} approx_top_k linear_call".split())
+
+# Primitives that map over every axis whose permutations they leave free, or say to the trace's `nesting` which they contract or act
+# along.
 MAPS = frozenset(
     f"""
-    {_ELEMENTWISE} {_UNCHANGED} {_CALLS} broadcast_in_dim concatenate cond conv_general_dilated convert_element_type dot_general
-    dynamic_slice eq eq_to ne pad reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum reduce_xor reshape scan select_n
-    slice split squeeze stack transpose unstack while
+    {_ELEMENTWISE} {_UNCHANGED} {_CALLS} {_SCATTERS} {_REDUCTIONS} {_CUMULATIVE} {_WINDOWS} {_PICKS} {_FACTORIZATIONS}
+    {_COLLECTIVE_SUMS} {_COLLECTIVE_GATHERS} {_COLLECTIVE_SCATTERS} argmax argmin broadcast_in_dim call_hi_primitive concatenate
+    cond conv_general_dilated convert_element_type custom_linear_solve dot_general dynamic_slice dynamic_update_slice eq eq_to fft
+    gather ne pad ragged_dot_general reduce reduce_window reshape rev scan select_n shard_map slice sort split squeeze stack tile
+    top_k transpose triangular_solve unstack while
     """.split()
 )
 
 # Rules that look at `Value.index` themselves; before any other rule an index is pinned, as its numbers are then computed with.
 INDEX_AWARE = frozenset(
-    f"eq ne eq_to select_n convert_element_type broadcast_in_dim reshape squeeze transpose gather scatter scatter-add cond while "
-    f"scan debug_callback debug_print {_UNCHANGED} {_CALLS}".split()
+    f"""
+    eq ne eq_to lt lt_to le le_to gt ge add sub max min clamp select_n convert_element_type broadcast_in_dim reshape squeeze
+    transpose concatenate gather {_SCATTERS} cond while scan debug_callback debug_print {_UNCHANGED} {_CALLS}
+    """.split()
 )

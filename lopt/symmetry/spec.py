@@ -14,6 +14,7 @@ Functionals", NeurIPS 2024, section 3). A `WeightSpec` names the permutation of 
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -30,9 +31,36 @@ PyTree = Any
 
 
 def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
-    """The leaves of a pytree with their paths as `outer/inner` strings, in flatten order."""
+    """The leaves of a pytree with their paths as `outer/inner` strings, in flatten order; no two have the same path.
+
+    Where keys that hold a `/` would give two leaves one path, every `/` inside a key of this pytree is written `%2F`.
+
+    Raises:
+      ValueError: naming two leaves whose keys, though different, are written alike, as an attribute and an entry of one name.
+
+    Example:
+      >>> named_leaves({"a/b": {"w": 1}, "list": [2]})
+      [('a/b/w', 1), ('list/0', 2)]
+      >>> named_leaves({"a/b": {"w": 1}, "a": {"b/w": 2}})
+      [('a/b%2Fw', 2), ('a%2Fb/w', 1)]
+    """
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in flat]
+    paths = [jax.tree_util.keystr(keys, simple=True, separator="/") for keys, _ in flat]
+    if len(set(paths)) < len(paths):
+        paths = ["/".join(_escaped(jax.tree_util.keystr((key,), simple=True)) for key in keys) for keys, _ in flat]
+        first: dict[str, Any] = {}
+        for path, (keys, _) in zip(paths, flat, strict=True):
+            if first.setdefault(path, keys) is not keys:
+                one, two = (jax.tree_util.keystr(found) for found in (first[path], keys))
+                raise ValueError(
+                    f"the leaves {one} and {two} both have the path '{path}': rename a key, so that they can be told apart"
+                )
+    return [(path, leaf) for path, (_, leaf) in zip(paths, flat, strict=True)]
+
+
+def _escaped(key: str) -> str:
+    """A key without what separates keys; a `%` that could be read as the beginning of what stands for it is written `%25`."""
+    return re.sub("%(?=2F|25)", "%25", key).replace("/", "%2F")
 
 
 def is_under(path: str, prefix: str) -> bool:

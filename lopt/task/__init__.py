@@ -1,5 +1,6 @@
 """What an inner problem must offer: tasks, families of them, their data, and how to make one of any loss."""
 
+from lopt.config import operational
 from lopt.config.caches import UntrustedCacheError, cache_root, private_directory
 from lopt.config.files import replace_durably
 from lopt.task.base import (
@@ -12,7 +13,6 @@ from lopt.task.base import (
     Task,
     TaskConfig,
     TaskFamily,
-    as_family,
     uniform_index,
 )
 
@@ -27,8 +27,8 @@ __all__ = [
     "TaskConfig",
     "TaskFamily",
     "UntrustedCacheError",
-    "as_family",
     "cache_root",
+    "operational",
     "private_directory",
     "replace_durably",
     "uniform_index",

@@ -26,7 +26,6 @@ __all__ = [
     "Task",
     "TaskConfig",
     "TaskFamily",
-    "as_family",
     "uniform_index",
 ]
 
@@ -124,6 +123,32 @@ class Task:
         """Shapes and dtypes of the params, without computing them."""
         return jax.eval_shape(self.init, jax.random.key(0))
 
+    # What a `TaskFamily` offers: a task is the family of itself alone, so that nobody need ask which of the two a problem is.
+
+    @property
+    def example(self) -> "Task":
+        """The task itself."""
+        return self
+
+    def sample(self, key: jax.Array) -> PyTree:
+        """Nothing is drawn."""
+        del key
+        return ()
+
+    def task_fn(self, variant: PyTree) -> "Task":
+        """The task itself."""
+        del variant
+        return self
+
+    def view(self, variant: PyTree, datasets: Datasets) -> Datasets:
+        """All of the data."""
+        del variant
+        return datasets
+
+    def start(self, key: jax.Array) -> "Start":
+        """Initialise."""
+        return Start((), *self.init_with_state(key))
+
 
 def _given(fn: Callable[..., Any]) -> Callable[..., Any]:
     return fn.fn if isinstance(fn, _Derived) else fn
@@ -149,10 +174,10 @@ def _without_state(task: Task) -> tuple[Callable[..., Any], ...]:
 
 
 class Start(NamedTuple):
-    """What an inner training of a task family starts from.
+    """What an inner training starts from.
 
     Attributes:
-      variant: what was drawn of the family.
+      variant: what was drawn of the family; `()` of a single task.
       params: initial weights.
       state: initial state of the model.
     """
@@ -208,14 +233,7 @@ class TaskFamily:
 
 
 _VARIANT = zlib.crc32(b"lopt.task.base.variant")  # far from the small numbers that initialisers fold into their key
-Problem = Task | TaskFamily  # what can be meta-trained on and raced
-
-
-def as_family(problem: Problem) -> TaskFamily:
-    """A family as it is; a task as the family of that task alone, whose variant is `()`."""
-    if isinstance(problem, TaskFamily):
-        return problem
-    return TaskFamily(name=problem.name, sample=lambda key: (), task_fn=lambda variant: problem)
+Problem = Task | TaskFamily  # what can be meta-trained on and raced; both offer what a family does
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,10 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from lopt.symmetry.spec import PyTree
-from lopt.task.base import ArraySplit, Batch, Datasets, Problem, Task, TaskConfig, TaskFamily, as_family
+from lopt.task.base import ArraySplit, Batch, Datasets, Problem, Task, TaskConfig, TaskFamily
+from lopt.task.splits import RepeatedSplit
 
 Range = tuple[float, float]  # of a scale: drawn log-uniformly from [low, high]
 Level = Literal["global", "tensor", "none"]
+CELO_LEVELS: tuple[Level, ...] = ("global", "tensor", "none")
+CELO_SCALES: tuple[Range, ...] = ((0.001, 1000.0), (0.01, 100.0), (0.1, 10.0))
 
 
 def vary_init_scale(problem: Problem, scale: Range) -> TaskFamily:
@@ -41,7 +44,7 @@ def vary_input_scale(problem: Problem, field: str, scale: Range) -> TaskFamily:
       ValueError: if the batches have no such array.
     """
     _check_range("scale", scale)
-    fields = sorted(as_family(problem).datasets.at(0).train.batch(jax.random.key(0)))
+    fields = sorted(problem.datasets.at(0).train.batch(jax.random.key(0)))
     if field not in fields:
         raise ValueError(f"batches of '{problem.name}' have no array '{field}' to scale; they have {fields}")
 
@@ -65,14 +68,13 @@ def vary_examples(problem: Problem, count: int) -> TaskFamily:
     Raises:
       ValueError: if there are fewer examples, or they are not arrays on the device.
     """
-    family = as_family(problem)
-    train = family.datasets.at(0).train
+    train = problem.datasets.at(0).train
     if not isinstance(train, ArraySplit):
         raise ValueError(
-            f"examples can be drawn from an ArraySplit, but those of '{family.name}' are in a {type(train).__name__}"
+            f"examples can be drawn from an ArraySplit, but those of '{problem.name}' are in a {type(train).__name__}"
         )
     if not 1 <= count <= train.num_examples:
-        raise ValueError(f"count must be from 1 to the {train.num_examples} training examples of '{family.name}', got {count}")
+        raise ValueError(f"count must be from 1 to the {train.num_examples} training examples of '{problem.name}', got {count}")
     total = train.num_examples
 
     def view(drawn: jax.Array, datasets: Datasets) -> Datasets:
@@ -86,10 +88,36 @@ def vary_examples(problem: Problem, count: int) -> TaskFamily:
     return _wrap(problem, "examples", sample, lambda task, drawn: task, view)
 
 
+def vary_batch_size(problem: Problem, sizes: Sequence[int]) -> TaskFamily:
+    """The inner training's batches hold a number of different examples that is drawn, each of `sizes` as likely.
+
+    A batch keeps its B rows, so that all sizes are one program: with a size S only S rows are drawn, and each stands B / S times in the
+    batch. A mean over the rows, its gradient, and statistics over the batch are exactly those of a batch of S; no loss need know of
+    weights or masks. A step costs what one of B examples costs. Held-out batches are not changed.
+
+    Raises:
+      ValueError: if there are no sizes, or one does not divide the batch size.
+    """
+    B = problem.datasets.at(0).train.batch_size
+    if not sizes or not all(size >= 1 and B % size == 0 for size in sizes):
+        raise ValueError(
+            f"batch sizes of '{problem.name}' must be divisors of its batch_size {B}, such as {B}, got {tuple(sizes)}"
+        )
+    choices = jnp.asarray(sizes, jnp.int32)
+
+    def sample(key: jax.Array) -> jax.Array:
+        return choices[jax.random.randint(key, (), 0, len(sizes))]
+
+    def view(drawn: jax.Array, datasets: Datasets) -> Datasets:
+        return dataclasses.replace(datasets, train=RepeatedSplit(datasets.train, drawn))
+
+    return _wrap(problem, "batch_size", sample, lambda task, drawn: task, view)
+
+
 def reparametrize(
     problem: Problem,
-    levels: Sequence[Level] = ("global", "tensor", "none"),
-    scales: Sequence[Range] = ((0.001, 1000.0), (0.01, 100.0), (0.1, 10.0)),
+    levels: Sequence[Level] = CELO_LEVELS,
+    scales: Sequence[Range] = CELO_SCALES,
 ) -> TaskFamily:
     """Task augmentation: the same function of rescaled weights, which asks an optimizer for other step sizes.
 
@@ -115,7 +143,7 @@ def reparametrize(
         raise ValueError(f"levels must be some of {get_args(Level)} and scales some ranges, got {tuple(levels)}, {tuple(scales)}")
     for scale in scales:
         _check_range("scales", scale)
-    tensors = len(jax.tree.leaves(as_family(problem).param_shapes()))
+    tensors = len(jax.tree.leaves(problem.param_shapes()))
     log_scales = jnp.log(jnp.asarray(scales, jnp.float32))
 
     def sample(key: jax.Array) -> jax.Array:
@@ -145,12 +173,16 @@ def reparametrize(
 
 def normalized(problem: Problem) -> TaskFamily:
     """The problem with its loss divided by that of a constant prediction, where meta-losses are concerned."""
-    family = as_family(problem)
 
     def scaled(task: Task) -> Task:
         return dataclasses.replace(task, normalizer=lambda loss: loss / task.initial_loss)
 
-    return dataclasses.replace(family, task_fn=lambda variant: scaled(family.task_fn(variant)))
+    return TaskFamily(
+        name=problem.name,
+        sample=problem.sample,
+        task_fn=lambda variant: scaled(problem.task_fn(variant)),
+        view=problem.view,
+    )
 
 
 def _wrap(
@@ -161,17 +193,16 @@ def _wrap(
     view: Callable[[Any, Datasets], Datasets] = lambda drawn, datasets: datasets,
 ) -> TaskFamily:
     """A family whose variants are those of `problem` with something more, drawn by `sample`, that changes its tasks and data."""
-    family = as_family(problem)
 
     def sample_both(key: jax.Array) -> dict[str, PyTree]:
         inner_key, own_key = jax.random.split(key)
-        return {"of": family.sample(inner_key), name: sample(own_key)}
+        return {"of": problem.sample(inner_key), name: sample(own_key)}
 
     return TaskFamily(
-        name=f"{family.name}_{name}",
+        name=f"{problem.name}_{name}",
         sample=sample_both,
-        task_fn=lambda variant: change(family.task_fn(variant["of"]), variant[name]),
-        view=lambda variant, datasets: view(variant[name], family.view(variant["of"], datasets)),
+        task_fn=lambda variant: change(problem.task_fn(variant["of"]), variant[name]),
+        view=lambda variant, datasets: view(variant[name], problem.view(variant["of"], datasets)),
     )
 
 
@@ -202,19 +233,28 @@ class FamilyConfig(TaskConfig):
     """The array of the batches that `input_scale` multiplies."""
     examples: int | None = None
     """Size of the training set that each inner training draws for itself; None: all examples."""
+    batch_sizes: tuple[int, ...] = ()
+    """Divisors of the task's batch size, of which each inner training draws one; none: the batch size itself."""
     reparametrize: bool = False
-    """Rescale the weights at random without changing what they compute, as `lopt.task.families.reparametrize` does by default."""
+    """Rescale the weights at random without changing what they compute; see `lopt.task.families.reparametrize`."""
+    levels: tuple[Level, ...] = CELO_LEVELS
+    """What has a scale of its own in a reparametrised training: all weights together (`global`), each tensor, or nothing (`none`);
+    each as likely."""
+    scales: tuple[Range, ...] = CELO_SCALES
+    """Ranges that a reparametrised training draws its scales from, each as likely, log-uniform within."""
 
-    def make(self) -> TaskFamily:
+    def make(self) -> Problem:
         """Load the data and build the family."""
-        family = as_family(self.task.make())
+        family = self.task.make()
         if self.examples is not None:
             family = vary_examples(family, self.examples)
         if self.input_scale is not None:
             family = vary_input_scale(family, self.input_field, self.input_scale)
         if self.init_scale is not None:
             family = vary_init_scale(family, self.init_scale)
-        return reparametrize(family) if self.reparametrize else family
+        if self.batch_sizes:
+            family = vary_batch_size(family, self.batch_sizes)
+        return reparametrize(family, self.levels, self.scales) if self.reparametrize else family
 
 
 @dataclasses.dataclass(frozen=True)

@@ -37,7 +37,7 @@ def task_from_loss(
     """A task of any JAX loss, whatever library its model is written in.
 
     Args:
-      init: `init(key) -> params`, a pytree whose leaves are all arrays. Of a model that holds other things too (activations, sizes),
+      init: `init(key) -> params`, a pytree whose leaves are all arrays of real floats. Of a model that holds other things too (activations, sizes),
         give its arrays, and put it together again in the loss: `equinox.partition` and `combine`, `flax.nnx.split` and `merge`.
       loss: `loss(params, key, batch) -> scalar`; `key` is a typed key, for dropout and the like.
       datasets: what batches are drawn from: a `Datasets`, a `DataStream`, or arrays of N examples, name -> [N, ...], which are split
@@ -58,7 +58,7 @@ def task_from_loss(
       A `Task`.
 
     Raises:
-      ValueError: if a leaf of the params is not an array, the loss is not a scalar of a real float type, the loss of the
+      ValueError: if a leaf of the params is not an array of real floats, the loss is not a scalar of a real float type, the loss of the
         initialisations is not finite, or not positive and `initial_loss` is not given, or the arrays do not fit together.
       SpecError: if the params have no leaves, or the spec does not describe them.
 
@@ -103,6 +103,15 @@ def _check_params(name: str, params: PyTree) -> None:
             raise ValueError(
                 f"init of task '{name}' returns at '{path}' {leaf!r}, which is not an array; let it return the arrays alone and put "
                 "the model together in the loss, as equinox.partition and equinox.combine or flax.nnx.split and flax.nnx.merge do"
+            )
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            advice = (
+                "its real and its imaginary part are two leaves, from which the loss makes the complex number"
+                if jnp.issubdtype(leaf.dtype, jnp.complexfloating)
+                else "what is not trained belongs into the loss, or into the state that has_state=True asks for"
+            )
+            raise ValueError(
+                f"init of task '{name}' returns at '{path}' an array of {leaf.dtype}, but weights are real floats: {advice}"
             )
 
 

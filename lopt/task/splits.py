@@ -12,7 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from lopt.symmetry.spec import PyTree, named_leaves
-from lopt.task.base import ArraySplit, Datasets
+from lopt.task.base import ArraySplit, Batch, Datasets, Split
 
 
 def split_arrays(
@@ -104,6 +104,33 @@ class BatchSplit:
     def all(self) -> PyTree:
         """The M batches as one, leaves [M B, ...]."""
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), self.batches)
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=("split", "size"), meta_fields=())
+@dataclasses.dataclass(frozen=True)
+class RepeatedSplit:
+    """A split whose batches are as large as ever but hold only the first S of their rows, over and over.
+
+    Attributes:
+      split: where batches come from.
+      size: S, int32 [], which may be traced; a divisor of the batch size.
+    """
+
+    split: Split
+    size: jax.Array
+
+    @property
+    def batch_size(self) -> int:
+        return self.split.batch_size
+
+    def batch(self, key: jax.Array) -> Batch:
+        """A batch in which row b is row b mod S of the split's batch for that key."""
+        rows = jnp.arange(self.batch_size, dtype=jnp.int32) % self.size
+        return jax.tree.map(lambda array: jnp.take(array, rows, axis=0), self.split.batch(key))
+
+    def all(self) -> Batch:
+        """Every example once."""
+        return self.split.all()
 
 
 def _shapes(batch: PyTree) -> dict[str, tuple[int, ...]]:

@@ -87,9 +87,6 @@ def _decode_containers(tree: Any, content: _Content) -> PyTree:
 def _pack(step: int, state: dict[str, PyTree]) -> bytes:
     """The bytes of a checkpoint file."""
     leaves = named_leaves(state)
-    if len({name for name, _ in leaves}) != len(leaves):
-        names = [name for name, _ in leaves]
-        raise ValueError(f"two leaves of the state have the path '{next(name for name in names if names.count(name) > 1)}'")
     keys = {name: str(jax.random.key_impl(leaf)) for name, leaf in leaves if _is_key(leaf)}
     arrays = {name: np.asarray(jax.random.key_data(leaf) if name in keys else leaf) for name, leaf in leaves}
     for name, array in arrays.items():

@@ -19,7 +19,10 @@ HELD_OUT = zlib.crc32(b"lopt.training.held_out")  # folded into the root key, fa
 
 @dataclasses.dataclass(frozen=True)
 class HeldOutConfig:
-    """Evaluation on held-out seeds and tasks during meta-training; the best theta by it is kept in `best/` of the run."""
+    """Evaluation on held-out seeds and tasks during meta-training; the best theta by it is kept in `best/` of the run.
+
+    None of it may change when a run is resumed: it decides which theta is the best.
+    """
 
     every: int = 0
     """Outer steps between two evaluations; 0: none."""
@@ -74,7 +77,7 @@ def make_held_out(
         found, relative = {}, []
         for name, (train, keys, problem) in races.items():
             losses = np.asarray(train(theta, keys, problem.datasets.at(0))[1])
-            scale = getattr(problem, "example", problem).initial_loss
+            scale = problem.example.initial_loss
             largest = np.max(losses, axis=1, where=np.isfinite(losses), initial=scale)
             losses = np.where(np.isfinite(losses), losses, largest[:, None])
             found[f"held_out/{name}"] = float(final_losses(losses, window).mean())

@@ -14,10 +14,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from lopt.estimators.base import Estimator, EstimatorConfig
+from lopt.estimators.particles import particle_mesh
 from lopt.optimizers.momentum import LearnedOptimizer, OptimizerConfig
 from lopt.symmetry.spec import PyTree
 from lopt.task.base import Datasets, DataStream, Problem, TaskConfig
 from lopt.task.families import MixtureConfig, TaskMixture
+from lopt.unroll import UnrollConfig, make_unroll
 
 COUNTS = ("finished", "diverged", "capped", "nonfinite")  # of an estimator's info, added up over problems
 ALL = ("all_diverged", "all_capped")  # true where they are of every problem
@@ -133,12 +135,19 @@ class Setup(NamedTuple):
     optimizer: LearnedOptimizer
     estimator: Estimator
     source: Datasets | DataStream
+    mesh: Mesh
 
 
 def set_up(
-    task: TaskConfig | MixtureConfig, optimizer_config: OptimizerConfig, estimator_config: EstimatorConfig, mesh: Mesh
+    task: TaskConfig | MixtureConfig, optimizer_config: OptimizerConfig, estimator_config: EstimatorConfig, unroll: UnrollConfig
 ) -> Setup:
     """Load the data and build the optimizer and the estimator of one problem, or of several.
+
+    Args:
+      task: the problem, or several.
+      optimizer_config: whose theta is to be trained.
+      estimator_config: of the meta-gradient; its particles are spread over as many devices as divide their number.
+      unroll: the inner trainings.
 
     Raises:
       ValueError: naming the problem, if one theta cannot serve all.
@@ -147,15 +156,18 @@ def set_up(
     problems = made.problems if isinstance(made, TaskMixture) else (made,)
     named = {problem.name: problem for problem in problems}
     optimizers = {name: optimizer_of(optimizer_config, problem) for name, problem in named.items()}
-    estimators = {name: estimator_config.make(named[name], optimizers[name], mesh) for name in named}
+    mesh = particle_mesh(estimator_config.particles)
+    estimators = {
+        name: estimator_config.make(make_unroll(unroll, problem, optimizers[name]), mesh) for name, problem in named.items()
+    }
     if not isinstance(made, TaskMixture):
-        return Setup(named, optimizers[made.name], estimators[made.name], made.datasets)
+        return Setup(named, optimizers[made.name], estimators[made.name], made.datasets, mesh)
     optimizer = joint_optimizer(optimizers)
     theta = jax.eval_shape(optimizer.init, jax.random.key(0))
     for name, problem in named.items():
         check_serves(optimizers[name], theta, problem)
     sources = {name: problem.datasets for name, problem in named.items()}
-    return Setup(named, optimizer, combine(estimators, made.probabilities), _Sources(sources))
+    return Setup(named, optimizer, combine(estimators, made.probabilities), _Sources(sources), mesh)
 
 
 class _Sources(DataStream):

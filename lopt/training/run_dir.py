@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,12 @@ class HistoryError(config.ConfigError):
 
 
 @contextmanager
-def claimed(run_dir: Path, experiment: Any, *, may_change: Collection[str], restart: bool = False) -> Iterator[str]:
+def claimed(run_dir: Path, experiment: Any, *, restart: bool = False) -> Iterator[str]:
     """While inside, the run directory is this process's: made if need be, with the config in it, and locked.
 
     Args:
       run_dir: the directory.
       experiment: the config of the run.
-      may_change: as for `lopt.config.claim_run_dir`.
       restart: begin anew; a run that is there is kept beside it as `RUN.1` or, if there is such a one, the next number.
 
     Yields:
@@ -50,9 +49,9 @@ def claimed(run_dir: Path, experiment: Any, *, may_change: Collection[str], rest
             said = held.enter_context(only_process(run_dir / LOCK_FILE, str(run_dir)))
         except OSError as error:
             raise config.ConfigError(f"cannot write the run directory {run_dir}: {error}") from error
-        config.check_run_dir(run_dir, experiment, may_change=may_change)
+        config.check_run_dir(run_dir, experiment)
         _check_history(run_dir, experiment)
-        config.claim_run_dir(run_dir, experiment, may_change=may_change)
+        config.claim_run_dir(run_dir, experiment)
         remove_leftovers(run_dir)
         yield said
 

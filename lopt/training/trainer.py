@@ -18,10 +18,11 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from tyro.conf import arg as tyro_arg
 
 from lopt import config
+from lopt.config import operational
 from lopt.estimators.base import PARTICLES, EstimatorConfig
 from lopt.evaluation.evaluate import EvaluationConfig
 from lopt.optimizers.momentum import LearnedOptimizer, OptimizerConfig
@@ -32,7 +33,7 @@ from lopt.runtime.locks import LOCK_FILE
 from lopt.runtime.progress import Progress
 from lopt.runtime.sources import code_digest, sources
 from lopt.symmetry.spec import PyTree
-from lopt.task.base import Datasets, DataStream, TaskConfig, as_family
+from lopt.task.base import Datasets, DataStream, TaskConfig
 from lopt.task.families import MixtureConfig
 from lopt.training import checkpoint
 from lopt.training.checkpoint import BEST_DIR
@@ -43,6 +44,7 @@ from lopt.training.mixture import Setup, set_up
 from lopt.training.outer import MetaTrainState, OuterConfig, check_freeze, make_outer_step
 from lopt.training.run_dir import claimed
 from lopt.training.stall import GAVE_UP, Stall
+from lopt.unroll import UnrollConfig
 
 __all__ = [
     "BEST_DIR",
@@ -56,40 +58,47 @@ __all__ = [
     "make_outer_step",
     "meta_train",
     "on_devices",
-    "particle_mesh",
     "use_all_cores",
 ]
 
 
 @dataclasses.dataclass(frozen=True)
 class MetaTrainConfig:
-    """One meta-training experiment: an inner task, a learned optimizer, and how its theta is improved."""
+    """One meta-training experiment: an inner task, a learned optimizer, and how its theta is improved.
+
+    Fields marked operational may change when a run is resumed; the others make the run what it is.
+    """
 
     task: TaskConfig | MixtureConfig
     """The inner problem, or several."""
     optimizer: OptimizerConfig
     """The learned optimizer and its update network."""
     estimator: EstimatorConfig
-    """The meta-gradient estimator and the unrolls it makes."""
+    """The meta-gradient estimator."""
+    unroll: UnrollConfig = UnrollConfig()
+    """How long inner trainings run, and what of them is the meta-loss."""
     outer: OuterConfig = OuterConfig()
     """The optimizer of theta."""
-    evaluation: EvaluationConfig = EvaluationConfig()
+    evaluation: EvaluationConfig = operational(EvaluationConfig())
     """How the result is raced against tuned rivals."""
-    outer_steps: int = 50_000
-    """Updates of theta in all (the paper: 50,000); may grow when a run is resumed."""
+    outer_steps: int = operational(50_000)
+    """Updates of theta in all (the paper: 50,000)."""
     seed: int = 0
     """Seed of theta, particles and batches."""
-    save_every: int = 25
+    save_every: int = operational(25)
     """Outer steps between two checkpoints."""
-    keep_checkpoints: int = 3
+    keep_checkpoints: int = operational(3)
     """Newest checkpoints to keep."""
     held_out: HeldOutConfig = HeldOutConfig()
     """Evaluation during meta-training, and the checkpoint that is best by it."""
-    logging: Annotated[LoggerConfig, tyro_arg(name="")] = LoggerConfig()
+    logging: Annotated[LoggerConfig, tyro_arg(name="")] = operational(LoggerConfig())
     """Where metrics go besides metrics.jsonl."""
-    max_skipped: int = 20
+    max_skipped: int = operational(20)
     """Outer steps in a row from which nothing is learned, after which the run gives up: every particle diverged, every loss was at the
     cap, or the meta-gradient was zero or not finite."""
+
+    def __post_init__(self) -> None:
+        self.estimator.check(self.unroll)
 
 
 class Result(NamedTuple):
@@ -110,14 +119,7 @@ class DivergedError(RuntimeError):
     """Nothing is learned any more, in many outer steps in a row: see `lopt.training.stall`."""
 
 
-RESUME_MAY_CHANGE = ("outer_steps", "logging")
 Observer = Callable[[int, Mapping[str, Any]], None]  # outer steps done, what was measured
-
-
-def particle_mesh(particles: int) -> Mesh:
-    """A mesh for particles to be sharded over: as many of the devices as divide their number evenly."""
-    devices = distributed.even_devices(particles)
-    return jax.make_mesh((len(devices),), (PARTICLES,), devices=devices, axis_types=(AxisType.Auto,))
 
 
 def initial_theta(seed: int, optimizer: LearnedOptimizer) -> PyTree:
@@ -168,7 +170,7 @@ def meta_train(
     check_loggers(experiment.logging)
     with ExitStack() as held, distributed.naming_lost_peers():
         distributed.check_same(_program(experiment))
-        claim = claimed(run_dir, experiment, may_change=RESUME_MAY_CHANGE, restart=restart)
+        claim = claimed(run_dir, experiment, restart=restart)
         distributed.main_does(lambda: held.enter_context(claim))
         distributed.check_sees(run_dir / LOCK_FILE)
         return _train(experiment, run_dir, progress, observers, strict, held)
@@ -192,10 +194,9 @@ def _train(
     experiment: MetaTrainConfig, run_dir: Path, progress: bool, observers: Sequence[Observer], strict: bool, held: ExitStack
 ) -> Result:
     """`meta_train` in a run directory that is this run's; `held` closes what is opened."""
-    mesh = particle_mesh(experiment.estimator.particles)
-    setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, mesh)
+    setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, experiment.unroll)
     distributed.main_does(lambda: _write_files(run_dir, setup))
-    state = initial_state(experiment, setup, mesh)
+    state = initial_state(experiment, setup)
     check_freeze(experiment.outer, state.theta)
     held_out = None
     if experiment.held_out.every:
@@ -210,7 +211,7 @@ def _train(
     about = _Start(step, {"code": code_digest(experiment)}, strict)
     opened = distributed.main_does(lambda: _open_files(experiment, run_dir, about, held))
     metrics, log = opened or (None, None)
-    data = on_devices(setup.source, NamedSharding(mesh, PartitionSpec()))
+    data = on_devices(setup.source, NamedSharding(setup.mesh, PartitionSpec()))
     datasets = data(step)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     outer_step = make_outer_step(experiment.seed, setup.estimator, experiment.outer, setup.optimizer, shardings)
@@ -309,7 +310,7 @@ def _digest(data: Any) -> str:
 def _write_files(run_dir: Path, setup: Setup) -> None:
     """What belongs to the problems, such as tokenizers, beside the run: whoever uses its theta may need them."""
     for name, problem in setup.problems.items():
-        for file, text in as_family(problem).example.files.items():
+        for file, text in problem.example.files.items():
             config.write_atomically(run_dir / (file if len(setup.problems) == 1 else f"{name}.{file}"), text.encode())
 
 
@@ -340,9 +341,9 @@ def on_devices(source: Datasets | DataStream, sharding: Sharding) -> Callable[[i
     return at
 
 
-def initial_state(experiment: MetaTrainConfig, setup: Setup, mesh: Mesh) -> MetaTrainState:
+def initial_state(experiment: MetaTrainConfig, setup: Setup) -> MetaTrainState:
     """What the first outer step starts from: theta and its optimizer on every device, the particles spread over the mesh."""
-    replicated, sharded = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec(PARTICLES)))
+    replicated, sharded = (NamedSharding(setup.mesh, spec) for spec in (PartitionSpec(), PartitionSpec(PARTICLES)))
 
     def make() -> MetaTrainState:
         theta = initial_theta(experiment.seed, setup.optimizer)

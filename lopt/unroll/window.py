@@ -9,7 +9,7 @@ import optax
 
 from lopt.optimizers.momentum import LearnedOptimizer
 from lopt.symmetry.spec import PyTree
-from lopt.task.base import Batch, Datasets, Problem, Task, as_family
+from lopt.task.base import Batch, Datasets, Problem, Task
 from lopt.unroll import meta_loss
 from lopt.unroll.clock import Clock
 from lopt.unroll.config import UnrollConfig
@@ -79,6 +79,7 @@ class Unroll(NamedTuple):
     """Inner training of one problem by one learned optimizer, as pure functions over one inner training.
 
     Attributes:
+      config: how long they run, and what of them is the meta-loss.
       start: `start(key, theta) -> Training`, a fresh initialisation.
       window: `window(key, datasets, variant) -> Window`, for the inner trainings of that variant of the task family.
       steps: `steps(theta, state, window, num_steps) -> (state, losses [K], meta_losses [K])`, K inner steps of a training that has so
@@ -87,6 +88,7 @@ class Unroll(NamedTuple):
       run: `run(theta, training, window, clock) -> (training, WindowLosses)`, both of these.
     """
 
+    config: UnrollConfig
     start: Callable[[jax.Array, PyTree], Training]
     window: Callable[[jax.Array, Datasets, PyTree], Window]
     steps: Callable[[PyTree, InnerState, Window, jax.Array], tuple[InnerState, jax.Array, jax.Array]]
@@ -119,18 +121,18 @@ def make_unroll(config: UnrollConfig, problem: Problem, optimizer: LearnedOptimi
     The loss of inner step t is that of the weights before step t's update: on the batch whose gradient the step takes, the meta-loss
     costs nothing extra.
     """
-    steps, family = config.truncation, as_family(problem)
-    cap = config.loss_cap * family.example.normalizer(jnp.float32(family.example.initial_loss))
+    steps = config.truncation
+    cap = config.loss_cap * problem.example.normalizer(jnp.float32(problem.example.initial_loss))
     held_out = config.meta_data != "train"
 
     def start(key: jax.Array, theta: PyTree) -> Training:
-        variant, params, model = family.start(key)
+        variant, params, model = problem.start(key)
         inner = InnerState(params, optimizer.opt_fn(theta).init(params), model, variant)
         return Training(inner, jnp.float32(meta_loss.NOTHING_YET))
 
     def window(key: jax.Array, datasets: Datasets, variant: PyTree) -> Window:
         batch_key, loss_key = jax.random.split(key)
-        seen = family.view(variant, datasets)
+        seen = problem.view(variant, datasets)
         # All batches of the window in one gather, outside the scan.
         with jax.named_scope("data"):
             batches = jax.vmap(seen.train.batch)(jax.random.split(batch_key, steps))
@@ -143,7 +145,7 @@ def make_unroll(config: UnrollConfig, problem: Problem, optimizer: LearnedOptimi
     def steps_of(
         theta: PyTree, state: InnerState, window: Window, num_steps: jax.Array
     ) -> tuple[InnerState, jax.Array, jax.Array]:
-        task = family.task_fn(state.variant)
+        task = problem.task_fn(state.variant)
         inner_step = make_inner_step(task, optimizer.opt_fn(theta), num_steps)
 
         def step(state: InnerState, window: Window) -> tuple[InnerState, tuple[jax.Array, jax.Array]]:
@@ -168,7 +170,7 @@ def make_unroll(config: UnrollConfig, problem: Problem, optimizer: LearnedOptimi
         result, best = losses_of(losses, meta_losses, clock, training.best)
         return Training(inner, best), result
 
-    return Unroll(start, window, steps_of, losses_of, run)
+    return Unroll(config, start, window, steps_of, losses_of, run)
 
 
 def _capped(losses: jax.Array, cap: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from lopt.layers.base import Layer
+from lopt.layers.begin import begin_as_deep_sets
 from lopt.layers.deep_sets import deep_sets_layer, pooled_deep_sets_layer
 from lopt.layers.dense import perceptron
 from lopt.layers.shared_unf import shared_unf_layer
@@ -44,9 +45,10 @@ class PredictionConfig:
     """Equivariant layers of one kind, or a perceptron on statistics of each tensor (`statnn`)."""
     channels: tuple[int, ...] = (16, 16, 16)
     """Of each equivariant layer (the paper: 16 16 16)."""
-    others: float | None = None
-    """For `unf`: its layers begin close to ones that see every weight alone, all other coefficients so much smaller than usual; None: all
-    terms alike (`lopt.layers.unf.unf_layer`)."""
+    terms: float | None = 0.1
+    """Layers that bring weights together are a pointwise map shared by all tensors plus this fixed multiple of their own terms, as in
+    update networks (`lopt.layers.begin`): small zoos do not undo features that mix all tensors of a shape. None: their own terms
+    alone, the paper."""
     hidden: tuple[int, ...] = (512,)
     """Widths of the perceptron behind them (the paper: 512)."""
     statistics_hidden: tuple[int, ...] = (600, 600)
@@ -68,6 +70,10 @@ class PredictionConfig:
     train_models: int | None = None
     """Models of the training part that are used, at most: how good a predictor gets with fewer. None: all."""
 
+    ABSENT: ClassVar[Mapping[str, Any]] = MappingProxyType(
+        {"terms": None}
+    )  # in files that were written before there was the field
+
     def __post_init__(self) -> None:
         """Raise `ValueError` for a field that is out of range."""
         if self.method not in get_args(Method):
@@ -76,8 +82,8 @@ class PredictionConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        if self.others is not None and (self.method != "unf" or not self.others >= 0):
-            raise ValueError(f"others must be at least 0, and goes with method 'unf', got {self.others} with '{self.method}'")
+        if self.terms is not None and not self.terms > 0:
+            raise ValueError(f"terms must be positive, or None, got {self.terms}")
         if not self.learning_rate > 0 or not 0 < self.valid < 1 or not 0 < self.test < 1 or self.valid + self.test >= 1:
             raise ValueError("learning_rate must be positive, valid and test parts in (0, 1) that leave something to train on")
 
@@ -85,7 +91,12 @@ class PredictionConfig:
         """The predictor for models of a spec, of one channel: the weights."""
         if self.method == "statnn":
             return statistics_predictor(spec, hidden=self.statistics_hidden)
-        layer = LAYERS[self.method] if self.others is None else functools.partial(unf_layer, others=self.others)
+        make, terms = LAYERS[self.method], self.terms
+
+        def layer(spec: WeightSpec, c_in: int, c_out: int) -> Layer:
+            own = make(spec, c_in, c_out)
+            return own if terms is None or self.method == "deep_sets" else begin_as_deep_sets(own, spec, c_in, c_out, terms)
+
         return invariant_predictor(spec, layer, channels=(1, *self.channels), hidden=self.hidden)
 
 

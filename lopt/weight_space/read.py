@@ -2,7 +2,7 @@
 
 `labels.csv` has a line a model: `file`, relative to the folder, the label's column, and whatever else is known. Where a file holds
 several models, leaves have a first axis of models and a column `index` says which is meant. Leaves are told by their names in the
-file, such as `encoder/ir/kernel`.
+file, such as `encoder/ir/kernel`. Whole numbers that the spec does not name, such as counters of batches, are passed over.
 """
 
 import csv
@@ -65,7 +65,8 @@ def read_zoo(folder: str | Path, label: str, spec: WeightSpec | None = None) -> 
         where = f"{folder / LABELS_FILE}, line {number}"
         file, index = line["file"], _index(line, where)
         if file not in files:
-            files[file] = _read_arrays(file_within(folder, file, where), where)
+            arrays = _read_arrays(file_within(folder, file, where), where)
+            files[file] = {path: array for path, array in arrays.items() if path in spec.paths or _is_float(array)}
         name = file if index is None else f"{file}[{index}]"
         position = -1 if index is None else index
         if position in seen.setdefault(file, set()):
@@ -93,7 +94,7 @@ def _read_table(path: Path, label: str) -> list[dict[str, str]]:
             f"{path} is missing: a table with a column 'file' and one for what is to be predicted, a line for each model"
         )
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a byte-order mark first
             reader = csv.DictReader(file)
             columns, lines = reader.fieldnames or (), list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -163,6 +164,10 @@ def _pick(arrays: dict[str, np.ndarray], index: int, name: str) -> dict[str, np.
     return {path: array[index] for path, array in arrays.items()}
 
 
+def _is_float(array: np.ndarray) -> bool:
+    return np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16"
+
+
 def _check_model(model: dict[str, np.ndarray], name: str, first: str, shapes: dict[str, tuple[int, ...]]) -> None:
     if shapes and model.keys() != shapes.keys():
         paths = sorted(model.keys() ^ shapes.keys())
@@ -172,7 +177,7 @@ def _check_model(model: dict[str, np.ndarray], name: str, first: str, shapes: di
             raise ZooError(
                 f"leaf '{path}' has shape {array.shape} in {name}, but {shapes[path]} in {first}: one zoo, one architecture"
             )
-        if not np.issubdtype(array.dtype, np.floating) and array.dtype.name != "bfloat16":
+        if not _is_float(array):
             raise ZooError(f"leaf '{path}' of {name} holds {array.dtype}, not floating-point weights")
         if not np.isfinite(array.astype(np.float32)).all():
             raise ZooError(f"leaf '{path}' of {name} holds values that are not finite: take the model and its label out")

@@ -78,7 +78,8 @@ def test_the_cpu_budget_of_the_mlp_is_spelled_out():
         expected = MetaTrainConfig(
             task=MLPConfig(dataset="fashion_mnist", image_size=8, hidden=(32,), batch_size=128),
             optimizer=LearnedMomentumConfig(alpha=0.1, g0=0.9, beta=0.01, network=network),
-            estimator=PESConfig(particles=16, sigma=0.01, unroll=UnrollConfig(horizon=2000, truncation=50, meta_loss="mean")),
+            estimator=PESConfig(particles=16, sigma=0.01),
+            unroll=UnrollConfig(horizon=2000, truncation=50, meta_loss="mean"),
             outer=OuterConfig(learning_rate=1e-3, clip_norm=1.0, decay_steps=10_000),
             held_out=HeldOutConfig(every=250, steps=2000, seeds=4),
             evaluation=EvaluationConfig(steps=2000, seeds=10),
@@ -117,7 +118,7 @@ CUT_SHORT = {"rnn": 500, "transformer": 300}  # to what an hour allows: theta is
 @each
 def test_the_cpu_budget_fits_its_horizon(name):
     budget = load(name).budget("cpu")
-    horizon = budget.experiment.estimator.unroll.horizon
+    horizon = budget.experiment.unroll.horizon
     assert budget.experiment.evaluation.steps == budget.experiment.held_out.steps == horizon
     assert budget.experiment.outer_steps % budget.experiment.held_out.every == 0
     decay_steps = budget.experiment.outer.decay_steps

@@ -60,7 +60,8 @@ class ToyConfig(TaskConfig):
 EXPERIMENT = MetaTrainConfig(
     task=ToyConfig(),
     optimizer=LearnedMomentumConfig(alpha=0.03, beta=0.01, network=DeepSetsConfig((3,))),
-    estimator=PESConfig(particles=2, unroll=UnrollConfig(horizon=8, truncation=4, meta_loss="mean")),
+    estimator=PESConfig(particles=2),
+    unroll=UnrollConfig(horizon=8, truncation=4, meta_loss="mean"),
     outer=OuterConfig(learning_rate=0.01),
     evaluation=EvaluationConfig(steps=20, seeds=3, tuning_seeds=1, points_per_decade=1, refinements=0, measurements=2),
     held_out=HeldOutConfig(every=3, steps=20, seeds=2),

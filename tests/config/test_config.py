@@ -4,13 +4,15 @@ import math
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 
 from lopt import config as configs
-from lopt.config import ConfigError, UntrustedConfigError
+from lopt.config import ConfigError, UntrustedConfigError, operational
+from lopt.networks.update import DeepSetsConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +24,7 @@ class TaskConfig:
 class MLPConfig(TaskConfig):
     hidden: tuple[int, ...] = (32,)
     """Widths of the hidden layers."""
-    data_dir: str | None = None
+    data_dir: str | None = operational(None)
     """Where the data are; None looks in the usual places."""
 
 
@@ -54,7 +56,7 @@ class Experiment:
     """The inner problem."""
     estimator: EstimatorConfig = EstimatorConfig()
     """The meta-gradient."""
-    outer_steps: int = 1000
+    outer_steps: int = operational(1000)
     """How many outer steps."""
     seed: int = 0
     """Everything random follows from it."""
@@ -335,16 +337,26 @@ def test_a_run_directory_belongs_to_one_config(tmp_path):
     configs.claim_run_dir(run_dir, EXPERIMENT)
     other = dataclasses.replace(EXPERIMENT, task=MLPConfig(hidden=(8,)), outer_steps=2000, seed=1)
     message = (
-        r"run holds a run of another config: task\.hidden is \(64, 32\) there, not \(8,\); outer_steps .*; seed is 0 there, not 1"
+        r"run holds a run of another config: task\.hidden is \(64, 32\) there, not \(8,\); seed is 0 there, not 1; use another"
     )
     with pytest.raises(ConfigError, match=message):
         configs.claim_run_dir(run_dir, other)
-    with pytest.raises(ConfigError, match=r"config: seed is 0 there, not 1; use another run directory"):
-        configs.claim_run_dir(run_dir, other, may_change=("outer_steps", "task"))
+    for elsewhere in (TaskConfig(), MixtureConfig((EXPERIMENT.task,))):
+        with pytest.raises(ConfigError, match=r"config: task is .*; use another run directory"):
+            configs.claim_run_dir(run_dir, dataclasses.replace(EXPERIMENT, task=elsewhere))
     assert configs.load_run(run_dir) == EXPERIMENT
-    longer = dataclasses.replace(EXPERIMENT, outer_steps=2000)
-    configs.claim_run_dir(run_dir, longer, may_change=("outer_steps",))
-    assert configs.load_run(run_dir) == longer
+
+
+def test_what_says_how_a_run_is_carried_out_may_change(tmp_path):
+    mixture = dataclasses.replace(EXPERIMENT, task=MixtureConfig((MLPConfig(), MLPConfig(data_dir="/there"))))
+    configs.claim_run_dir(tmp_path, mixture)
+    moved = dataclasses.replace(mixture, task=MixtureConfig((MLPConfig(data_dir="/here"), MLPConfig())), outer_steps=2000)
+    assert configs.check_run_dir(tmp_path, moved)
+    assert configs.load_run(tmp_path) == mixture
+    configs.claim_run_dir(tmp_path, moved)
+    assert configs.load_run(tmp_path) == moved
+    with pytest.raises(ConfigError, match=r"config: task\.tasks\[1\]\.hidden is \(32,\) there, not \(1,\); use"):
+        configs.claim_run_dir(tmp_path, dataclasses.replace(moved, task=MixtureConfig((MLPConfig(), MLPConfig((1,))))))
 
 
 def test_a_run_directory_that_cannot_be_made(tmp_path):
@@ -508,3 +520,25 @@ def test_arguments_that_are_no_part_of_the_experiment(config_dir):
     parsed = configs.parse_experiment([*argv, "--verbose", "3"], prog="p", description="d", config_dir=config_dir, extra=Extra())
     assert parsed[2] == Extra(3)
     assert configs.parse_experiment(argv, prog="p", description="d", config_dir=config_dir, extra=Extra())[2] == Extra()
+
+
+@dataclasses.dataclass(frozen=True)
+class Shrunk:
+    """A class that once had another field."""
+
+    width: int = 1
+    GONE: ClassVar[Mapping[str, Any]] = {"engine": "one"}
+
+
+def test_a_field_that_is_gone_may_say_what_is_left():
+    name = configs.to_dict(Shrunk())["class"]
+    assert configs.from_dict({"class": name, "width": 2, "engine": "one"}, trust=True) == Shrunk(2)
+    with pytest.raises(ConfigError, match="engine is 'two': Shrunk no longer has this field, only 'one' is left"):
+        configs.from_dict({"class": name, "width": 2, "engine": "two"}, trust=True)
+
+
+def test_networks_from_when_there_was_another_kernel():
+    old = {**configs.to_dict(DeepSetsConfig((4,))), "kernel": "xla"}
+    assert configs.from_dict(old) == DeepSetsConfig((4,))
+    with pytest.raises(ConfigError, match="kernel is 'pallas': DeepSetsConfig no longer has this field"):
+        configs.from_dict({**old, "kernel": "pallas"})

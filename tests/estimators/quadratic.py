@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lopt.benchmarks.quadratic import RATE, SPREAD, gradient_descent, quadratic_task
-from lopt.training.trainer import particle_mesh
+from lopt.unroll import make_unroll
 
 
 def expected_losses(rates: jax.Array, truncation: int, moment=1.0, curvature=1.0, spread=SPREAD):
@@ -66,10 +66,10 @@ def truncated_gradient(kind, windows, truncation, sigma, last=3):
     return float(sum(jax.grad(share)(jnp.float32(RATE), window) for window in range(windows)))
 
 
-def sample_gradients(config, trainings=100, part="rate", task=None):
+def sample_gradients(config, unroll, trainings=100, part="rate", task=None):
     """Gradients averaged over the windows of an inner training, so that every window counts equally: [trainings]."""
     task, optimizer = task or quadratic_task(), gradient_descent()
-    estimator = config.make(task, optimizer, particle_mesh(config.particles))
+    estimator = config.make(make_unroll(unroll, task, optimizer))
     windows = estimator.outer_steps
 
     @jax.jit

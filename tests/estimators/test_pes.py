@@ -8,10 +8,10 @@ import pytest
 from lopt.benchmarks import quadratic
 from lopt.estimators.base import PARTICLES
 from lopt.estimators.nres import NRESConfig
+from lopt.estimators.particles import particle_mesh
 from lopt.estimators.pes import PESConfig
 from lopt.task.base import Task
-from lopt.training.trainer import particle_mesh
-from lopt.unroll import UnrollConfig
+from lopt.unroll import UnrollConfig, make_unroll
 
 
 def quadratic_task():
@@ -20,8 +20,8 @@ def quadratic_task():
 
 def make(task=None, mesh=None, kind=PESConfig, sigma=0.1, **unroll):
     task, optimizer = task or quadratic_task(), quadratic.gradient_descent()
-    config = kind(4, sigma, UnrollConfig(**{"horizon": 6, "truncation": 2, "meta_loss": "mean", **unroll}))
-    estimator = config.make(task, optimizer, mesh or particle_mesh(4))
+    config = UnrollConfig(**{"horizon": 6, "truncation": 2, "meta_loss": "mean", **unroll})
+    estimator = kind(particles=4, sigma=sigma).make(make_unroll(config, task, optimizer), mesh or particle_mesh(4))
     theta = optimizer.init(jax.random.key(0))
     state = jax.jit(estimator.init)(jax.random.key(1), theta)
     step = jax.jit(lambda key, state: estimator.step(key, theta, task.datasets, state))
@@ -115,4 +115,4 @@ def test_settings_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="sigma must be positive"):
         PESConfig(sigma=0.0)
     with pytest.raises(ValueError, match="3 particles cannot be split over 2 devices"):
-        PESConfig(3).make(quadratic_task(), quadratic.gradient_descent(), particle_mesh(2))
+        PESConfig(3).make(make_unroll(UnrollConfig(), quadratic_task(), quadratic.gradient_descent()), particle_mesh(2))

@@ -778,7 +778,8 @@ def test_the_script_evaluates_a_run(tmp_path):
     experiment = MetaTrainConfig(
         task=MLPConfig(image_size=4, hidden=(4,), batch_size=8),
         optimizer=LearnedSGDMConfig(alpha=0.001, g0=0.0),
-        estimator=PESConfig(particles=3, unroll=UnrollConfig(horizon=20, truncation=10)),
+        estimator=PESConfig(particles=3),
+        unroll=UnrollConfig(horizon=20, truncation=10),
         evaluation=EvaluationConfig(steps=7, seeds=5, tuning_seeds=1, baselines=("sgdm",)),
     )
     config.save(experiment, tmp_path / config.CONFIG_FILE)

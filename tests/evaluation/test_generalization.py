@@ -17,7 +17,7 @@ from lopt.evaluation.race import Competitor
 from lopt.reporting.generalization_report import write_generalization
 from lopt.reporting.plots import Look, png
 from lopt.reporting.plots_heat_map import heat_map_figure
-from lopt.runtime.stages import Stages
+from lopt.runtime.progress import Stages
 from lopt.task.base import TaskConfig
 from lopt.task.families import FamilyConfig
 from tasks.cnn import CNNConfig

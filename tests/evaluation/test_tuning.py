@@ -217,3 +217,22 @@ def test_digests_tell_keys_and_shapes_apart():
     assert len({digest(tree) for tree in trees}) == len(trees)
     assert digest({"a": jnp.ones(2)}) == digest({"a": jnp.ones(2)})
     json.dumps(about())
+
+
+def test_a_search_of_fewer_trials_is_the_beginning_of_a_longer_one():
+    score = parabola(0.045)
+    longest = tune(score, Search.from_start(1e-3, 16))
+    assert longest.order[:4] == (Setting(1e-3), Setting(3.2e-4), Setting(3.2e-3), Setting(1e-2))
+    assert len(longest.order) == len(longest.tried) == 16
+    for trials in (1, 2, 4, 7, 16):
+        shorter = tune(score, Search.from_start(1e-3, trials))
+        assert shorter.order == longest.order[:trials]
+        assert shorter.best == longest.best_of(trials)
+    assert abs(math.log10(longest.learning_rate / 0.045)) < 0.04
+
+
+def test_trials_are_not_spent_on_what_diverges_upwards():
+    """A first rate that is far too high: the search goes down."""
+    found = tune(lambda settings: [math.inf if s.learning_rate > 1e-3 else 1.0 for s in settings], Search.from_start(0.1, 8))
+    assert found.order[:5] == tuple(Setting(rate) for rate in (0.1, 0.032, 0.01, 0.0032, 0.001))
+    assert found.best_of(2) == Setting(0.1)

@@ -21,8 +21,7 @@ from lopt.networks.update import UNFConfig
 from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedSGDMConfig
 from lopt.symmetry import WeightSpec
 from lopt.symmetry.compare import same_group
-from lopt.training.trainer import particle_mesh
-from lopt.unroll import UnrollConfig
+from lopt.unroll import UnrollConfig, make_unroll
 
 pytestmark = [
     pytest.mark.interop,
@@ -107,9 +106,8 @@ def test_its_mlp_learns_in_our_race(task):
 
 def test_we_meta_train_on_its_mlp(task):
     optimizer = LearnedSGDMConfig().make(task.spec)
-    estimator = PESConfig(particles=2, unroll=UnrollConfig(horizon=4, truncation=2, meta_loss="mean")).make(
-        task, optimizer, particle_mesh(2)
-    )
+    unroll = UnrollConfig(horizon=4, truncation=2, meta_loss="mean")
+    estimator = PESConfig(particles=2).make(make_unroll(unroll, task, optimizer))
     theta, outer = optimizer.init(KEY), optax.sgd(1e-3)
     before, outer_state, state = theta, outer.init(theta), jax.jit(estimator.init)(KEY, theta)
     step = jax.jit(estimator.step)

@@ -99,24 +99,6 @@ def test_output_is_of_order_one_for_unit_inputs():
         assert 0.2 < float(jnp.std(x)) < 2
 
 
-def test_without_others_a_layer_begins_with_every_weight_alone():
-    spec = WeightSpec.parse({"w": "inputs! units", "r": "units units", "b": "units"})
-    x = {"w": jnp.ones((3, 5)), "r": jnp.ones((5, 5)), "b": jnp.ones(5)}
-    x = {path: jax.random.normal(jax.random.key(i), (*w.shape, 400)) for i, (path, w) in enumerate(x.items())}
-    layer = unf_layer(spec, 400, 30, others=0.0)
-    theta = layer.init(jax.random.key(3))
-    out = layer.apply(theta, x)
-    changed = layer.apply(theta, {**x, "r": x["r"].at[1, 2].add(1.0)})
-    moved = {path: jnp.any(jnp.abs(changed[path] - out[path]) > 1e-4, axis=-1) for path in out}
-    assert {path: int(m.sum()) for path, m in moved.items()} == {"w": 0, "r": 1, "b": 0}
-    assert moved["r"][1, 2]
-    for y in out.values():
-        assert 0.8 < jnp.std(y) < 1.2
-    a_bit, usual = (unf_layer(spec, 400, 30, others=other).init(jax.random.key(3)) for other in (0.1, None))
-    label = next(label for label, w in theta["weights"].items() if not jnp.any(w))  # holds no such term
-    np.testing.assert_allclose(a_bit["weights"][label], 0.1 * usual["weights"][label], rtol=1e-6)
-
-
 def test_keeps_half_precision():
     spec, _, features = build("mlp", dtype=jnp.bfloat16)
     init, apply, _ = unf_layer(spec, 2, 3)

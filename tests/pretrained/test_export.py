@@ -25,7 +25,8 @@ from tasks.mlp import MLPConfig
 EXPERIMENT = MetaTrainConfig(
     task=MLPConfig(image_size=4, hidden=(4,)),
     optimizer=LearnedMomentumConfig(network=DeepSetsConfig((4,))),
-    estimator=PESConfig(particles=2, unroll=UnrollConfig(horizon=6, truncation=3)),
+    estimator=PESConfig(particles=2),
+    unroll=UnrollConfig(horizon=6, truncation=3),
     outer_steps=2,
 )
 

@@ -3,6 +3,8 @@
 import dataclasses
 import linecache
 import re
+import subprocess
+import sys
 import warnings
 
 import flax
@@ -154,11 +156,14 @@ def test_no_leaves():
 def test_an_unknown_primitive_pins_what_it_touches_and_is_named_once():
     params = W | {"factor": normal(3, 3, 3)}
 
-    def fn(params, x):
-        factor = jnp.linalg.cholesky(params["factor"] @ params["factor"].T + jnp.eye(3))
-        return x @ params["hidden"] @ factor @ jnp.linalg.cholesky(jnp.eye(3) * factor[0, 0]) @ params["head"]
+    def in_numpy(matrix):
+        return jax.pure_callback(np.tanh, jax.ShapeDtypeStruct(matrix.shape, matrix.dtype), matrix)
 
-    with pytest.warns(UserWarning, match=r"no rule for: cholesky\. ") as caught:
+    def fn(params, x):
+        factor = in_numpy(params["factor"] @ params["factor"].T)
+        return x @ params["hidden"] @ factor @ in_numpy(jnp.eye(3) * factor[0, 0]) @ params["head"]
+
+    with pytest.warns(UserWarning, match=r"no rule for: pure_callback\. ") as caught:
         found = notation(fn, params, X)
     assert len(caught) == 1
     assert caught[0].filename == __file__
@@ -197,6 +202,43 @@ def test_the_check_does_not_stop_at_symmetric_initial_values(monkeypatch):
 def test_a_value_that_is_not_finite_cannot_be_checked():
     with pytest.warns(UserWarning, match="not finite"):
         infer_spec(lambda params, x: two_layers(params, x) / 0.0, W, X)
+
+
+# The table.
+
+
+# In a process of its own, as other libraries add to the tables. Nothing public lists every primitive.
+PRIMITIVES_OF_JAX = """
+import jax.extend.core.primitives, jax.scipy, jax.nn
+from jax._src.interpreters import batching, mlir
+lowered = {primitive for table in (mlir._lowerings, *mlir._platform_specific_lowerings.values()) for primitive in table}
+listed = {item for item in vars(jax.extend.core.primitives).values() if isinstance(item, jax.extend.core.Primitive)}
+print(*{primitive.name for primitive in lowered | listed | set(batching.fancy_primitive_batchers)})
+"""
+
+
+def test_every_primitive_of_jax_has_a_rule_or_is_pinned_on_purpose():
+    process = subprocess.run([sys.executable, "-c", PRIMITIVES_OF_JAX], capture_output=True, text=True, check=True)
+    names = set(process.stdout.split())
+    assert len(names) > 200
+    assert sorted(names - set(rules.RULES) - rules.PINNED) == []
+    assert sorted(rules.PINNED & set(rules.RULES)) == []
+
+
+def test_losses_that_contain_gradients_keep_their_symmetry():
+    """What derivatives of common functions are made of."""
+    functions = [jnp.tanh, jax.nn.gelu, jax.nn.softplus, jnp.log2, jax.scipy.special.ndtri, jax.nn.silu, jax.scipy.special.erf]
+
+    def fn(params, x):
+        def energy(h):
+            return sum(jnp.sum(f(0.1 * jnp.abs(h) + 0.1)) for f in functions)
+
+        h = x @ params["hidden"]
+        return jax.grad(energy)(h) @ params["head"]
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert notation(fn, W, X) == FOUND
 
 
 # Rules, one at a time: function, notation of `a`, notation of `b`. `a` and `b` are weights of [6], `x` is data of [6].

@@ -252,10 +252,86 @@ def wrap(rng, pool):
     return jax.checkpoint(jax.jit(lambda x: jax.nn.relu(x - 0.1)))(x)
 
 
+def identity(rng, pool):
+    x = some(rng, pool, 2)
+    if x.shape[-1] != x.shape[-2]:
+        x = x @ jnp.swapaxes(x, -1, -2) / x.shape[-1]
+    size = x.shape[-1]
+    eye = [jnp.eye(size), np.eye(size, dtype="f"), 1 - 0.5 * np.eye(size, dtype="f"), jnp.eye(size, k=1)][rng.integers(4)]
+    if rng.random() < 0.5:
+        return x + jnp.broadcast_to(eye, x.shape)
+    return [lambda x: jnp.diagonal(x, axis1=-2, axis2=-1), lambda x: jnp.trace(x, axis1=-2, axis2=-1)][rng.integers(2)](x)
+
+
+def embed(rng, pool):
+    """Rows by a mapped look-up: at places of data, or in order, in which all of them are read."""
+    x = some(rng, pool)
+    places = jnp.asarray(rng.integers(x.shape[0], size=3)) if rng.random() < 0.5 else np.arange(x.shape[0])
+    return jax.vmap(lambda place: jnp.sin(x)[place])(places)
+
+
+def compare_places(rng, pool):
+    x = some(rng, pool)
+    places = jnp.arange(x.shape[0]) + int(rng.integers(2))
+    rows = [places[:, None] == np.arange(x.shape[0])[None], jnp.maximum(places, 1)[:, None] == places[None]][rng.integers(2)]
+    return jnp.tensordot(rows.astype(jnp.float32), x, axes=1)
+
+
+def segments(rng, pool):
+    x = some(rng, pool)
+    if rng.random() < 0.5:
+        return jax.ops.segment_sum(jnp.tanh(x), jnp.asarray(rng.integers(3, size=x.shape[0])), 3)
+    places = jnp.asarray(rng.integers(x.shape[0], size=x.shape[0]))
+    return [x.at[places].add(jnp.cos(x)), x.at[places].subtract(jnp.cos(x)), jnp.sin(x)[places] * x][rng.integers(3)]
+
+
+def over_a_name(rng, pool):
+    x = some(rng, pool)
+    axis, collective = axis_of(rng, x), [jax.lax.pmean, jax.lax.pmax, jax.lax.psum][rng.integers(3)]
+    return jax.vmap(lambda x: jnp.tanh(x) - collective(x, "rows"), axis, axis, axis_name="rows")(x)
+
+
+def solve(rng, pool):
+    x = some(rng, pool, 2)
+    square = jnp.matmul(x, jnp.swapaxes(x, -1, -2)) / x.shape[-1]
+    square += jnp.broadcast_to(2 * jnp.eye(x.shape[-2]), square.shape)
+    return [lambda a, b: jnp.linalg.solve(a, b), lambda a, b: jnp.linalg.cholesky(a), jnp.linalg.matmul][rng.integers(3)](
+        square, x
+    )
+
+
+def grouped_rows(rng, pool):
+    x = some(rng, pool, 2)
+    rows = x.reshape(-1, x.shape[-1])
+    fitting = [value for value in pool if value.ndim == 3 and value.shape[1] == rows.shape[-1]]
+    y = fitting[rng.integers(len(fitting))] if fitting else jnp.stack([rows.T, jnp.sin(rows.T)])
+    counts = np.full(y.shape[0], len(rows) // y.shape[0])
+    counts[0] += len(rows) - counts.sum()
+    return jax.lax.ragged_dot(rows, y, jnp.asarray(counts, jnp.int32)) / x.shape[-1]
+
+
+def pooled_gradient(rng, pool):
+    x = some(rng, pool)
+    window = [1] * x.ndim
+    axis = axis_of(rng, x)
+    window[axis] = min(2, x.shape[axis])
+
+    def pooled(x):
+        return jnp.sum(jnp.sin(jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, tuple(window), (1,) * x.ndim, "VALID")))
+
+    return jax.grad(pooled)(x)
+
+
+def reduce_by(rng, pool):
+    x = some(rng, pool)
+    return jax.lax.reduce(x, np.float32(1.0), lambda a, b: a * jnp.tanh(b) + a, (axis_of(rng, x),))
+
+
 OPERATIONS: list[Operation] = [
     add, multiply, contract, transpose, reshape, split_axis, merge_axes, reduce, softmax, normalize, broadcast, part, halves,
     reverse, concatenate, stack, pad, repeat, tile, cumulate, order, pick, choose, write, mask, diagonal, scan, each,
-    repeat_while, branch, convolve, pool_window, wrap,
+    repeat_while, branch, convolve, pool_window, wrap, identity, embed, compare_places, segments, over_a_name, solve, grouped_rows,
+    pooled_gradient, reduce_by,
 ]  # fmt: skip
 LIKELY: list[Operation] = [add, multiply, contract, merge_axes, split_axis, reduce, normalize, transpose, scan, softmax]
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lopt.symmetry.spec import SpecError, WeightSpec
+from lopt.symmetry.spec import SpecError, WeightSpec, named_leaves
 
 MLP = {"dense0": {"kernel": "pixels! hidden", "bias": "hidden"}, "dense1": {"kernel": "hidden classes!", "bias": "classes!"}}
 
@@ -24,6 +24,53 @@ def test_notation_reads_and_prints():
     assert spec.permutable == ("a", "b", "c")
     assert [spec.notation(path) for path in spec.paths] == ["", "(h! w! c) classes!", "a a", "b", "1 c"]
     assert str(spec).splitlines()[1] == "head    (h! w! c) classes!"
+
+
+@pytest.mark.parametrize(
+    ("tree", "paths"),
+    [
+        ({"a/b": {"w": 1}, "c": 2}, ["a/b/w", "c"]),
+        ({"a/b": {"w": 1}, "a": {"b/w": 2, "c": 3}}, ["a/b%2Fw", "a/c", "a%2Fb/w"]),
+        ({"l": [1], "l/0": 2, "l%2F0": 3, "l%2": 4}, ["l/0", "l%2", "l%252F0", "l%2F0"]),
+        ({"": {"": 1}, "/": 2}, ["/", "%2F"]),
+    ],
+)
+def test_no_two_leaves_have_one_path(tree, paths):
+    assert [path for path, _ in named_leaves(tree)] == paths
+    flat = {path: leaf for path, leaf in named_leaves(tree)}
+    assert sorted(named_leaves(flat)) == sorted(named_leaves(tree))  # paths may be keys
+
+
+def test_a_spec_tells_leaves_apart_whose_keys_hold_a_slash():
+    spec = WeightSpec.parse({"a": {"b/w": "x! y"}, "a/b": {"w": "y"}})
+    params = {"a": {"b/w": jnp.arange(6.0).reshape(2, 3)}, "a/b": {"w": jnp.arange(3.0)}}
+    assert spec.sizes(params) == {"x": 2, "y": 3}
+    moved = spec.permute(params, {"y": np.asarray([2, 0, 1])})
+    np.testing.assert_array_equal(moved["a"]["b/w"], [[2, 0, 1], [5, 3, 4]])
+    np.testing.assert_array_equal(moved["a/b"]["w"], [2, 0, 1])
+
+
+def test_leaves_that_are_written_alike_are_named():
+    with pytest.raises(ValueError, match=r"\['1'\] and .*\[1\] both have the path 'a/1'"):
+        named_leaves({"a": Either({"1": 1}, [0, 2])})
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Either:
+    """A node whose children are those of two containers."""
+
+    def __init__(self, one, other):
+        self.children = {jax.tree_util.DictKey(key): x for key, x in one.items()}
+        self.children |= {jax.tree_util.SequenceKey(i): x for i, x in enumerate(other)}
+
+    def tree_flatten_with_keys(self):
+        return list(self.children.items()), tuple(self.children)
+
+    @classmethod
+    def tree_unflatten(cls, keys, children):
+        found = cls({}, [])
+        found.children = dict(zip(keys, children, strict=True))
+        return found
 
 
 def test_hashable_and_equal_by_value():

@@ -13,8 +13,7 @@ from lopt.evaluation.evaluate import metrics_fn, seed_keys, train_fn
 from lopt.optimizers.momentum import LearnedOptimizer, LearnedSGDMConfig
 from lopt.symmetry import WeightSpec
 from lopt.symmetry.spec import named_leaves
-from lopt.task.base import ArraySplit, Datasets, Task, TaskFamily, as_family
-from lopt.training.trainer import particle_mesh
+from lopt.task.base import ArraySplit, Datasets, Task, TaskFamily
 from lopt.unroll import Clock, UnrollConfig, make_unroll
 
 
@@ -151,7 +150,7 @@ def windows(problem, count):
     states, seen, losses = [state], [], []
     for index in range(count):
         seen.append(unroll.window(jax.random.key(index), problem.datasets.at(0), state.variant))
-        state, loss, _ = jax.jit(unroll.steps)({}, state, seen[-1])
+        state, loss, _ = jax.jit(unroll.steps)({}, state, seen[-1], jnp.int32(6))
         states.append(state)
         losses.append(loss)
     return states, seen, losses
@@ -191,11 +190,11 @@ def test_what_is_alike_in_a_family_is_not_kept_from_inside_a_program():
 
 def test_a_task_is_the_family_without_variants():
     one = task()
-    family = as_family(one)
-    assert as_family(family) is family
-    assert family.start(KEY).variant == ()
-    assert family.example is one
-    assert family.view((), one.datasets) is one.datasets
+    assert one.sample(KEY) == one.start(KEY).variant == ()
+    assert one.task_fn(()) is one.example is one
+    assert one.view((), one.datasets) is one.datasets
+    family = TaskFamily(name="one", sample=one.sample, task_fn=one.task_fn, view=one.view)
+    jax.tree.map(np.testing.assert_array_equal, family.start(KEY), one.start(KEY))
 
 
 def test_losses_are_normalised_and_capped_in_that_scale():
@@ -204,7 +203,7 @@ def test_losses_are_normalised_and_capped_in_that_scale():
     unroll = make_unroll(UnrollConfig(horizon=2, truncation=2, loss_cap=2.0, meta_loss="mean"), one, optimizer)
     theta = optimizer.init(KEY)
     start, window = unroll.start(KEY, theta).inner, unroll.window(KEY, one.datasets, ())
-    _, losses, _ = unroll.steps(theta, start, window)
+    _, losses, _ = unroll.steps(theta, start, window, jnp.int32(2))
     np.testing.assert_allclose(
         losses[0], one.loss(start.params, KEY, jax.tree.map(lambda x: x[0], window.batches)) / 10, rtol=1e-5
     )
@@ -242,8 +241,8 @@ def test_both_members_of_a_pair_start_alike_and_anew_at_a_restart():
     one = averaging()
     family = TaskFamily(name="averaging", sample=jax.random.uniform, task_fn=lambda variant: one)
     optimizer = LearnedSGDMConfig(alpha=0.01).make(one.spec)
-    config = PESConfig(particles=2, unroll=UnrollConfig(horizon=4, truncation=2, stagger=False, loss_cap=np.inf))
-    estimator = config.make(family, optimizer, particle_mesh(2))
+    unroll = make_unroll(UnrollConfig(horizon=4, truncation=2, stagger=False, loss_cap=np.inf), family, optimizer)
+    estimator = PESConfig(particles=2).make(unroll)
     theta = optimizer.init(KEY)
     state = jax.jit(estimator.init)(KEY, theta)
     step = jax.jit(estimator.step)

@@ -15,6 +15,7 @@ from lopt.task.families import (
     MixtureConfig,
     mixture,
     reparametrize,
+    vary_batch_size,
     vary_examples,
     vary_init_scale,
     vary_input_scale,
@@ -95,6 +96,29 @@ def test_each_inner_training_has_examples_of_its_own(task):
         vary_examples(others, 1)
 
 
+def test_batch_sizes_are_drawn(task):
+    family = vary_batch_size(task, (2, 8))
+    sizes = np.asarray(drawn(family)["batch_size"])
+    assert set(sizes) == {2, 8}
+    assert 0.4 < np.mean(sizes == 2) < 0.6
+
+
+def test_a_smaller_batch_has_the_loss_and_gradient_of_its_examples(task, batch):
+    """Though it keeps its rows, so that all sizes are one program."""
+    family, params = vary_batch_size(task, (2,)), task.init(KEY)
+    seen = family.view(family.sample(KEY), task.datasets)
+    repeated = seen.train.batch(KEY)
+    assert jax.tree.map(jnp.shape, repeated) == jax.tree.map(jnp.shape, batch)
+    first = {name: array[:2] for name, array in batch.items()}
+    of_two, of_eight = (jax.value_and_grad(task.loss)(params, KEY, one) for one in (first, repeated))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), of_two, of_eight)
+    assert (seen.test, seen.train.batch_size) == (task.datasets.test, 8)
+    np.testing.assert_array_equal(seen.train.all()["image"], task.datasets.train.all()["image"])
+    for sizes in ((), (3,), (0,), (16,)):
+        with pytest.raises(ValueError, match="must be divisors of its batch_size 8"):
+            vary_batch_size(task, sizes)
+
+
 def test_reparametrized_weights_compute_the_same(task, batch):
     family = reparametrize(task)
     for seed in range(3):
@@ -167,6 +191,14 @@ def test_a_config_makes_a_family_and_can_be_saved():
     family = config.make()
     assert family.name == "digits8_mlp_4_examples_input_scale_init_scale_reparametrized"
     assert isinstance(family.spec, WeightSpec)
+    always = FamilyConfig(
+        MLPConfig(hidden=(4,), batch_size=8), reparametrize=True, levels=("global",), scales=((0.5, 0.5),), batch_sizes=(4,)
+    )
+    assert from_dict(to_dict(always)) == always
+    assert always.make().name == "digits8_mlp_4_batch_size_reparametrized"
+    np.testing.assert_allclose(always.make().sample(KEY)["reparametrized"], 0.5)
+    old = {name: value for name, value in to_dict(config).items() if name not in ("batch_sizes", "levels", "scales")}
+    assert from_dict(old) == config  # files written before these fields
     plain = FamilyConfig(MLPConfig(hidden=(4,))).make()
     assert plain.sample(KEY) == ()
     with pytest.raises(ConfigError, match="examples"):

@@ -100,6 +100,28 @@ def test_a_leaf_that_is_not_an_array_is_named():
 
 
 @pytest.mark.parametrize(
+    ("leaf", "message"),
+    [
+        (
+            lambda key: jnp.arange(3),
+            "returns at 'norm/count' an array of int32, but weights are real floats: what is not trained",
+        ),
+        (lambda key: jnp.ones(3, bool), "'norm/count' an array of bool"),
+        (lambda key: key, "'norm/count' an array of key<fry>"),
+        (
+            lambda key: jnp.ones(3, jnp.complex64),
+            "'norm/count' an array of complex64.*real and its imaginary part are two leaves",
+        ),
+        (lambda key: 0.5, "'norm/count' 0.5, which is not an array"),
+    ],
+    ids=["integer", "boolean", "key", "complex", "number"],
+)
+def test_a_leaf_that_has_no_gradient_is_named(leaf, message):
+    with pytest.raises(ValueError, match=message):
+        make(lambda key: init(key) | {"norm": {"count": leaf(key)}})
+
+
+@pytest.mark.parametrize(
     "value", [lambda: jnp.ones(3), lambda: jnp.int32(1), lambda: jnp.complex64(1)], ids=["vector", "integer", "complex"]
 )
 def test_a_loss_that_is_not_a_number_is_shown(value):
@@ -276,7 +298,8 @@ def test_an_example_meta_trains(example, tmp_path):
         optimizer=LearnedMomentumConfig(network=UNFConfig((4,)))
         if name in ("equinox_mlp", "batchnorm_dropout")
         else LearnedSGDMConfig(),
-        estimator=PESConfig(particles=2, unroll=UnrollConfig(horizon=10, truncation=5, meta_loss="mean")),
+        estimator=PESConfig(particles=2),
+        unroll=UnrollConfig(horizon=10, truncation=5, meta_loss="mean"),
         outer_steps=2,
     )
     result = meta_train(experiment, tmp_path, progress=False)

@@ -63,6 +63,19 @@ def move(spec: WeightSpec, params: Any, orders: Mapping[Place, np.ndarray]) -> A
     return jax.tree.unflatten(jax.tree.structure(params), leaves)
 
 
+def changed(spec: WeightSpec, **of_leaves: str) -> WeightSpec:
+    """The spec with other axes for some leaves, whose paths are written with `__` for `/`."""
+    tree: dict[str, Any] = {}
+    for path in spec.paths:
+        *above, last = path.split("/")
+        node = tree
+        for part in above:
+            node = node.setdefault(part, {})
+        node[last] = of_leaves.pop(path.replace("/", "__"), spec.notation(path))
+    assert not of_leaves, f"the spec has no {sorted(of_leaves)}"
+    return WeightSpec.parse(tree)
+
+
 def random_element(spec: WeightSpec, params: Any, generator: np.random.Generator) -> dict[str, np.ndarray]:
     """As `spec.sample`, from numpy: nothing to compile."""
     sizes, nested = spec.sizes(params), spec.nested

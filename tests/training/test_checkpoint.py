@@ -21,6 +21,22 @@ def small_state(step: int) -> dict:
     return {"theta": {"alpha": jnp.full((3,), step, jnp.float32)}, "particles": jnp.full((4, 5), step, jnp.float32)}
 
 
+@jax.tree_util.register_pytree_with_keys_class
+class TwoNames:
+    """An attribute and an entry that are both called a."""
+
+    def __init__(self, attribute, entry):
+        self.parts = attribute, entry
+
+    def tree_flatten_with_keys(self):
+        keys = jax.tree_util.GetAttrKey("a"), jax.tree_util.DictKey("a")
+        return tuple(zip(keys, self.parts, strict=True)), None
+
+    @classmethod
+    def tree_unflatten(cls, _, parts):
+        return cls(*parts)
+
+
 def bits(leaf) -> tuple:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return str(leaf.dtype), bits(jax.random.key_data(leaf))
@@ -103,6 +119,14 @@ def test_the_file_is_readable_by_others(tmp_path):
     assert sorted(loaded) == ["done", "theta/alpha", "theta/count"]
     for name, leaf in named_leaves(state):
         assert bits(loaded[name]) == bits(leaf)
+
+
+def test_keys_with_a_slash_are_their_own(tmp_path):
+    theta = {"a/b": jnp.zeros(1), "a": {"b": jnp.ones(1)}, "a%2Fb": jnp.full(1, 2.0)}
+    checkpoint.save(tmp_path, 1, {"theta": theta})
+    _, restored = checkpoint.restore(tmp_path, {"theta": jax.tree.map(jnp.zeros_like, theta)})
+    for found in (restored["theta"], checkpoint.load_theta(tmp_path)):
+        assert jax.tree.map(float, jax.tree.map(jnp.sum, found)) == {"a/b": 0.0, "a": {"b": 1.0}, "a%2Fb": 2.0}
 
 
 def test_a_resumed_run_equals_an_unbroken_one(tmp_path):
@@ -289,7 +313,7 @@ def test_a_template_that_does_not_fit_names_the_leaf(tmp_path, change, message):
         ({"theta": {"a": "text"}}, "leaf 'theta/a' has dtype <U4"),
         ({"theta": {"a": {1: jnp.zeros(1)}}}, "'theta/a' is a dict: theta must be made of dicts with string keys"),
         ({"theta": {"a": optax.EmptyState()}}, "'theta/a' is a EmptyState"),
-        ({"theta": {"a/b": jnp.zeros(1), "a": {"b": jnp.zeros(1)}}}, "two leaves of the state have the path 'theta/a/b'"),
+        ({"theta": jnp.zeros(1), "more": TwoNames(jnp.ones(1), jnp.ones(1))}, "both have the path 'more/a'"),
     ],
 )
 def test_a_state_that_cannot_be_saved_names_the_leaf(tmp_path, state, message):

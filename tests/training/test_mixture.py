@@ -18,7 +18,7 @@ from lopt.training import checkpoint, metrics
 from lopt.training.held_out import HeldOutConfig, make_held_out
 from lopt.training.mixture import combine, joint_optimizer, optimizer_of, set_up
 from lopt.training.outer import OuterConfig
-from lopt.training.trainer import BEST_DIR, MetaTrainConfig, meta_train, particle_mesh
+from lopt.training.trainer import BEST_DIR, MetaTrainConfig, meta_train
 from lopt.unroll import UnrollConfig
 from tasks.cnn import CNNConfig
 from tasks.mlp import MLPConfig
@@ -32,7 +32,8 @@ def experiment(tasks, network, **changes):
     settings = {
         "task": MixtureConfig(tasks, (3.0, 1.0)),
         "optimizer": LearnedMomentumConfig(network=network),
-        "estimator": NRESConfig(particles=2, unroll=UnrollConfig(horizon=6, truncation=3, meta_loss="mean")),
+        "estimator": NRESConfig(particles=2),
+        "unroll": UnrollConfig(horizon=6, truncation=3, meta_loss="mean"),
         "outer_steps": 4,
         "save_every": 2,
         "outer": OuterConfig(learning_rate=1e-2),
@@ -109,7 +110,7 @@ def test_one_theta_trains_a_perceptron_convolutions_and_recurrence_in_one_outer_
     held_out = HeldOutConfig(every=2, steps=2, seeds=1, tasks=(CNNConfig(channels=(2, 2, 2), batch_size=8),))
     run = experiment(tasks, UNFConfig((4,), share="role"), held_out=held_out, outer_steps=2)
     run = dataclasses.replace(run, task=MixtureConfig(tasks))
-    before = set_up(run.task, run.optimizer, run.estimator, particle_mesh(2)).optimizer.init
+    before = set_up(run.task, run.optimizer, run.estimator, run.unroll).optimizer.init
     result = meta_train(run, tmp_path / "run", progress=False)
     last = metrics.read(tmp_path / "run")[-1]
     curves = {name.split("/")[0]: value for name, value in last.items() if name.endswith("/meta_loss")}
@@ -173,8 +174,8 @@ def test_a_held_out_task_that_theta_cannot_serve_is_refused_before_training(tmp_
 
 
 def test_a_run_without_finite_meta_gradients_gives_up(tmp_path, monkeypatch):
-    def broken(self, problem, optimizer, mesh):
-        made = PESConfig.make(PESConfig(2, unroll=self.unroll), problem, optimizer, mesh)
+    def broken(self, unroll, mesh):
+        made = PESConfig(2).make(unroll, mesh)
 
         def step(key, theta, datasets, state):
             gradient, state, info = made.step(key, theta, datasets, state)

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,14 +18,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file as load_safetensors
 
-from lopt.config import ConfigError, load_file, parse_experiment
+from lopt.config import ConfigError, load_file, load_run, operational, parse_experiment
 from lopt.estimators.pes import PESConfig
+from lopt.evaluation.evaluate import EvaluationConfig
 from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedSGDMConfig
 from lopt.runtime.environment import read_starts
 from lopt.symmetry import WeightSpec
 from lopt.task.base import ArraySplit, Datasets, DataStream, Task, TaskConfig
 from lopt.task.families import vary_init_scale
 from lopt.training import checkpoint, metrics
+from lopt.training.held_out import HeldOutConfig
 from lopt.training.loggers import LoggerConfig
 from lopt.training.trainer import DivergedError, initial_theta, meta_train, on_devices
 from lopt.unroll import UnrollConfig
@@ -146,7 +149,7 @@ class CarryingConfig(TaskConfig):
 
 def carrying(**changes):
     unroll = UnrollConfig(horizon=6, truncation=2)
-    return smoke(task=CarryingConfig(), optimizer=LearnedSGDMConfig(), estimator=PESConfig(particles=4, unroll=unroll), **changes)
+    return smoke(task=CarryingConfig(), optimizer=LearnedSGDMConfig(), estimator=PESConfig(particles=4), unroll=unroll, **changes)
 
 
 def test_model_states_variants_and_streams_resume_bit_for_bit(tmp_path):
@@ -163,6 +166,51 @@ def test_model_states_variants_and_streams_resume_bit_for_bit(tmp_path):
     assert [json.dumps(r) for r in without_speed(tmp_path / "parts")] == [
         json.dumps(r) for r in without_speed(tmp_path / "whole")
     ]
+
+
+@dataclasses.dataclass(frozen=True)
+class FileConfig(TaskConfig):
+    """A line through numbers that lie in a file."""
+
+    data_dir: str = operational("")
+
+    def make(self):
+        x = np.load(Path(self.data_dir) / "x.npy")
+
+        def loss(params, key, batch):
+            return jnp.mean(jnp.square(batch["x"] @ params["w"] - 1.0))
+
+        return Task(
+            name="file",
+            init=lambda key: {"w": jax.random.normal(key, (2,))},
+            loss=loss,
+            spec=WeightSpec.parse({"w": "w!"}),
+            datasets=Datasets(*[ArraySplit({"x": x}, 4)] * 4),
+            initial_loss=2.0,
+        )
+
+
+def test_a_run_that_was_copied_goes_on_with_its_data_elsewhere(tmp_path):
+    (tmp_path / "here").mkdir()
+    np.save(tmp_path / "here" / "x.npy", np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32))
+    run = dataclasses.replace(carrying(outer_steps=4), task=FileConfig(str(tmp_path / "here")))
+    whole = meta_train(run, tmp_path / "whole", progress=False)
+    meta_train(dataclasses.replace(run, outer_steps=2), tmp_path / "here" / "run", progress=False)
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    moved = dataclasses.replace(
+        run,
+        task=FileConfig(str(tmp_path / "there")),
+        save_every=1,
+        keep_checkpoints=2,
+        max_skipped=3,
+        evaluation=EvaluationConfig(7),
+    )
+    resumed = meta_train(moved, tmp_path / "there" / "run", progress=False)
+    assert_bit_equal(resumed.theta, whole.theta)
+    assert checkpoint.steps(tmp_path / "there" / "run") == [3, 4]
+    assert load_run(tmp_path / "there" / "run") == moved
+    with pytest.raises(ConfigError, match=r"held_out\.every is 0 there, not 2"):
+        meta_train(dataclasses.replace(moved, held_out=HeldOutConfig(every=2)), tmp_path / "there" / "run", progress=False)
 
 
 def test_other_loggers_and_the_environment_of_every_start(tmp_path):
@@ -260,7 +308,7 @@ def test_sigint_saves_and_exits_cleanly(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["--estimator.unroll.horizon", "7"], "multiple of truncation=5, got 7"),
+        (["--unroll.horizon", "7"], "multiple of truncation=5, got 7"),
         (["--estimator.no-such-field", "7"], "no-such-field"),
         (["--estimator.sigma", "wide"], "wide"),
     ],

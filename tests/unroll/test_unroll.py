@@ -23,7 +23,7 @@ def test_a_window_is_a_plain_training_loop(task):
     theta = optimizer.init(jax.random.key(0))
     state = unroll.start(jax.random.key(1), theta).inner
     window = unroll.window(jax.random.key(2), task.datasets, ())
-    after, losses, meta_losses = jax.jit(unroll.steps)(theta, state, window)
+    after, losses, meta_losses = jax.jit(unroll.steps)(theta, state, window, jnp.int32(4))
     np.testing.assert_array_equal(losses, meta_losses)
 
     params, reference = state.params, optax.sgd(0.1, momentum=0.5)
@@ -83,7 +83,7 @@ def test_the_meta_loss_is_measured_on_the_split_asked_for(task):
     images = np.asarray(window.meta_batches["image"])
     assert all(image.tobytes() in held_out for image in images.reshape(32, *images.shape[2:]))
     start = unroll.start(jax.random.key(1), theta).inner
-    _, losses, meta_losses = jax.jit(unroll.steps)(theta, start, window)
+    _, losses, meta_losses = jax.jit(unroll.steps)(theta, start, window, jnp.int32(4))
     expected = task.loss(start.params, window.keys[0], jax.tree.map(lambda x: x[0], window.meta_batches))
     np.testing.assert_allclose(meta_losses[0], expected, rtol=1e-5)
     assert np.all(losses != meta_losses)

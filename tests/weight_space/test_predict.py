@@ -4,6 +4,7 @@ import json
 from typing import get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -116,7 +117,7 @@ def test_labels_outside_the_unit_interval_are_named():
         {"method": "mlp"},
         {"epochs": 0},
         {"train_models": 0},
-        {"others": -1.0},
+        {"terms": -1.0},
         {"valid": 0.6, "test": 0.5},
         {"learning_rate": 0.0},
     ],
@@ -126,15 +127,19 @@ def test_bad_settings(wrong):
         PredictionConfig(**wrong)
 
 
-def test_others_go_with_unf_alone(tmp_path):
-    with pytest.raises(ValueError, match=r"others must be at least 0, and goes with method 'unf', got 0\.1 with 'deep_sets'"):
-        PredictionConfig(method="deep_sets", others=0.1)
-    with pytest.raises(SystemExit, match="--others is for --method unf"):
-        predict_generalization.main(["--zoo", str(tmp_path), "--method", "statnn", "--others", "0.1"])
-    first, second = (PredictionConfig(others=others, **SMALL).make(SPEC).init(jax.random.key(0)) for others in (None, 0.1))
-    same = [bool((a == b).all()) for a, b in zip(*map(jax.tree.leaves, (first["perceptron"], second["perceptron"])), strict=True)]
-    assert all(same)
-    assert jax.tree.structure(first) == jax.tree.structure(second)
+@pytest.mark.parametrize("method", ["unf", "shared_unf", "pooled_deep_sets"])
+def test_layers_begin_as_deep_sets(method):
+    """With their own terms taken away, what is left is what DeepSets is."""
+    begun = PredictionConfig(method=method, **SMALL).make(SPEC)
+    alone = PredictionConfig(method="deep_sets", **SMALL).make(SPEC)
+    theta = begun.init(jax.random.key(0))
+    for layer in theta["equivariant"].values():
+        layer["terms"] = jax.tree.map(jnp.zeros_like, layer["terms"])
+    plain = theta | {"equivariant": {name: layer["shared"] for name, layer in theta["equivariant"].items()}}
+    x = {path: jax.random.normal(jax.random.key(1), (*(4 for _ in SPEC.factors(path)), 1)) for path in SPEC.paths}
+    np.testing.assert_allclose(begun.apply(theta, x), alone.apply(plain, x), rtol=1e-5)
+    published = PredictionConfig(method=method, terms=None, **SMALL).make(SPEC)
+    assert "shared" not in published.init(jax.random.key(0))["equivariant"]["layer0"]
 
 
 def test_fewer_models_to_train_on_leave_the_other_parts_alone():
@@ -211,10 +216,10 @@ def test_the_script(tmp_path, capsys):
     predict_generalization.main(arguments)
     assert json.loads(path.read_text())["seeds"] == whole["seeds"]
     assert "statnn, seed 0 is there" in capsys.readouterr().out
-    chosen = ["--method", "unf", "--seeds", "1", "--channels", "3", "--others", "0.5", "--patience", "2", "--train-models", "12"]
+    chosen = ["--method", "unf", "--seeds", "1", "--channels", "3", "--terms", "0.5", "--patience", "2", "--train-models", "12"]
     predict_generalization.main([*arguments, *chosen, "--out", str(tmp_path / "other")])
     config = json.loads((tmp_path / "other" / "unf.json").read_text())["config"]
-    assert [config[name] for name in ("channels", "others", "epochs", "patience", "train_models")] == [[3], 0.5, 1, 2, 12]
+    assert [config[name] for name in ("channels", "terms", "epochs", "patience", "train_models")] == [[3], 0.5, 1, 2, 12]
     predict_generalization.main([*arguments, "--seeds", "1"])
     assert json.loads(path.read_text())["seeds"] == whole["seeds"]
     with pytest.raises(SystemExit, match=r"statnn.json holds predictions with epochs 1, now 2: .*--out"):

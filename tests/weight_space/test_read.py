@@ -53,6 +53,24 @@ def test_models_of_every_format(folder):
     assert zoo.names[3] == "more/d.safetensors[0]"
 
 
+def test_a_table_of_a_spreadsheet(folder):
+    table = folder / "labels.csv"
+    expected = read_zoo(folder, "accuracy")
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
+    np.testing.assert_array_equal(read_zoo(folder, "accuracy").labels, expected.labels)
+
+
+def test_counters_that_the_spec_does_not_name_are_passed_over(folder):
+    expected = read_zoo(folder, "accuracy")
+    save_file(model(0) | {"norm/num_batches_tracked": np.asarray(7, np.int64)}, folder / "a.safetensors")
+    stack = {path: array[None] for path, array in model(3).items()}
+    save_file(stack | {"0_count": np.asarray(7, np.int64)}, folder / "more" / "d.safetensors")
+    zoo = read_zoo(folder, "accuracy")
+    assert zoo.weights.keys() == expected.weights.keys()
+    for path, array in zoo.weights.items():
+        np.testing.assert_array_equal(array, expected.weights[path])
+
+
 def test_a_spec_that_is_passed_goes_before_the_file(folder):
     (folder / "spec.json").unlink()
     with pytest.raises(ZooError, match=r"spec.json is missing.*infer_spec"):

@@ -1,0 +1,27 @@
+"""A UNF optimizer for a deeper Transformer on the reference that comes with Python, horizon 1,000: no download.
+
+Command:  python scripts/meta_train.py --config configs/python_docs_deep_transformer.py --run-dir runs/python_docs_deep_transformer
+Cost:     COST
+Expect:   XXX
+
+Its size is in fields: `--task.blocks`, `--task.width`, `--task.heads`, `--task.mlp`; f is shared by role, so that theta serves all.
+"""
+
+from lopt.estimators.nres import NRESConfig
+from lopt.evaluation.evaluate import EvaluationConfig
+from lopt.networks.update import UNFConfig
+from lopt.optimizers.momentum import LearnedMomentumConfig
+from lopt.training.outer import OuterConfig
+from lopt.training.trainer import MetaTrainConfig
+from lopt.unroll import UnrollConfig
+from tasks.transformer import TransformerConfig
+
+config = MetaTrainConfig(
+    task=TransformerConfig(dataset="python_docs", length=16, blocks=6, width=32, heads=4, head_width=8, mlp=128, batch_size=8),
+    optimizer=LearnedMomentumConfig(alpha=0.1, beta=0.01, network=UNFConfig(share="role")),
+    estimator=NRESConfig(),
+    unroll=UnrollConfig(horizon=1000, meta_loss="mean"),
+    outer=OuterConfig(learning_rate=3e-3, decay_steps=500),
+    evaluation=EvaluationConfig(steps=1000, seeds=5, baselines=("nadamw", "muon"), schedules=("warmup_cosine",)),
+    outer_steps=500,
+)

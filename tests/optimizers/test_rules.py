@@ -1,0 +1,266 @@
+"""Every rule with features and networks of every kind: the symmetry, the scale of losses, manners in other people's loops."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lopt.config import from_dict, to_dict
+from lopt.features.base import Context
+from lopt.features.momenta import Momenta
+from lopt.features.presets import AdafactorFeatures, Celo2Features, CustomFeatures, PaperFeatures
+from lopt.features.second_moments import GradientOverRoot, MomentaOverRoot
+from lopt.features.time import FractionLeft, LossTrend, Time
+from lopt.features.weights import Gradient, TensorSize, Value
+from lopt.networks.update import DeepSetsConfig, PooledDeepSetsConfig, UNFConfig
+from lopt.optimizers.config import LearnedOptimizerConfig
+from lopt.optimizers.direction import DirectionRule
+from lopt.optimizers.gated import GatedRule, NominalRule
+from lopt.optimizers.magnitude import MagnitudeRule
+from lopt.optimizers.momentum import MomentumRule, SGDMRule
+from lopt.optimizers.nominals import AdamNominal, MomentumNominal, MuonNominal, NAdamNominal
+from lopt.optimizers.schedules import ScheduleConfig
+from lopt.symmetry.spec import WeightSpec
+
+SPEC = WeightSpec.parse({"k": "i! h", "b": "h", "r": "h g", "o": "g o!"})
+SHAPES = {"k": (4, 6), "b": (6,), "r": (6, 5), "o": (5, 3)}
+FREE = CustomFeatures(
+    parts=(Value(), Gradient(), Momenta(bias_correction=True), GradientOverRoot(eps=1e-30), MomentaOverRoot(eps=1e-30), Time())
+)
+SMALL = {
+    "momentum": LearnedOptimizerConfig(MomentumRule(beta=0.1), PaperFeatures(), UNFConfig((6,))),
+    "gated adam": LearnedOptimizerConfig(GatedRule(), AdafactorFeatures(), UNFConfig((6,), share="role")),
+    "gated muon": LearnedOptimizerConfig(
+        GatedRule(nominal=MuonNominal(), schedule=ScheduleConfig("cosine", fraction=True)),
+        FREE,
+        UNFConfig((6,), equivariant=(3,)),
+    ),
+    "direction": LearnedOptimizerConfig(DirectionRule(nominal=NAdamNominal()), Celo2Features(), DeepSetsConfig((6,))),
+    "orthogonal direction": LearnedOptimizerConfig(
+        DirectionRule(orthogonalize=True, relative=True, fan_in=True, weight_decay=0.1), FREE, UNFConfig((6,), share="role")
+    ),
+    "magnitude": LearnedOptimizerConfig(
+        MagnitudeRule(learn_weight_decay=True, weight_decay=0.01), AdafactorFeatures(), PooledDeepSetsConfig((6,))
+    ),
+    "sgdm": LearnedOptimizerConfig(SGDMRule(), None, None),
+    "nominal": LearnedOptimizerConfig(NominalRule(nominal=MomentumNominal(), schedule=ScheduleConfig()), None, None),
+}
+STEPS = {"num_steps": 20, "value": jnp.float32(1.5)}
+
+
+def params(key=0):
+    return {path: jax.random.normal(jax.random.fold_in(jax.random.key(key), i), s) for i, (path, s) in enumerate(SHAPES.items())}
+
+
+def theta_of(optimizer):
+    """theta with everything away from its start, so that nothing is hidden by a zero."""
+    theta = optimizer.init(jax.random.key(1))
+    leaves, structure = jax.tree.flatten(theta)
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    return jax.tree.unflatten(structure, [x + 0.03 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)])
+
+
+def trained(tx, w, steps=3, scale=1.0):
+    @jax.jit
+    def run(w):
+        state = tx.init(w)
+
+        def step(carry, i):
+            w, state = carry
+            grads = jax.tree.map(lambda x: scale * jnp.sin(3 * x), w)
+            updates, state = tx.update(grads, state, w, **STEPS)
+            return (optax.apply_updates(w, updates), state), None
+
+        return jax.lax.scan(step, (w, state), jnp.arange(steps))[0][0]
+
+    return run(w)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_permuted_training_is_the_training_permuted(name):
+    optimizer = SMALL[name].make(SPEC)
+    tx = optimizer.opt_fn(theta_of(optimizer))
+    element = SPEC.sample(jax.random.key(3), params())
+    expected = SPEC.permute(trained(tx, params()), element)
+    found = trained(tx, SPEC.permute(params(), element))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-4), found, expected)
+    moved = max(
+        float(jnp.max(jnp.abs(a - b)))
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(SPEC.permute(params(), element)), strict=True)
+    )
+    assert moved > 1e-4
+
+
+@pytest.mark.parametrize("nominal", [AdamNominal(eps=1e-30), MuonNominal()])
+@pytest.mark.parametrize("rule", [GatedRule, DirectionRule])
+def test_the_scale_of_a_loss_does_not_matter(rule, nominal):
+    """Where the features do not show it: then a loss times 1000 gives the same steps."""
+    optimizer = LearnedOptimizerConfig(rule(nominal=nominal), FREE, UNFConfig((6,), share="role")).make(SPEC)
+    tx = optimizer.opt_fn(theta_of(optimizer))
+    once, thousand = (trained(tx, params(), steps=1, scale=scale) for scale in (1.0, 1000.0))
+    for path, w in params().items():
+        np.testing.assert_allclose(
+            thousand[path] - w, once[path] - w, rtol=1e-3, atol=1e-3 * float(jnp.max(jnp.abs(once[path] - w)))
+        )
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_configs_stand_in_files_by_name(name):
+    config = SMALL[name]
+    assert from_dict(to_dict(config)) == config
+    assert not re.search(r"'class': '[^']*:", str(to_dict(config)))
+
+
+def test_reparametrised_weights_move_alike():
+    """Weights times c with gradients over c, as after W -> W c: a relative direction moves them by c times as much."""
+    rule = DirectionRule(nominal=AdamNominal(eps=1e-30), relative=True)
+    optimizer = LearnedOptimizerConfig(rule, FREE, DeepSetsConfig((6,))).make(SPEC)
+    tx = optimizer.opt_fn(theta_of(optimizer))
+
+    def first(c):
+        w = jax.tree.map(lambda x: c * x, params())
+        grads = jax.tree.map(lambda x: jnp.sin(3 * x) / c, params())
+        return jax.tree.map(lambda u: u / c, tx.update(grads, tx.init(w), w)[0])
+
+    one, large = jax.jit(first)(1.0), jax.jit(first)(1000.0)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-6), large, one)
+
+
+def test_scale_by_is_the_positive_direction():
+    for name, size in (("direction", 0.01), ("sgdm", 1.0)):
+        optimizer = SMALL[name].make(SPEC)
+        theta = optimizer.init(jax.random.key(0))
+        whole, part = optimizer.opt_fn(theta), optimizer.scale_by(theta)
+        grads = params(1)
+        a = whole.update(grads, whole.init(params()), params())[0]
+        b = part.update(grads, part.init(params()), params())[0]
+        jax.tree.map(lambda a, b, size=size: np.testing.assert_allclose(a, -size * b, rtol=1e-5), a, b)
+
+
+def test_a_rule_that_anneals_asks_for_the_number_of_steps():
+    tx = LearnedOptimizerConfig(GatedRule(schedule=ScheduleConfig("cosine")), FREE, DeepSetsConfig((4,))).make(SPEC)
+    tx = tx.opt_fn(tx.init(jax.random.key(0)))
+    with pytest.raises(ValueError, match=r"the rule's schedule sees how much of the training is left: say .* num_steps=N"):
+        tx.update(params(), tx.init(params()), params())
+
+
+@pytest.mark.parametrize(("kind", "message"), [(FractionLeft(), "fraction_left"), (LossTrend(), "loss_trend")])
+def test_features_that_need_something_say_so(kind, message):
+    features = CustomFeatures(parts=(Value(), kind)).make()
+    with pytest.raises(ValueError, match=message):
+        features.update(params(), features.init(params()), params(), Context(jnp.int32(0)))
+
+
+def test_features_of_tensors_and_of_the_training():
+    features = CustomFeatures(parts=(Value(), TensorSize(), LossTrend((0.5,)), FractionLeft())).make()
+    assert (len(features.channels), features.num_tensor, features.num_shared) == (1, 3, 12)
+    context = Context(jnp.int32(0), jnp.float32(2.0), jnp.float32(10.0))
+    seen, state = features.update(params(), features.init(params()), params(), context)
+    assert {path: x.shape for path, x in seen.tensors.items()} == dict.fromkeys(SHAPES, (3,))
+    np.testing.assert_allclose(seen.shared[0], 0.0, atol=1e-6)  # the first loss is its own average
+    seen, _ = features.update(params(), state, params(), context._replace(count=jnp.int32(1), loss=jnp.float32(1.0)))
+    assert 0 < float(seen.shared[0]) < 1  # it fell
+    network = UNFConfig((5,)).make(SPEC, features, 2)
+    out = network.apply(network.init(jax.random.key(0)), seen)
+    assert {path: y.shape for path, y in out.items()} == {path: (2, *shape) for path, shape in SHAPES.items()}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (LearnedOptimizerConfig(SGDMRule(), PaperFeatures(), None), "SGDMRule has no network: set features and network to None"),
+        (LearnedOptimizerConfig(GatedRule(), None, DeepSetsConfig()), "GatedRule needs a network and its features"),
+        (LearnedOptimizerConfig(DirectionRule(learning_rate=0.0), FREE, DeepSetsConfig()), "learning_rate must be positive"),
+        (LearnedOptimizerConfig(GatedRule(), FREE, UNFConfig(terms=0.0)), "multiple of a layer's own terms must be positive"),
+        (LearnedOptimizerConfig(GatedRule(), CustomFeatures(parts=()), DeepSetsConfig()), "at least one kind"),
+    ],
+    ids=str,
+)
+def test_what_does_not_go_together_is_named(config, message):
+    with pytest.raises(ValueError, match=message):
+        config.make(SPEC)
+
+
+# --- In other people's loops: the cases that optax tests its own transforms with
+
+
+@pytest.fixture(params=["momentum", "gated adam", "orthogonal direction", "nominal"])
+def tx(request):
+    optimizer = SMALL[request.param].make(SPEC)
+    return optimizer.opt_fn(theta_of(optimizer))
+
+
+def test_jit_is_eager(tx):
+    args = params(1), tx.init(params()), params()
+    eager, compiled = tx.update(*args, **STEPS)[0], jax.jit(tx.update)(*args, **STEPS)[0]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), compiled, eager)
+
+
+def test_states_are_shaped_like_params_and_hold_still(tx):
+    """The state keeps its structure, shapes and dtypes; bfloat16 params keep theirs."""
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params())
+    before = jax.eval_shape(tx.init, half)
+    updates, after = jax.eval_shape(lambda g, w: tx.update(g, tx.init(w), w, **STEPS), half, half)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), before) == jax.tree.map(lambda x: (x.shape, x.dtype), after)
+    assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_empty_trees(tx):
+    updates, _ = tx.update({}, tx.init({}), {}, **STEPS)
+    assert updates == {}
+
+
+def test_leaves_that_are_none_stay_none():
+    optimizer = SMALL["direction"].make(WeightSpec(()))
+    tx, w = optimizer.opt_fn(optimizer.init(jax.random.key(0))), {"frozen": None, "trained": jnp.ones((2, 3))}
+    updates, _ = tx.update({"frozen": None, "trained": jnp.ones((2, 3))}, tx.init(w), w)
+    assert updates["frozen"] is None
+    assert updates["trained"].shape == (2, 3)
+
+
+def test_wrappers_of_optax(tx):
+    """MultiSteps, apply_if_finite, vmap and donated states."""
+    w = params()
+    with jax.numpy_dtype_promotion("standard"):
+        wrapped = optax.MultiSteps(optax.apply_if_finite(tx, 3), 2)
+
+        @jax.jit
+        def two(w):
+            state = wrapped.init(w)
+            _, state = wrapped.update(params(1), state, w, **STEPS)
+            return wrapped.update(params(1), state, w, **STEPS)[0]
+
+        found = two(w)
+    expected = jax.jit(lambda w: tx.update(params(1), tx.init(w), w, **STEPS)[0])(w)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected)
+    many = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), w)
+    batched = jax.jit(jax.vmap(lambda w: tx.update(params(1), tx.init(w), w, **STEPS)[0]))(many)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[0], b, rtol=1e-4, atol=1e-6), batched, expected)
+    donated = jax.jit(lambda g, s, w: tx.update(g, s, w, **STEPS), donate_argnums=1)(params(1), tx.init(w), w)[0]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), donated, expected)
+
+
+def test_masked_and_by_parts():
+    """A network that needs no spec trains the part that it is given, beside another optimizer; its rate may be injected."""
+    config = dataclasses.replace(SMALL["direction"], features=FREE)
+    theta = config.make(SPEC).init(jax.random.key(0))
+
+    def make(learning_rate):
+        tx = config.make(WeightSpec(())).scale_by(theta)
+        return optax.chain(tx, optax.scale_by_learning_rate(learning_rate))
+
+    labels = {path: "learned" if path in ("k", "r") else "sgd" for path in SHAPES}
+    tx = optax.multi_transform({"learned": optax.inject_hyperparams(make)(learning_rate=0.1), "sgd": optax.sgd(0.1)}, labels)
+    w, g = params(), params(1)
+    with jax.numpy_dtype_promotion("standard"):
+        updates = jax.jit(lambda: tx.update(g, tx.init(w), w)[0])()
+    np.testing.assert_allclose(updates["b"], -0.1 * g["b"], rtol=1e-6)
+    np.testing.assert_allclose(jnp.sqrt(jnp.mean(updates["k"] ** 2)), 0.1, rtol=1e-4)
+    alone = make(0.1)
+    part = {path: w[path] for path in ("k", "r")}
+    expected = alone.update({path: g[path] for path in part}, alone.init(part), part)[0]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), {p: updates[p] for p in part}, expected)
