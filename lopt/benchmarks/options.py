@@ -45,6 +45,14 @@ def png_file(text: str) -> Path:
     return Path(text)
 
 
+KINDS = {  # what happens to runs -> attempts in about an hour
+    "kills": 100,
+    "signals": 40,
+    "power cuts": 300,
+    "full disks": 200,
+    "processes": 20,
+    "damaged files": 300,
+}
 NETWORKS = ["unf", "unf_bfloat16", "unf_role", "deep_sets"]
 
 
@@ -140,8 +148,6 @@ def startup(command: argparse.ArgumentParser, root: Path) -> None:
 def reliability(command: argparse.ArgumentParser, root: Path) -> None:
     """What is lost when runs are killed, cut off from power, find the disk full, are started twice, or find files damaged."""
     del root
-    from lopt.benchmarks.reliability import KINDS
-
     text = "what happens to runs (default: %(default)s)"
     command.add_argument("--kinds", nargs="+", choices=[*KINDS], default=[*KINDS], help=text)
     text = "of each kind (default: as many as take about an hour in all; quick: 2)"

@@ -21,18 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from lopt.benchmarks.faults import Disk, PowerCut, at_call, full_disk
+from lopt.benchmarks.options import KINDS
 from lopt.training import checkpoint, metrics
 from lopt.training.checkpoint import BEST_DIR, CHECKPOINTS_DIR, CheckpointError
 from lopt.training.trainer import MetaTrainConfig, meta_train
 
-KINDS = {  # what happens -> attempts in about an hour
-    "kills": 100,
-    "signals": 40,
-    "power cuts": 300,
-    "full disks": 200,
-    "processes": 20,
-    "damaged files": 300,
-}
 _IN_A_ROW = 4  # kills or signals that one run is given
 _STEPS_BETWEEN = 150  # outer steps for a start, in which it is to be harmed
 _DAMAGED = ("config.json", "environment.json", "metrics.jsonl", CHECKPOINTS_DIR, f"{BEST_DIR}/{CHECKPOINTS_DIR}")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lopt.benchmarks.faults import Disk, PowerCut, at_call, full_disk
-from lopt.benchmarks.reliability import KINDS, command, difference, reliability
+from lopt.benchmarks.options import KINDS
+from lopt.benchmarks.reliability import command, difference, reliability
 from lopt.config import load_file, write_atomically
 from lopt.training.checkpoint import CheckpointError
 from lopt.training.held_out import HeldOutConfig
