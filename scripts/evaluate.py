@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from lopt.reporting.report import terminal_table, write_report
 from lopt.reporting.tables import rich_lines
 from lopt.runtime.compilation_cache import use_compilation_cache
 from lopt.runtime.progress import Stages
+from lopt.runtime.text import plain
 from lopt.task.base import Problem, TaskConfig
 from lopt.task.families import MixtureConfig
 from lopt.training import checkpoint, metrics
@@ -128,6 +130,8 @@ def argument_parser() -> argparse.ArgumentParser:
         help="which theta of a run: the best by its held-out evaluations, if it had any, or the newest (default: best)",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: RUN; runs/evaluate/NAME)")
+    text = "import classes and functions that a run's config names although they are not lopt's and the run was not made here"
+    parser.add_argument("--trust", action="store_true", help=text)
     parser.add_argument("-h", "--help", action="store_true", help="show this and, with --task NAME, the fields of the task")
     return parser
 
@@ -167,13 +171,13 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, TaskConfig | 
     return args, None
 
 
-def trained_optimizer(source: str, problem: Problem, which: str) -> Competitor:
+def trained_optimizer(source: str, problem: Problem, which: str, trust: bool = False) -> Competitor:
     """A shipped optimizer, or one of a run, a folder or a repository, on a task that need not be one it was trained on.
 
     Raises:
       ValueError: if its theta cannot serve the task's weights.
     """
-    trained = open_trained(source, best=which == "best")
+    trained = open_trained(source, best=which == "best", trust=trust)
     try:
         optimizer = fit(trained, problem.spec, problem.param_shapes())
     except ValueError as error:
@@ -199,8 +203,8 @@ def kept_searches(args: argparse.Namespace) -> Path | None:
 def of_task(args: argparse.Namespace, config: TaskConfig, console: Console) -> Iterator[tuple[Evaluation, list[Path]]]:
     given, trained = overrides(args)
     evaluation_config, problem = EvaluationConfig(**given), config.make()
-    learned = [trained_optimizer(source, problem, args.checkpoint) for source in trained]
-    evaluation = evaluate(problem, learned, evaluation_config, args.seed or 0, console.print, kept_searches(args))
+    learned = [trained_optimizer(source, problem, args.checkpoint, args.trust) for source in trained]
+    evaluation = evaluate(problem, learned, evaluation_config, args.seed or 0, partial(say, console), kept_searches(args))
     out = args.out or Path("runs") / "evaluate" / args.task
     out.mkdir(parents=True, exist_ok=True)
     yield evaluation, write_report(evaluation, out, configs={"task": to_dict(config)})
@@ -208,9 +212,9 @@ def of_task(args: argparse.Namespace, config: TaskConfig, console: Console) -> I
 
 def of_run(args: argparse.Namespace, console: Console) -> Iterator[tuple[Evaluation, list[Path]]]:
     """One evaluation; of a run over several tasks, one of each, in a directory of its own."""
-    experiment = load_run(args.run_dir)
+    experiment = load_run(args.run_dir, trust=args.trust)
     theta, step = run_theta(args.run_dir, best=args.checkpoint == "best")
-    done = checkpoint.steps(args.run_dir)[-1]
+    done = (checkpoint.steps(args.run_dir) or [step])[-1]  # best/ may have been handed on alone
     # A run that was killed may have logged outer steps after its newest checkpoint, which this theta has not seen.
     records = [record for record in metrics.read(args.run_dir) if record["outer_step"] <= done]
     given, trained = overrides(args)
@@ -223,9 +227,9 @@ def of_run(args: argparse.Namespace, console: Console) -> Iterator[tuple[Evaluat
         competitors = [
             Competitor(title, optimizer.opt_fn, theta),
             Competitor("before meta-training", optimizer.opt_fn, initial_theta(experiment.seed, setup.optimizer)),
-            *(trained_optimizer(source, problem, args.checkpoint) for source in trained),
+            *(trained_optimizer(source, problem, args.checkpoint, args.trust) for source in trained),
         ]
-        evaluation = evaluate(problem, competitors, config, seed, console.print, kept_searches(args))
+        evaluation = evaluate(problem, competitors, config, seed, partial(say, console), kept_searches(args))
         out = args.out or args.run_dir
         if len(setup.problems) > 1:
             out = out / name
@@ -237,7 +241,11 @@ def of_run(args: argparse.Namespace, console: Console) -> Iterator[tuple[Evaluat
 
 def show(paths: Sequence[Path], console: Console) -> None:
     for path in paths:
-        console.print(str(path), soft_wrap=True)
+        say(console, str(path))
+
+
+def say(console: Console, text: str) -> None:
+    console.print(plain(text), soft_wrap=True, markup=False, highlight=False)  # names may hold what a terminal obeys
 
 
 def generalizations(args: argparse.Namespace, config: TaskConfig | None, console: Console) -> Iterator[list[Path]]:
@@ -247,7 +255,7 @@ def generalizations(args: argparse.Namespace, config: TaskConfig | None, console
         tasks, evaluation, seed = (config,), EvaluationConfig(**given), args.seed or 0
         sources, base = {name: name for name in trained}, Path("runs") / "evaluate" / args.task
     else:
-        experiment = load_run(args.run_dir)
+        experiment = load_run(args.run_dir, trust=args.trust)
         tasks = experiment.task.tasks if isinstance(experiment.task, MixtureConfig) else (experiment.task,)
         evaluation, seed = (
             dataclasses.replace(experiment.evaluation, **given),
@@ -257,7 +265,7 @@ def generalizations(args: argparse.Namespace, config: TaskConfig | None, console
 
     def setup(problem: Problem) -> list[Competitor]:
         return [
-            dataclasses.replace(trained_optimizer(source, problem, args.checkpoint), name=name)
+            dataclasses.replace(trained_optimizer(source, problem, args.checkpoint, args.trust), name=name)
             for name, source in sources.items()
         ]
 

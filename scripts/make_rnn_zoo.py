@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from lopt.runtime.compilation_cache import use_compilation_cache
     from lopt.runtime.distributed import use_all_cores
+    from lopt.runtime.locks import BusyError
 
     use_compilation_cache()
     use_all_cores()
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with Stages(total_weight(args.zoo, args.out)) as view:
             models = make_zoo(args.zoo, args.out, view.stage)
         path = write_histogram(args.out, "success")
-    except (ZooError, ConfigError, ValueError, OSError) as error:
+    except (BusyError, ZooError, ConfigError, ValueError, OSError) as error:
         sys.exit(f"make_rnn_zoo.py: {error}")
     diverged = args.zoo.models - models
     print(f"{models} models in {args.out}" + (f"; {diverged} diverged and were left out" if diverged else ""))

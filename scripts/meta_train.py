@@ -3,7 +3,9 @@
 python scripts/meta_train.py --config configs/digits_mlp.py --run-dir runs/digits --outer-steps 300 --seed 1
 """
 
+import dataclasses
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,18 +28,29 @@ Several processes, on one machine or many, work on one run: each is started with
 def main(argv: Sequence[str] | None = None) -> None:
     from lopt.runtime.distributed import ProcessConfig  # imports JAX; does not use it
 
-    config, run_dir, processes = parse_experiment(
+    @dataclasses.dataclass(frozen=True)
+    class Start(ProcessConfig):
+        """How this process starts; nothing of it is part of the experiment."""
+
+        restart: bool = False
+        """Begin anew; a run that is in RUN is kept beside it, as RUN.1 or the next number."""
+        strict: bool = False
+        """Refuse to go on with other code, versions, devices or kernels than before, where theta would not be the same bit for bit."""
+
+    config, run_dir, start = parse_experiment(
         argv,
         prog="meta_train.py",
         description=DESCRIPTION,
         config_dir=ROOT / "configs",
         help_config=ROOT / "configs" / "digits_mlp.py",
-        extra=ProcessConfig(),
+        extra=Start(),
     )
     # Imported here, so that --help and a wrong argument answer at once.
     from lopt.layers.kernels.build import use_native_kernels
     from lopt.runtime.compilation_cache import use_compilation_cache
-    from lopt.runtime.distributed import PeerError, is_main, join_processes
+    from lopt.runtime.distributed import PeerError, end_at_once, is_main, join_processes
+    from lopt.runtime.locks import BusyError
+    from lopt.runtime.meeting import MeetingError
     from lopt.training.checkpoint import CheckpointError
     from lopt.training.metrics import MetricsError
     from lopt.training.trainer import DivergedError, meta_train, use_all_cores
@@ -46,12 +59,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     use_compilation_cache()
     use_native_kernels()
     try:
-        if processes.is_one_of_many:
-            join_processes(processes)
+        if start.is_one_of_many:
+            join_processes(start)
         else:
             use_all_cores()
-        result = meta_train(config, run_dir)
-    except (ConfigError, CheckpointError, DatasetError, DivergedError, MetricsError, PeerError, ValueError, OSError) as error:
+        result = meta_train(config, run_dir, restart=start.restart, strict=start.strict)
+    except MeetingError as error:
+        sys.exit(f"meta_train.py: {error}")
+    except (
+        *(BusyError, ConfigError, CheckpointError, DatasetError, DivergedError, MetricsError, PeerError, ValueError, OSError),
+    ) as error:
+        if start.is_one_of_many:
+            end_at_once(f"meta_train.py: {error}")
         sys.exit(f"meta_train.py: {error}")
     if not is_main():
         return
@@ -62,4 +81,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    warnings.formatwarning = lambda message, *_: f"meta_train.py: {message}\n"  # for people: they do not look for it in the code
     main()

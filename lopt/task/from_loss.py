@@ -5,7 +5,7 @@ import functools
 import importlib
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -140,6 +140,8 @@ def _mean_initial_loss(name: str, start: Callable[[jax.Array], Any], loss: Calla
 @dataclasses.dataclass(frozen=True)
 class ImportedTaskConfig(TaskConfig):
     """A task that a function of your own makes, so that it can be meta-trained on in a run directory like any other."""
+
+    IMPORTS: ClassVar[tuple[str, ...]] = ("function",)  # fields that a config from elsewhere may not fill
 
     function: str
     """`module:function`, called without arguments, of a module that Python finds (installed, or in a directory on PYTHONPATH)."""
