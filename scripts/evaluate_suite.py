@@ -39,11 +39,11 @@ from lopt.pretrained.load import is_trained, open_trained
 from lopt.reporting.suite_report import write_suite
 from lopt.reporting.tables import rich_lines
 from lopt.runtime.compilation_cache import use_compilation_cache
+from lopt.runtime.distributed import use_all_cores
 from lopt.runtime.progress import duration
 from lopt.symmetry.spec import PyTree
 from lopt.task import cache_root
 from lopt.task.base import Problem
-from lopt.training.trainer import use_all_cores
 
 SUITES = Path(__file__).resolve().parents[1] / "configs" / "suite"
 DESCRIPTION = """\

@@ -10,7 +10,7 @@ import jax
 
 from lopt.comparison.config import Plan, Run
 from lopt.comparison.kept import kept_race, race_once
-from lopt.comparison.state import RunState, chosen_theta, state_of
+from lopt.comparison.state import RunState, state_of
 from lopt.config import to_dict
 from lopt.evaluation.baselines import find_baseline
 from lopt.evaluation.evaluate import RACE, TUNE, EvaluationConfig, tune_baseline
@@ -20,6 +20,7 @@ from lopt.evaluation.tuning_cache import digest
 from lopt.optimizers.momentum import LearnedOptimizer
 from lopt.symmetry.spec import PyTree
 from lopt.task.base import Problem
+from lopt.training import checkpoint
 from lopt.training.mixture import optimizer_of
 from lopt.unroll import make_unroll
 
@@ -154,7 +155,7 @@ class Bench:
         state = state_of(run)
         if not state.done:
             return None
-        theta, step, which = chosen_theta(run)
+        theta, step, which = checkpoint.chosen_theta(run.directory)
         identity = self._theta_identity(run, theta)
 
         def compete() -> tuple[Curve, dict[str, Any]]:

@@ -18,29 +18,13 @@ import numpy as np
 
 from lopt.evaluation.baselines import SCHEDULES, Baseline, ScheduleName, find_baseline
 from lopt.evaluation.costs import Cost, measure_costs
-from lopt.evaluation.race import Competitor, check_names, measured_steps, race
-from lopt.evaluation.rollout import OptFn, grid_fn, metrics_fn, on_cpu, seed_keys, train_fn
+from lopt.evaluation.race import Competitor, check_names, race
+from lopt.evaluation.rollout import OptFn, grid_fn, on_cpu, seed_keys
 from lopt.evaluation.summary import Curve, Row, final_losses, summarize, target_loss
 from lopt.evaluation.tuning import Search, Setting, Tuning, TuningError, tune
 from lopt.evaluation.tuning_cache import cached, identity
 from lopt.symmetry.spec import PyTree
 from lopt.task.base import Datasets, Problem
-
-__all__ = [
-    "RACE",
-    "TUNE",
-    "Competitor",
-    "Evaluation",
-    "EvaluationConfig",
-    "evaluate",
-    "measured_steps",
-    "metrics_fn",
-    "race",
-    "seed_keys",
-    "train_fn",
-    "tune_baseline",
-    "tune_rates",
-]
 
 # Folded into the root key, far beyond any outer step, so that no key of a race is one of the meta-training's.
 RACE, TUNE = (zlib.crc32(name) for name in (b"lopt.evaluation.evaluate.race", b"lopt.evaluation.evaluate.tune"))

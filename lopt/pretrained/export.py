@@ -9,7 +9,6 @@ from typing import Any
 from lopt.config import load_run, parse_json, to_dict
 from lopt.pretrained import hub
 from lopt.pretrained.card import CARD_FILE, Card, CardError, encode_spec, read_folder, write_folder
-from lopt.pretrained.load import run_theta
 from lopt.runtime.environment import ENVIRONMENT_FILE, read_starts
 from lopt.training import checkpoint, metrics
 from lopt.training.mixture import Setup, check_serves, optimizer_of, set_up
@@ -62,7 +61,7 @@ def export_run(
     if Path(folder).exists() and not overwrite:
         raise CardError(f"{folder} exists already; name another folder, or ask for it to be overwritten")
     races = [race for path in results for race in read_results(path, {name, str(run_dir), str(folder)})]
-    theta, step = run_theta(run_dir, best=best)
+    theta, step, _ = checkpoint.chosen_theta(run_dir, best=best)
     setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, experiment.unroll)
     for problem in setup.problems.values():
         check_serves(optimizer_of(experiment.optimizer, problem), theta, problem)

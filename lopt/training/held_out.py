@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
-from lopt.evaluation.evaluate import seed_keys, train_fn
+from lopt.evaluation.rollout import seed_keys, train_fn
 from lopt.evaluation.summary import final_losses
 from lopt.optimizers.momentum import OptimizerConfig
 from lopt.symmetry.spec import PyTree

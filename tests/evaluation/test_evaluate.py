@@ -25,21 +25,9 @@ from lopt.evaluation import evaluate as evaluate_module
 from lopt.evaluation import rollout as frozen
 from lopt.evaluation.baselines import Baseline, find_baseline
 from lopt.evaluation.costs import measure_costs
-from lopt.evaluation.evaluate import (
-    RACE,
-    TUNE,
-    Competitor,
-    Evaluation,
-    EvaluationConfig,
-    evaluate,
-    measured_steps,
-    metrics_fn,
-    race,
-    seed_keys,
-    train_fn,
-    tune_baseline,
-)
-from lopt.evaluation.rollout import race_fn
+from lopt.evaluation.evaluate import RACE, TUNE, Evaluation, EvaluationConfig, evaluate, tune_baseline
+from lopt.evaluation.race import Competitor, measured_steps, race
+from lopt.evaluation.rollout import metrics_fn, race_fn, seed_keys, train_fn
 from lopt.evaluation.summary import Curve, Estimate, markdown_table, rich_table, steps_to_reach, summarize, trailing_mean
 from lopt.evaluation.tuning import Search, TuningError
 from lopt.reporting.report import curve_arrays, summary_markdown, terminal_table, write_report

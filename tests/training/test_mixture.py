@@ -15,10 +15,11 @@ from lopt.networks.update import DeepSetsConfig, UNFConfig
 from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedSGDMConfig
 from lopt.task.families import MixtureConfig
 from lopt.training import checkpoint, metrics
+from lopt.training.checkpoint import BEST_DIR
 from lopt.training.held_out import HeldOutConfig, make_held_out
 from lopt.training.mixture import combine, joint_optimizer, optimizer_of, set_up
 from lopt.training.outer import OuterConfig
-from lopt.training.trainer import BEST_DIR, MetaTrainConfig, meta_train
+from lopt.training.trainer import MetaTrainConfig, meta_train
 from lopt.unroll import UnrollConfig
 from tasks.cnn import CNNConfig
 from tasks.mlp import MLPConfig
