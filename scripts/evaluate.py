@@ -115,7 +115,7 @@ def argument_parser() -> argparse.ArgumentParser:
     tuned = "(default: the run's evaluation.{}; {})"
     text = "how often the distance between learning rates is halved around the best of the grid "
     parser.add_argument("--refinements", type=count, metavar="N", help=text + tuned.format("refinements", default.refinements))
-    text = "momenta that SGDM is tuned over " + tuned.format("momenta", *default.momenta)
+    text = "momenta that SGDM is tuned over " + tuned.format("momenta", 0.9)
     parser.add_argument("--momenta", nargs="+", type=float, metavar="M", help=text)
     text = "schedules that learning rates are tuned with " + tuned.format("schedules", *default.schedules)
     parser.add_argument("--schedules", nargs="+", choices=tuple(SCHEDULES), help=text)

@@ -175,6 +175,7 @@ class Bench:
     def _tuned_file(self, name: str) -> tuple[Path, dict[str, Any]]:
         search = {field.name: getattr(self.evaluation, field.name) for field in dataclasses.fields(EvaluationConfig)}
         search = {key: search[key] for key in search if key not in ("cost_turns", "baselines")}
+        search["momenta"] = search["momenta"] or (0.9,)  # as races that are kept name it
         identity = self._identity({"baseline": name, "search": search})
         return self.plan.races / f"tuned-{name.replace(':', '-')}.npz", identity
 

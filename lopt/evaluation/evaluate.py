@@ -46,8 +46,8 @@ class EvaluationConfig:
     """How often a grid whose best lies at an edge is extended beyond it."""
     refinements: int = 1
     """How often the distance between learning rates (and momenta) is halved around the best of the grid."""
-    momenta: tuple[float, ...] = (0.9,)
-    """Momenta that SGDM is tried with; several make a grid with the learning rates, which is extended and refined too."""
+    momenta: tuple[float, ...] | None = None
+    """Momenta that SGDM is tried with, None: 0.9; several make a grid with the learning rates, which is extended and refined too."""
     schedules: tuple[ScheduleName, ...] = ("constant",)
     """Schedules that the rivals' learning rates are tried with: constant, cosine (to zero), warmup_cosine (a tenth of the steps)."""
     window: int = 100
@@ -71,7 +71,9 @@ class EvaluationConfig:
         for name in ("max_extensions", "refinements", "cost_turns"):
             if getattr(self, name) < 0:
                 raise ValueError(f"evaluation.{name} must not be negative, got {getattr(self, name)}")
-        if not self.momenta or len(set(self.momenta)) < len(self.momenta) or not all(0 <= m < 1 for m in self.momenta):
+        if self.momenta is not None and (
+            not self.momenta or len(set(self.momenta)) < len(self.momenta) or not all(0 <= m < 1 for m in self.momenta)
+        ):
             raise ValueError(f"evaluation.momenta must be different numbers from 0 to below 1, got {self.momenta}")
         if not self.schedules or len(set(self.schedules)) < len(self.schedules) or not set(self.schedules) <= {*SCHEDULES}:
             raise ValueError(f"evaluation.schedules must be some of {', '.join(SCHEDULES)}, got {self.schedules}")
@@ -89,12 +91,11 @@ class EvaluationConfig:
 
     def search(self, baseline: Baseline) -> Search:
         """Where a baseline is tuned: what it has no momentum or schedule for is left out."""
-        plain = self.momenta == (0.9,)  # what it has anyway
         return Search(
             baseline.low,
             baseline.high,
             self.points_per_decade,
-            momenta=() if plain or not baseline.has_momentum else self.momenta,
+            momenta=(self.momenta or ()) if baseline.has_momentum else (),
             schedules=self.schedules if baseline.has_schedule else ("constant",),
             refinements=self.refinements,
             max_extensions=self.max_extensions,
