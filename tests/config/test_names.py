@@ -140,8 +140,10 @@ def test_kept_predictions_go_on_under_names():
 
 
 def test_kept_races_are_found_under_names(tmp_path):
-    task = {"class": "tasks.mlp:MLPConfig", "hidden": [32]}
+    task = {"class": "tasks.mlp:MLPConfig", "hidden": [32]}  # from before there were the other fields
     curve = Curve("one", np.ones((2, 3), np.float32), {}, 0.1, True, np.arange(1), {})
     keep_race(tmp_path / "race.npz", curve, {"task": task}, {})
-    assert kept_race(tmp_path / "race.npz", {"task": task | {"class": "mlp"}}) is not None
-    assert kept_race(tmp_path / "race.npz", {"task": task | {"class": "rnn"}}) is None
+    today = configs.to_dict(configs.from_dict(task))
+    assert today["class"] == "mlp"
+    assert kept_race(tmp_path / "race.npz", {"task": today}) is not None
+    assert kept_race(tmp_path / "race.npz", {"task": today | {"hidden": [64]}}) is None
