@@ -18,7 +18,7 @@ from lopt.evaluation.generalization import KINDS, conditions, dataset_of, genera
 from lopt.evaluation.race import Competitor
 from lopt.evaluation.tuning import TuningError
 from lopt.layers.kernels.build import use_native_kernels
-from lopt.pretrained.bind import fit
+from lopt.pretrained.bind import bind
 from lopt.pretrained.load import is_trained, open_trained
 from lopt.reporting.generalization_report import write_generalization
 from lopt.reporting.report import terminal_table, write_report
@@ -177,13 +177,13 @@ def trained_optimizer(source: str, problem: Problem, which: str, trust: bool = F
     """A shipped optimizer, or one of a run, a folder or a repository, on a task that need not be one it was trained on.
 
     Raises:
-      ValueError: if its theta cannot serve the task's weights.
+      ValueError: if its theta is not compatible with the task's weights.
     """
     trained = open_trained(source, best=which == "best", trust=trust)
     try:
-        optimizer = fit(trained, problem.spec, problem.param_shapes())
+        optimizer = bind(trained, problem.spec, problem.param_shapes())
     except ValueError as error:
-        raise ValueError(f"'{source}' does not serve the weights of '{problem.name}': {error}") from error
+        raise ValueError(f"'{source}' is not compatible with the weights of '{problem.name}': {error}") from error
     return Competitor(source, optimizer.opt_fn, trained.theta)
 
 

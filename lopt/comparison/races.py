@@ -107,7 +107,7 @@ class Bench:
         """By label.
 
         Raises:
-          ValueError: naming the rival whose network does not serve the task.
+          ValueError: naming the rival whose network is not compatible with the task.
         """
         found = {}
         for rival in self.plan.config.rivals:

@@ -1,4 +1,4 @@
-"""The UNF layer with coefficients shared by role: theta does not grow with depth, and serves networks it has never seen.
+"""The UNF layer with coefficients shared by role: theta does not grow with depth, and is compatible with networks it has never seen.
 
 The basis of "Universal Neural Functionals" (NeurIPS 2024, Algorithm 1) has one coefficient for every pair of tensors and valid
 partition, so theta grows with the square of the number of tensors. Here pairs of tensors that stand in the same relation share

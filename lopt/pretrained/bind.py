@@ -25,7 +25,7 @@ _HOLDERS = ("/value", "/raw_value")  # flax.nnx puts one of these behind a path,
 
 
 class Trained(NamedTuple):
-    """A trained optimizer before it is fitted to anybody's weights.
+    """A trained optimizer before it is bound to anybody's weights.
 
     Attributes:
       name: the shipped one's, or the directory.
@@ -72,13 +72,13 @@ def transform(trained: Trained, spec: WeightSpec | None, *, direction: bool = Fa
       direction: what `LearnedOptimizer.scale_by` gives, rather than `opt_fn`.
 
     Raises:
-      CardError, SpecError: as `fit`; where `needs_sizes` says so by `init`, when params are first seen.
+      CardError, SpecError: as `bind`; where `needs_sizes` says so by `init`, when params are first seen.
     """
     if spec is None or not needs_spec(trained.config):
-        return _made(fit(trained, None), trained, direction)
+        return _made(bind(trained, None), trained, direction)
     if needs_sizes(trained.config):
         return _once_sizes_are_known(trained, spec, direction)
-    return _checked(_made(fit(trained, spec), trained, direction), spec)
+    return _checked(_made(bind(trained, spec), trained, direction), spec)
 
 
 def _made(learned: LearnedOptimizer, trained: Trained, direction: bool) -> optax.GradientTransformationExtraArgs:
@@ -89,7 +89,7 @@ def _made(learned: LearnedOptimizer, trained: Trained, direction: bool) -> optax
     return learned.scale_by(trained.theta)
 
 
-def fit(trained: Trained, spec: WeightSpec | None, params: PyTree = None) -> LearnedOptimizer:
+def bind(trained: Trained, spec: WeightSpec | None, params: PyTree = None) -> LearnedOptimizer:
     """The learned optimizer for the weights of a spec, of which its theta is known to be one.
 
     Args:
@@ -146,8 +146,8 @@ def _find_known(trained: Trained, spec: WeightSpec) -> tuple[WeightSpec, dict[st
             return _with_sizes(known, spec, names), names
     listing = "\nor\n".join(str(known) for known in found)
     raise CardError(
-        f"{trained.where}: its coefficients are not shared by role, so this theta serves only networks like the one it was trained on, "
-        f"of any widths:\n{listing}\nbut the spec is\n{spec}"
+        f"{trained.where}: its coefficients are not shared by role, so this theta is compatible only with networks like the one it was "
+        f"trained on, of any widths:\n{listing}\nbut the spec is\n{spec}"
     )
 
 
@@ -210,7 +210,7 @@ def _once_sizes_are_known(trained: Trained, spec: WeightSpec, direction: bool) -
     @functools.cache
     def built(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> optax.GradientTransformationExtraArgs:
         params = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes}
-        return _made(fit(trained, spec, params), trained, direction)
+        return _made(bind(trained, spec, params), trained, direction)
 
     def of(params: PyTree) -> optax.GradientTransformationExtraArgs:
         shapes = _shapes(params)

@@ -144,7 +144,7 @@ def meta_train(
         meta-gradient is zero or not finite.
       DisagreementError: if the processes of the run were not started alike.
       PeerError: if another process of the run has stopped.
-      ValueError: if one theta cannot serve all problems; names them.
+      ValueError: if one theta cannot be compatible with all problems; names them.
     """
     run_dir = Path(run_dir)
     if experiment.outer_steps < 0 or min(experiment.save_every, experiment.keep_checkpoints, experiment.max_skipped) < 1:

@@ -222,7 +222,9 @@ def test_the_script_races_meta_trained_optimizers_on_other_tasks(tmp_path, monke
     assert found.name == pointwise
     curves = race(other, [found], jax.random.key(0), steps=3, seeds=1)
     assert np.isfinite(curves[0].losses).all()
-    with pytest.raises(ValueError, match=r"'.*unf' does not serve the weights of 'digits4_mlp_5_4': .* not shared by role"):
+    with pytest.raises(
+        ValueError, match=r"'.*unf' is not compatible with the weights of 'digits4_mlp_5_4': .* not shared by role"
+    ):
         script.trained_optimizer(str(tmp_path / "unf"), other, "best")
     shipped = script.trained_optimizer("small-mixture-unf", other, "best")
     assert np.isfinite(race(other, [shipped], jax.random.key(0), steps=3, seeds=1)[0].losses).all()
