@@ -161,6 +161,28 @@ def tune_baseline(problem: Problem, name: str, config: EvaluationConfig, key: ja
     )
 
 
+def tuned_rival(
+    problem: Problem,
+    name: str,
+    config: EvaluationConfig,
+    key: jax.Array,
+    cache: Path | None = None,
+    *,
+    reference: bool = False,
+    progress: Callable[[str], None] = lambda message: None,
+) -> tuple[Competitor, Tuning | None]:
+    """A baseline that is ready to be raced, and its tuning; None where its learning rate is given. Arguments as of `tune_baseline`."""
+    baseline, found = find_baseline(name), None
+    theta: PyTree = jnp.float32(baseline.learning_rate or 0.0)
+    if baseline.learning_rate is None:
+        progress(f"tuning the learning rate of {baseline.title}: {config.tuning_seeds} seeds x {config.steps} steps each")
+        found = tune_baseline(problem, name, config, key, cache)
+        if found.cached:
+            progress(f"{baseline.title} was tuned before: {found.best}")
+        theta = config.search(baseline).theta(found.best, config.steps)
+    return Competitor(baseline.label, baseline.opt_fn, theta, reference), found
+
+
 def tune_rates(
     problem: Problem,
     title: str,
@@ -277,15 +299,12 @@ def evaluate(
     tunings: dict[str, Tuning] = {}
     rivals = []
     for position, name in enumerate(config.baselines):
-        baseline = find_baseline(name)
-        theta: PyTree = jnp.float32(baseline.learning_rate or 0.0)
-        if baseline.learning_rate is None:
-            progress(f"tuning the learning rate of {baseline.title}: {config.tuning_seeds} seeds x {config.steps} steps each")
-            found = tune_baseline(problem, name, config, jax.random.fold_in(root, TUNE), cache)
-            if found.cached:
-                progress(f"{baseline.title} was tuned before: {found.best}")
-            tunings[baseline.title], theta = found, config.search(baseline).theta(found.best, config.steps)
-        rivals.append(Competitor(baseline.label, baseline.opt_fn, theta, reference=position == 0))
+        rival, found = tuned_rival(
+            problem, name, config, jax.random.fold_in(root, TUNE), cache, reference=position == 0, progress=progress
+        )
+        rivals.append(rival)
+        if found is not None:
+            tunings[find_baseline(name).title] = found
     everyone = [*competitors, *rivals]
     curves = race(
         problem,
