@@ -169,8 +169,15 @@ class WeightSpec:
         for name, owner in self.nested.items():
             if owner in self.nested or owner == name:
                 raise SpecError(f"'{name}' is nested in '{owner}', which is nested itself: one level is all that specs have")
-        for path, block, _ in self._blocks():
+        blocks: dict[str, str] = {}
+        axes = dict(self.leaves)
+        for path, block, which in self._blocks():
             bind_owners(path, tuple(factor for part in block for factor in part))
+            name = _block_path(path, axes[path], which)
+            if blocks.setdefault(name, path) != path:
+                raise SpecError(
+                    f"leaves '{blocks[name]}' and '{path}' both have a block of the path '{name}': rename one of them"
+                )
 
     def _factors(self) -> Iterator[tuple[str, Factor]]:
         for path, axes in self.leaves:

@@ -109,6 +109,12 @@ def test_blocks_are_leaves_of_their_own():
     assert spec.without("c", "d") == WeightSpec.parse({"b": "", "w[0,0]": "a", "w[0,1]": "a", "w[1,0]": "b", "w[1,1]": "b"})
 
 
+def test_blocks_have_paths_of_their_own():
+    with pytest.raises(SpecError, match=r"leaves 'w' and 'w\[1\]' both have a block of the path 'w\[1\]'"):
+        WeightSpec.parse({"w": "(a | b)", "w[1]": "c"})
+    assert WeightSpec.parse({"w": "a", "w[1]": "c"}).paths == ("w", "w[1]")
+
+
 def test_relax_keeps_parts():
     assert WeightSpec.parse({"w": "(x! | h) o!"}).relax() == WeightSpec.parse({"w": "(x | h) o"})
 
