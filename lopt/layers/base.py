@@ -1,8 +1,9 @@
 """What every layer on weight spaces is: a pair of pure functions, and the shapes its features have."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +59,35 @@ def shape_sizes(spec: WeightSpec, shapes: Mapping[str, tuple[int, ...]]) -> dict
       SpecError: naming the leaf that does not fit.
     """
     return spec.sizes({path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes.items()})
+
+
+Factory = TypeVar("Factory", bound=Callable[..., Layer])
+
+
+def over_blocks(factory: Factory) -> Factory:
+    """A factory of layers, for specs without axes in parts, as one for all: each block of a leaf is then a leaf of its own.
+
+    Example:
+      >>> @over_blocks
+      ... def double(spec, c_in, c_out):
+      ...     return Layer(lambda key: {}, lambda theta, features: {path: 2 * features[path] for path in spec.paths})
+      >>> layer = double(WeightSpec.parse({"bias": "h", "kernel": "(x! | h) h"}), 1, 1)
+      >>> layer.apply({}, {"bias": jnp.ones((3, 1)), "kernel": jnp.ones((5, 3, 1))})["kernel"].shape
+      (5, 3, 1)
+    """
+
+    @functools.wraps(factory)
+    def make(spec: WeightSpec, *args: Any, **kwargs: Any) -> Layer:
+        if not spec.in_parts:
+            return factory(spec, *args, **kwargs)
+        inner = factory(spec.blocks, *args, **kwargs)
+
+        def apply(theta: PyTree, features: Features) -> dict[str, jax.Array]:
+            return spec.join(jnp, inner.apply(theta, spec.split(features, feature_sizes(spec, features))))
+
+        return Layer(inner.init, apply)
+
+    return cast(Factory, make)
 
 
 def expand_factors(spec: WeightSpec, features: Features, sizes: Mapping[str, int]) -> dict[str, jax.Array]:

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lopt.layers.base import Layer, PyTree
+from lopt.layers.base import Layer, PyTree, over_blocks
 from lopt.layers.unf import coefficient_layer
 from lopt.symmetry.basis import Blocks, Group, Plan, join_blocks, make_plan
 from lopt.symmetry.spec import Factor, WeightSpec
@@ -64,6 +64,7 @@ def distances(spec: WeightSpec) -> dict[tuple[str, str], int]:
     return result
 
 
+@over_blocks
 def shared_unf_layer(spec: WeightSpec, c_in: int, c_out: int) -> Layer:
     """The equivariant layer whose coefficients depend on the relation of two tensors alone.
 

@@ -217,7 +217,7 @@ def _scaled(rule: RuleConfig, spec: WeightSpec, path: str, step: jax.Array, w: j
     if rule.relative and w.size:
         step = step * jnp.maximum(jnp.sqrt(jnp.mean(jnp.square(w.astype(jnp.float32)))), 1e-3)
     if rule.fan_in and path in spec.paths:
-        factors = spec.factors(path)
+        factors = spec.all_factors(path)
         if len(w.shape) >= 2 and not any(factor.fixed for factor in factors):
             step = step / math.prod(w.shape[:-1])
     return step

@@ -155,7 +155,7 @@ def _with_sizes(known: WeightSpec, spec: WeightSpec, names: Mapping[str, str]) -
     """`known` with the sizes that `spec` was given for the factors of its axes, as these weights may have others."""
     given, sizes = dict(spec.known_sizes), {}
     for path in spec.paths:
-        ours, theirs = spec.factors(path), known.factors(names[path])
+        ours, theirs = spec.all_factors(path), known.all_factors(names[path])
         if len(ours) == len(theirs):
             sizes |= {other.name: given[one.name] for one, other in zip(ours, theirs, strict=True) if one.name in given}
     return dataclasses.replace(known, known_sizes=tuple(sorted(sizes.items())))
