@@ -1,6 +1,7 @@
 """What every layer on weight spaces is: a pair of pure functions, and the shapes its features have."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
@@ -112,6 +113,16 @@ def channels_last(x: jax.Array, shape: Sequence[int]) -> jax.Array:
 def multiply(x: jax.Array, matrix: jax.Array) -> jax.Array:
     """x @ matrix, [..., C] and [C, K], computed channels first."""
     return channels_last(matrix.T @ channels_first(x), x.shape[:-1])
+
+
+def multiply_each(features: Features, matrix: jax.Array) -> dict[str, jax.Array]:
+    """x @ matrix for the features of every leaf, as one product: to compile, each costs as much as all together."""
+    if not features:
+        return {}
+    columns = [channels_first(x) for x in features.values()]
+    ends = list(itertools.accumulate(x.shape[1] for x in columns))
+    products = jnp.split(matrix.T @ jnp.concatenate(columns, axis=1), ends[:-1], axis=1)
+    return {path: channels_last(y, features[path].shape[:-1]) for path, y in zip(features, products, strict=True)}
 
 
 def chain(*layers: Layer) -> Layer:
