@@ -188,7 +188,9 @@ def _transform(parts: _Parts, theta: PyTree, *, whole: bool) -> optax.GradientTr
     ) -> tuple[PyTree, OptimizerState]:
         if params is None:
             raise ValueError("a learned optimizer sees the weights: call update(grads, state, params)")
-        found = pair(updates, params, lambda weights: jax.tree.structure(jax.eval_shape(init_fn, weights)) == jax.tree.structure(state))
+        found = pair(
+            updates, params, lambda weights: jax.tree.structure(jax.eval_shape(init_fn, weights)) == jax.tree.structure(state)
+        )
         known = {name: extra_args[name] for name in ("value", "num_steps") if extra_args.get(name) is not None}
         steps, state = on_any_mesh(step, (found.weights, state), found.grads, state, found.weights, known)
         return found.updates(jax.tree.leaves(steps)), state

@@ -76,7 +76,9 @@ def pair(updates: PyTree, params: PyTree, has_state: Callable[[PyTree], bool]) -
         if path not in leaves:
             raise ValueError(f"there is a gradient for '{path}', which the params lack: they have {list(leaves)}")
         if path in gradients and not is_weight(leaves[path]):
-            raise ValueError(f"there is a gradient for '{path}', but only arrays of floats are trained, and it is {_shown(leaves[path])}")
+            raise ValueError(
+                f"there is a gradient for '{path}', but only arrays of floats are trained, and it is {_shown(leaves[path])}"
+            )
         if path not in gradients and is_weight(leaves[path]) and getattr(g, "dtype", None) != jax.dtypes.float0:
             raise ValueError(f"the gradient for '{path}' is {_shown(g)}, not an array of floats")
         if path in gradients and _is_complex(g) and not _is_complex(leaves[path]):

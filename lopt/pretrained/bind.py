@@ -148,11 +148,7 @@ def _find_known(trained: Trained, spec: WeightSpec) -> tuple[WeightSpec, dict[st
     listing = "\nor\n".join(str(known) for known in found)
     raise CardError(
         f"{trained.where}: its coefficients are not shared by role, so this theta is compatible only with networks like the one it was "
-        f"trained on, of any widths:
-{listing}
-but the spec is
-{spec}
-(infer the spec of the weights alone, as of "
+        f"trained on, of any widths:\n{listing}\nbut the spec is\n{spec}\n(infer the spec of the weights alone, as of "
         "equinox.filter(model, equinox.is_inexact_array))"
     )
 
