@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-import difflib
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,11 +10,10 @@ from typing import Any
 
 from rich.console import Console
 
-from lopt.config import load_run, to_dict
+from lopt.config import ConfigError, load_run, parse_part, to_dict
 from lopt.evaluation.baselines import SCHEDULES
 from lopt.evaluation.evaluate import Competitor, Evaluation, EvaluationConfig, evaluate
 from lopt.evaluation.generalization import KINDS, conditions, dataset_of, generalize, stages, table
-from lopt.evaluation.tuning import TuningError
 from lopt.layers.kernels.build import use_native_kernels
 from lopt.pretrained.bind import fit
 from lopt.pretrained.load import is_trained, open_trained, run_theta
@@ -22,15 +21,16 @@ from lopt.reporting.generalization_report import write_generalization
 from lopt.reporting.report import terminal_table, write_report
 from lopt.reporting.tables import rich_lines
 from lopt.runtime.compilation_cache import use_compilation_cache
+from lopt.runtime.program import DEBUG_HELP, reporting_errors, take_debug
 from lopt.runtime.progress import Stages
 from lopt.task.base import Problem, TaskConfig
 from lopt.task.families import MixtureConfig
+from lopt.task.named import task_config, task_names
 from lopt.training import checkpoint, metrics
 from lopt.training.mixture import optimizer_of, set_up
 from lopt.training.trainer import initial_theta, use_all_cores
 from tasks.datasets import cache_root
 from tasks.datasets.local import local_alternatives
-from tasks.registry import task_configs
 
 DESCRIPTION = """\
 With --run-dir, race the optimizer that a run has meta-trained, on initialisations it has not seen, against itself before
@@ -50,7 +50,10 @@ With --generalize, race beyond the horizon (5 T), on other widths, data, batch s
 tuned anew under each; it writes generalization.html .md .csv .json and .png, the heat map. What it costs grows with --seeds,
 --tuning-seeds, --steps and the conditions named.
 """
-EPILOG = """\
+TASK_HELP = "a task: {}; or of your own, by the function that makes it: module:function or path/to/file.py:function"
+READERS = {TaskConfig: task_config}
+EPILOG = f"""\
+{DEBUG_HELP}
 With --task, every field of the task is an option too: --task NAME --help lists them.
 Compiled programs are kept below ~/.cache/lopt; LOPT_COMPILATION_CACHE=DIR moves them, LOPT_COMPILATION_CACHE=off keeps none.
 What baselines were tuned to is kept there too, in tuning/.
@@ -59,6 +62,7 @@ examples:
   python scripts/evaluate.py --run-dir runs/digits --steps 300 --seeds 10
   python scripts/evaluate.py --task mlp --optimizer adam sgdm adamw:1e-3 --steps 300 --seeds 3 --task.hidden 64 64
   python scripts/evaluate.py --task mlp --optimizer adam small-mixture-unf runs/digits --steps 300
+  python scripts/evaluate.py --task my_task.py:make_task --task.width 64 --optimizer adam runs/digits
   python scripts/evaluate.py --run-dir runs/digits --generalize horizon width --seeds 3 --tuning-seeds 2
   python scripts/evaluate.py --task mlp --optimizer adam sgdm nadamw lion muon --steps 300 --refinements 2
       --momenta 0.5 0.9 0.99 --schedules constant cosine warmup_cosine"""
@@ -90,7 +94,7 @@ def argument_parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--run-dir", type=Path, metavar="RUN", help="directory that scripts/meta_train.py wrote; its newest checkpoint"
     )
-    what.add_argument("--task", metavar="NAME", help=f"a task of tasks/, one of {', '.join(task_configs())}")
+    what.add_argument("--task", metavar="NAME", help=TASK_HELP.format(", ".join(task_names())))
     parser.add_argument(
         "--optimizer",
         nargs="+",
@@ -132,24 +136,6 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def task_config(parser: argparse.ArgumentParser, name: str, fields: Sequence[str]) -> TaskConfig:
-    """The config of a task by its registered name, with typed overrides such as `--task.hidden 64 64`."""
-    configs = task_configs()
-    if name not in configs:
-        near = difflib.get_close_matches(name, configs, n=1)
-        parser.error(
-            f"no task '{name}'{f', did you mean {near[0]}?' if near else ';'} the tasks are: {', '.join(sorted(configs))}"
-        )
-
-    import tyro  # takes 0.2 s
-
-    arguments = dataclasses.make_dataclass("Arguments", [("task", configs[name], dataclasses.field(default=configs[name]()))])
-    parsed: Any = tyro.cli(
-        arguments, prog="evaluate.py", description=parser.format_help(), args=fields, config=(tyro.conf.AvoidSubcommands,)
-    )
-    return parsed.task
-
-
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, TaskConfig | None]:
     """The program's arguments and, with --task, the config of the task."""
     argv, parser = list(sys.argv[1:] if argv is None else argv), argument_parser()
@@ -161,7 +147,12 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, TaskConfig | 
     if args.data is not None and "data" not in (KINDS if args.generalize == [] else args.generalize or ()):
         parser.error("--data names what --generalize data races on; give that too")
     if args.task is not None:
-        return args, task_config(parser, args.task, ["--help"] if wants_help else rest)
+        fields = ["--help"] if wants_help else rest
+        try:
+            config = task_config(args.task)
+            return args, parse_part(config, fields, "task", prog="evaluate.py", description=parser.format_help(), readers=READERS)
+        except ConfigError as error:
+            parser.error(f"--task: {error}")
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return args, None
@@ -196,12 +187,17 @@ def kept_searches(args: argparse.Namespace) -> Path | None:
     return None if args.retune else cache_root() / "tuning"
 
 
+def place_of(task: str) -> Path:
+    """Where an evaluation of a task is written, unless it is said: one of somebody's own by its function's name."""
+    return Path("runs") / "evaluate" / re.sub(r"[^\w.-]+", "-", task.rpartition("/")[2].replace(".py:", "-"))
+
+
 def of_task(args: argparse.Namespace, config: TaskConfig, console: Console) -> Iterator[tuple[Evaluation, list[Path]]]:
     given, trained = overrides(args)
     evaluation_config, problem = EvaluationConfig(**given), config.make()
     learned = [trained_optimizer(source, problem, args.checkpoint) for source in trained]
     evaluation = evaluate(problem, learned, evaluation_config, args.seed or 0, console.print, kept_searches(args))
-    out = args.out or Path("runs") / "evaluate" / args.task
+    out = args.out or place_of(args.task)
     out.mkdir(parents=True, exist_ok=True)
     yield evaluation, write_report(evaluation, out, configs={"task": to_dict(config)})
 
@@ -245,7 +241,7 @@ def generalizations(args: argparse.Namespace, config: TaskConfig | None, console
     given, trained = overrides(args)
     if config is not None:
         tasks, evaluation, seed = (config,), EvaluationConfig(**given), args.seed or 0
-        sources, base = {name: name for name in trained}, Path("runs") / "evaluate" / args.task
+        sources, base = {name: name for name in trained}, place_of(args.task)
     else:
         experiment = load_run(args.run_dir)
         tasks = experiment.task.tasks if isinstance(experiment.task, MixtureConfig) else (experiment.task,)
@@ -273,12 +269,13 @@ def generalizations(args: argparse.Namespace, config: TaskConfig | None, console
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args, config = parse(argv)
-    use_compilation_cache()
-    use_native_kernels()
-    use_all_cores()
-    console = Console()
-    try:
+    argv, debug = take_debug(argv)
+    with reporting_errors("evaluate.py", debug=debug):
+        args, config = parse(argv)
+        use_compilation_cache()
+        use_native_kernels()
+        use_all_cores()
+        console = Console()
         if args.generalize is not None:
             for paths in generalizations(args, config, console):
                 show(paths, console)
@@ -286,9 +283,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         for evaluation, paths in of_run(args, console) if config is None else of_task(args, config, console):
             console.print(terminal_table(evaluation))
             show(paths, console)
-    # ImportError: hf://... without the Hub's client; the message says what to install.
-    except (TuningError, checkpoint.CheckpointError, metrics.MetricsError, ValueError, OSError, ImportError) as error:
-        sys.exit(f"evaluate.py: {error}")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,6 @@
 
 import argparse
 import dataclasses
-import importlib.util
-import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
@@ -16,11 +14,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lopt.symmetry import SpecError, WeightSpec, infer_spec
+from lopt.config import ConfigError, LoptError, parse_part
+from lopt.config.importing import import_file
+from lopt.runtime.program import DEBUG_HELP, reporting_errors, take_debug
+from lopt.symmetry import WeightSpec, infer_spec
 from lopt.symmetry.compare import same_group, same_up_to_names, without_single_indices
 from lopt.symmetry.describe import Description, describe
+from lopt.task.base import TaskConfig
+from lopt.task.named import task_config, task_names
 from tasks.datasets import DatasetError
-from tasks.registry import task_configs
 
 C_IN, C_OUT = 32, 1  # of the paper's last layer
 
@@ -33,22 +35,26 @@ Infer which permutations of the axes of a function's weights leave its value unc
 
 Axes of one name move together; (a b) is one axis made of two, row-major. For a task, its own spec is printed, and whether the
 inferred one is the same but for names; if not, both are."""
-EPILOG = """\
+READERS = {TaskConfig: task_config}
+EPILOG = f"""\
 a file for --module, here net.py, whose function takes no arguments and returns (fn, params, *inputs):
 
   import jax, jax.numpy as jnp
 
   def network():
-      params = {"hidden": jnp.zeros((4, 3)), "head": jnp.zeros((3, 2))}
+      params = {{"hidden": jnp.zeros((4, 3)), "head": jnp.zeros((3, 2))}}
       fn = lambda params, x: jnp.tanh(x @ params["hidden"]) @ params["head"]
       return fn, params, jnp.ones((5, 4))
 
 examples:
-  python scripts/inspect_spec.py --task mlp
-  python scripts/inspect_spec.py --module net.py:network"""
+  python scripts/inspect_spec.py --task mlp --task.hidden 64 64
+  python scripts/inspect_spec.py --task my_task.py:make_task
+  python scripts/inspect_spec.py --module net.py:network
+
+{DEBUG_HELP}"""
 
 
-class InspectError(Exception):
+class InspectError(LoptError):
     """What was asked for cannot be inspected; the message says why and what to do."""
 
 
@@ -63,12 +69,10 @@ class Subject:
     spec: WeightSpec | None = None
 
 
-def from_task(name: str) -> Subject:
-    configs = task_configs()
-    if name not in configs:
-        raise InspectError(f"no task '{name}'; the tasks are: {', '.join(sorted(configs))}")
+def from_task(name: str, fields: Sequence[str] = ()) -> Subject:
     try:
-        task = configs[name]().make().example
+        config = parse_part(task_config(name), fields, "task", prog="inspect_spec.py", description=DESCRIPTION, readers=READERS)
+        task = config.make().example
     except DatasetError as error:
         raise InspectError(f"the data of task '{name}' cannot be loaded: {error}") from error
     key = jax.random.key(0)
@@ -85,21 +89,12 @@ def _raised(error: Exception, file: Path) -> str:
 
 
 def _import(file: Path) -> ModuleType:
-    if not file.is_file():
-        raise InspectError(f"no file {file}")
-    spec = importlib.util.spec_from_file_location(f"inspected_{file.stem}", file.resolve())
-    if spec is None or spec.loader is None:
-        raise InspectError(f"{file} is not a Python file: its name must end in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look up the annotations of their fields there
-    sys.path.insert(0, str(file.resolve().parent))  # so that it may import its neighbours, as when run as a program
     try:
-        spec.loader.exec_module(module)
+        return import_file(file, again=True)
+    except ConfigError as error:
+        raise InspectError(str(error)) from error
     except Exception as error:
         raise InspectError(_raised(error, file)) from error
-    finally:
-        sys.path.pop(0)
-    return module
 
 
 def from_module(text: str) -> Subject:
@@ -180,28 +175,32 @@ def inspect(subject: Subject, ignore_ties: bool, console: Console) -> None:
         console.print(f"warning: {message}", markup=False, highlight=False, soft_wrap=True)
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """The program's arguments, and those that are a task's."""
     formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="inspect_spec.py", description=DESCRIPTION, epilog=EPILOG, formatter_class=formatter)
+    parser = argparse.ArgumentParser(
+        prog="inspect_spec.py", description=DESCRIPTION, epilog=EPILOG, formatter_class=formatter, allow_abbrev=False
+    )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--task", metavar="NAME", help="a task of tasks/, with its default settings")
+    text = f"a task: {', '.join(task_names())}; or module:function or path/to/file.py:function, which makes one of your own. Its fields "
+    source.add_argument("--task", metavar="NAME", help=text + "are options too, such as --task.hidden 64 64")
     source.add_argument("--module", metavar="FILE.py:FUNCTION", help="a function that returns (fn, params, *inputs)")
     parser.add_argument(
         "--ignore-ties", action="store_true", help="let argmax and top-k follow a permutation: true but for equal entries"
     )
-    return parser.parse_args(argv)
+    args, rest = parser.parse_known_args(argv)
+    if rest and args.task is None:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return args, rest
 
 
-def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
-    args = parse(argv)
-    try:
-        subject = from_module(args.module) if args.task is None else from_task(args.task)
+def main(argv: Sequence[str] | None = None, console: Console | None = None) -> None:
+    argv, debug = take_debug(argv)
+    args, fields = parse(argv)
+    with reporting_errors("inspect_spec.py", debug=debug):
+        subject = from_module(args.module) if args.task is None else from_task(args.task, fields)
         inspect(subject, args.ignore_ties, Console() if console is None else console)
-    except (InspectError, SpecError) as error:
-        print(f"inspect_spec.py: {error}", file=sys.stderr)
-        return 1
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

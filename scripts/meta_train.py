@@ -3,56 +3,60 @@
 python scripts/meta_train.py --config configs/digits_mlp.py --run-dir runs/digits --outer-steps 300 --seed 1
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lopt.config import ConfigError, parse_experiment
+from lopt.config import parse_experiment
+from lopt.runtime.program import DEBUG_HELP, reporting_errors, take_debug
 
 ROOT = Path(__file__).resolve().parents[1]
-DESCRIPTION = """\
+DESCRIPTION = f"""\
 Meta-train the learned optimizer that a config file describes. Any field of the config can be overridden.
 
 Writes into RUN: config.json, metrics.jsonl (one object an outer step) and checkpoints/. A run that is there already goes on
 from its newest checkpoint, to the same theta as an unbroken run, bit for bit; Ctrl-C saves first.
 Then: python scripts/evaluate.py --run-dir RUN
 
+A task of your own takes the file's place by the name of the function that makes it, and its parameters are options:
+  --task my_task.py:make_task --task.width 64
+
 Compiled programs are kept below ~/.cache/lopt; LOPT_COMPILATION_CACHE=DIR moves them, LOPT_COMPILATION_CACHE=off keeps none.
 
 Several processes, on one machine or many, work on one run: each is started with the same arguments and a --process-id of its own, with
---coordinator (host and port of process 0) and --num-processes. RUN must be a directory that all of them see."""
+--coordinator (host and port of process 0) and --num-processes. RUN must be a directory that all of them see.
+
+{DEBUG_HELP}"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     from lopt.runtime.distributed import ProcessConfig  # imports JAX; does not use it
+    from lopt.task.base import TaskConfig
+    from lopt.task.named import task_config
 
-    config, run_dir, processes = parse_experiment(
-        argv,
-        prog="meta_train.py",
-        description=DESCRIPTION,
-        config_dir=ROOT / "configs",
-        help_config=ROOT / "configs" / "digits_mlp.py",
-        extra=ProcessConfig(),
-    )
-    # Imported here, so that --help and a wrong argument answer at once.
-    from lopt.layers.kernels.build import use_native_kernels
-    from lopt.runtime.compilation_cache import use_compilation_cache
-    from lopt.runtime.distributed import PeerError, is_main, join_processes
-    from lopt.training.checkpoint import CheckpointError
-    from lopt.training.metrics import MetricsError
-    from lopt.training.trainer import DivergedError, meta_train, use_all_cores
-    from tasks.datasets import DatasetError
+    argv, debug = take_debug(argv)
+    with reporting_errors("meta_train.py", debug=debug):
+        config, run_dir, processes = parse_experiment(
+            argv,
+            prog="meta_train.py",
+            description=DESCRIPTION,
+            config_dir=ROOT / "configs",
+            help_config=ROOT / "configs" / "digits_mlp.py",
+            extra=ProcessConfig(),
+            readers={TaskConfig: task_config},
+        )
+        # Imported here, so that --help and a wrong argument answer at once.
+        from lopt.layers.kernels.build import use_native_kernels
+        from lopt.runtime.compilation_cache import use_compilation_cache
+        from lopt.runtime.distributed import is_main, join_processes
+        from lopt.training.trainer import meta_train, use_all_cores
 
-    use_compilation_cache()
-    use_native_kernels()
-    try:
+        use_compilation_cache()
+        use_native_kernels()
         if processes.is_one_of_many:
             join_processes(processes)
         else:
             use_all_cores()
         result = meta_train(config, run_dir)
-    except (ConfigError, CheckpointError, DatasetError, DivergedError, MetricsError, PeerError, ValueError, OSError) as error:
-        sys.exit(f"meta_train.py: {error}")
     if not is_main():
         return
     if result.interrupted:

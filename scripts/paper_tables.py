@@ -21,7 +21,6 @@ from lopt.comparison.report import short_table, write_comparison
 from lopt.comparison.state import state_of
 from lopt.comparison.work import Found, InterruptedPlanError, carry_out, collect
 from lopt.config import load_file
-from lopt.evaluation.tuning import TuningError
 from lopt.features.presets import PaperFeatures
 from lopt.layers.kernels.build import use_native_kernels
 from lopt.layers.nfn import nfn_layer
@@ -30,9 +29,9 @@ from lopt.optimizers.base import LearnedOptimizer, learned_optimizer
 from lopt.optimizers.momentum import LearnedMomentumConfig, MomentumRule
 from lopt.reporting.tables import rich_lines
 from lopt.runtime.compilation_cache import use_compilation_cache
+from lopt.runtime.program import DEBUG_HELP, reporting_errors, take_debug
 from lopt.symmetry import SpecError, WeightSpec
 from lopt.symmetry.describe import count_layer
-from lopt.training import checkpoint, metrics
 from lopt.training.trainer import use_all_cores
 from tasks.datasets import cache_root
 from tasks.paper_specs import CNN, HEADS, MLP, MLP3, RNN, TRANSFORMER, WeightSpace
@@ -180,7 +179,7 @@ def print_parameters(console: Console) -> None:
     console.print(view)
 
 
-FIGURE2 = """\
+FIGURE2 = f"""\
 Meta-train every rival of configs/paper/TASK.py from several seeds, race them against tuned Adam and SGDM, and draw the paper's figure 2
 with the budget written in it. The order of work is seed 0 of all rivals, then seed 1, so that a part is a comparison too.
 
@@ -189,7 +188,9 @@ the same command goes on; what is done is not done again. The report is written 
   figure2.png           training loss over inner steps, held-out loss over outer steps
   README.md             picture, table, budget, devices, what differs from the paper, an independent re-run's figures beside ours
   table.md .csv .json   the figures;  curves.npz  the races;  metrics.npz  the meta-trainings
-  theta/                the meta-parameters that were raced"""
+  theta/                the meta-parameters that were raced
+
+{DEBUG_HELP}"""
 
 
 def comparisons() -> dict[str, Path]:
@@ -198,7 +199,9 @@ def comparisons() -> dict[str, Path]:
 
 
 def add_figure2(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--task", required=True, choices=comparisons(), help="a comparison of configs/paper/")
+    parser.add_argument(
+        "--task", required=True, choices=comparisons(), help="a comparison of configs/paper/; one of your own: scripts/compare.py"
+    )
     parser.add_argument(
         "--budget", default="paper", metavar="NAME", help="one of the comparison's: paper, cpu, smoke (default: paper)"
     )
@@ -257,6 +260,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    argv, debug = take_debug(argv)
     args, console = argument_parser().parse_args(argv), Console()
     if args.what == "parameters":
         print_parameters(console)
@@ -264,13 +268,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     use_compilation_cache()
     use_native_kernels()
     use_all_cores()
-    try:
-        figure2(args, console)
-    except (checkpoint.CheckpointError, metrics.MetricsError, TuningError, ValueError, OSError) as error:
-        sys.exit(f"paper_tables.py: {error}")
-    except (InterruptedPlanError, KeyboardInterrupt) as error:
-        print(f"{str(error) or 'interrupted'}; the same command goes on from there", file=sys.stderr)
-        return 130
+    with reporting_errors("paper_tables.py", debug=debug):
+        try:
+            figure2(args, console)
+        except (InterruptedPlanError, KeyboardInterrupt) as error:
+            print(f"{str(error) or 'interrupted'}; the same command goes on from there", file=sys.stderr)
+            return 130
     return 0
 
 

@@ -4,7 +4,8 @@ An experiment is a Python file with a docstring and a module-level `config`, an 
 int, float, bool, str, None, tuples of these, and further frozen dataclasses. Each class sits beside what it configures.
 """
 
-from lopt.config.command_line import load_file, parse_experiment
+from lopt.config.command_line import load_file, parse_experiment, parse_part
+from lopt.config.errors import LoptError
 from lopt.config.names import path_of, renew
 from lopt.config.serialize import CONFIG_FILE, check_run_dir, claim_run_dir, from_dict, load_run, save, to_dict, write_atomically
 from lopt.config.tree import ConfigError, differences, operational, validate
@@ -12,6 +13,7 @@ from lopt.config.tree import ConfigError, differences, operational, validate
 __all__ = [
     "CONFIG_FILE",
     "ConfigError",
+    "LoptError",
     "check_run_dir",
     "claim_run_dir",
     "differences",
@@ -20,6 +22,7 @@ __all__ = [
     "load_run",
     "operational",
     "parse_experiment",
+    "parse_part",
     "path_of",
     "renew",
     "save",

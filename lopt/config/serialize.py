@@ -1,18 +1,18 @@
 """Configs as JSON, and the files that hold them."""
 
 import dataclasses
-import importlib
 import json
 import math
 import os
 from pathlib import Path
 from typing import Any
 
+from lopt.config.importing import FILE_MODULE, home_of, import_place
 from lopt.config.names import name_of, path_of, registered, renew
-from lopt.config.tree import ConfigError, differences, is_config, is_frozen, join, validate
+from lopt.config.tree import ConfigError, differences, is_config, is_frozen, join, shown, validate
 
 CONFIG_FILE = "config.json"
-FILE_MODULE = "lopt_config_file_"  # prefix of the names under which config files are imported
+HOME = "class_directory"  # beside "class": where the module of somebody's own class lies
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -51,7 +51,10 @@ def _class_name(cls: type, path: str) -> str:
 def _encode(value: Any, path: str) -> Any:
     if is_config(value):
         fields = [field.name for field in dataclasses.fields(value) if field.init]
-        return {"class": _class_name(type(value), path), **{f: _encode(getattr(value, f), join(path, f)) for f in fields}}
+        name = _class_name(type(value), path)
+        home = home_of(type(value).__module__) if ":" in name else None
+        about = {"class": name, **({} if home is None else {HOME: home})}
+        return {**about, **{f: _encode(getattr(value, f), join(path, f)) for f in fields}}
     if type(value) is tuple:
         return [_encode(item, f"{path}[{index}]") for index, item in enumerate(value)]
     if type(value) is float and not math.isfinite(value):
@@ -59,7 +62,7 @@ def _encode(value: Any, path: str) -> Any:
     if value is None or type(value) in (bool, int, float, str):
         return value
     raise ConfigError(
-        f"{path} is {value!r} of type {type(value).__name__}; a config holds int, float, bool, str, None, tuples and dataclasses"
+        f"{path} is {shown(value)} of type {type(value).__name__}; a config holds int, float, bool, str, None, tuples and dataclasses"
     )
 
 
@@ -67,7 +70,8 @@ def to_dict(config: Any) -> dict[str, Any]:
     """A config as what JSON can hold, from which `from_dict` makes an equal one.
 
     A dataclass becomes an object with its class as `"class"` (no field can have that name): a registered name (`lopt.config.names`),
-    or `"module:Class"` for a class of somebody else. A tuple becomes an array, and a float without a JSON number `{"float": "inf"}`.
+    or `"module:Class"` for a class of somebody else, with the directory that its module lies in. A tuple becomes an array, and a float
+    without a JSON number `{"float": "inf"}`.
 
     Raises:
       ConfigError: naming the field whose value JSON cannot hold, or whose class cannot be imported again.
@@ -76,19 +80,16 @@ def to_dict(config: Any) -> dict[str, Any]:
     return _encode(config, "")
 
 
-def _find_class(name: Any, path: str, trust: bool) -> type:
+def _find_class(name: Any, path: str, trust: bool, home: Any = None) -> type:
     place = path_of(name) if isinstance(name, str) else None
     if place is None and not trust:
         raise ConfigError(
             f"{path or 'config'} is of the class {name!r}, which is none of lopt's: nothing is imported because a file says so. The "
             f"names it knows are {', '.join(sorted(registered()))}"
         )
-    module, _, qualname = (place or str(name)).partition(":")
     try:
-        found: Any = importlib.import_module(module)
-        for part in qualname.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
+        found = import_place(place or str(name), home if isinstance(home, str) else None)
+    except (ConfigError, ImportError) as error:
         raise ConfigError(f"{path or 'config'} is of the class {name!r}, which cannot be imported: {error}") from error
     if not isinstance(found, type) or not is_frozen(found):
         raise ConfigError(f"{path or 'config'} is of the class {name!r}, which is not a frozen dataclass")
@@ -104,10 +105,10 @@ def _decode(value: Any, path: str, trust: bool) -> Any:
         return float(value["float"])
     if "class" not in value:
         raise ConfigError(f"{path or 'config'} is an object without a 'class'")
-    cls = _find_class(value["class"], path, trust)
+    cls = _find_class(value["class"], path, trust, value.get(HOME))
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     value = _without_gone(value, cls, path)
-    unknown = sorted(value.keys() - fields.keys() - {"class"})
+    unknown = sorted(value.keys() - fields.keys() - {"class", HOME})
     if unknown:
         names = ", ".join(join(path, name) for name in unknown)
         raise ConfigError(f"unknown field {names}: {cls.__name__} has the fields {', '.join(fields)}")

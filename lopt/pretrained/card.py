@@ -17,6 +17,7 @@ from typing import Any
 import jax
 
 from lopt.config import ConfigError, from_dict, path_of, write_atomically
+from lopt.config.errors import LoptError
 from lopt.optimizers.momentum import LearnedOptimizer, OptimizerConfig
 from lopt.symmetry.notation import parse_leaf
 from lopt.symmetry.spec import PyTree, SpecError, WeightSpec, is_under, named_leaves
@@ -27,7 +28,7 @@ _FORMAT = "lopt-optimizer-1"
 BY_ROLE = "network/last"  # the part of theta that grows with what it has seen, where coefficients are shared by role
 
 
-class CardError(ValueError):
+class CardError(LoptError, ValueError):
     """A trained optimizer that cannot be read, written or used; the message names the file, and the field or the leaf."""
 
 

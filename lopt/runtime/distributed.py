@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from lopt.config.errors import LoptError
 from lopt.layers.kernels.ffi import available_cores
 from lopt.symmetry.spec import PyTree
 
@@ -39,7 +40,7 @@ class ProcessConfig:
         return (self.coordinator, self.num_processes, self.process_id) != (None, None, None)
 
 
-class PeerError(RuntimeError):
+class PeerError(LoptError, RuntimeError):
     """Another process of the run has stopped."""
 
 

@@ -2,6 +2,7 @@
 
 from lopt.config import operational
 from lopt.config.caches import cache_root
+from lopt.config.errors import LoptError
 from lopt.task.base import (
     ArraySplit,
     Batch,
@@ -20,6 +21,7 @@ __all__ = [
     "Batch",
     "DataStream",
     "Datasets",
+    "LoptError",
     "Problem",
     "Split",
     "Task",

@@ -21,6 +21,7 @@ from tyro.conf import arg as tyro_arg
 
 from lopt import config
 from lopt.config import operational
+from lopt.config.errors import LoptError
 from lopt.estimators.base import PARTICLES, EstimatorConfig
 from lopt.evaluation.evaluate import EvaluationConfig
 from lopt.optimizers.momentum import LearnedOptimizer, OptimizerConfig
@@ -29,8 +30,9 @@ from lopt.runtime.distributed import use_all_cores
 from lopt.runtime.environment import record_start
 from lopt.runtime.progress import Progress
 from lopt.symmetry.spec import PyTree
-from lopt.task.base import Datasets, DataStream, TaskConfig
+from lopt.task.base import Datasets, DataStream, Problem, TaskConfig
 from lopt.task.families import MixtureConfig
+from lopt.task.named import task_config
 from lopt.training import checkpoint
 from lopt.training.checkpoint import BEST_DIR
 from lopt.training.held_out import HeldOutConfig, make_held_out
@@ -64,7 +66,7 @@ class MetaTrainConfig:
     """
 
     task: TaskConfig | MixtureConfig
-    """The inner problem, or several."""
+    """The inner problem, or several. From Python also a `Task` or `TaskFamily` itself, or the name of one."""
     optimizer: OptimizerConfig
     """The learned optimizer and its update network."""
     estimator: EstimatorConfig
@@ -91,6 +93,10 @@ class MetaTrainConfig:
     """Outer steps in a row without a finite meta-gradient, or with every particle diverged, after which the run gives up."""
 
     def __post_init__(self) -> None:
+        """Take a task however it is given, and see that estimator and unroll go together."""
+        given: Any = self.task
+        if isinstance(given, str | Problem):
+            object.__setattr__(self, "task", task_config(given))
         self.estimator.check(self.unroll)
 
 
@@ -108,7 +114,7 @@ class Result(NamedTuple):
     interrupted: bool
 
 
-class DivergedError(RuntimeError):
+class DivergedError(LoptError, RuntimeError):
     """Nothing is learned any more: every particle diverged, or no meta-gradient was finite, in many outer steps in a row."""
 
 

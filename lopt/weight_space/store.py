@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lopt.config import write_atomically
+from lopt.config.errors import LoptError
 from lopt.symmetry.spec import WeightSpec
 
 LABELS_FILE, SPEC_FILE, MANIFEST_FILE, MODELS_DIR = "labels.csv", "spec.json", "manifest.json", "models"
@@ -27,7 +28,7 @@ _FORMAT = "lopt-zoo-1"
 _WHERE = ("file", "index")  # columns that say where a model is
 
 
-class ZooError(RuntimeError):
+class ZooError(LoptError, RuntimeError):
     """A zoo that cannot be written, read or used; the message names the file, the leaf or the column."""
 
 

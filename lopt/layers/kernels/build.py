@@ -17,6 +17,7 @@ import jax
 import jaxlib.version
 
 from lopt.config.caches import compilation_cache_dir
+from lopt.config.errors import LoptError
 from lopt.layers.kernels import ffi as native
 
 SETTING = "LOPT_NATIVE"  # `off`: not even where there is a compiler
@@ -27,7 +28,7 @@ _TIMEOUT = 120  # seconds
 _registered: dict[str, native.Kernel] = {}  # by name, which XLA takes once
 
 
-class NativeKernelError(RuntimeError):
+class NativeKernelError(LoptError, RuntimeError):
     """The kernels cannot be made; the message says why."""
 
 
