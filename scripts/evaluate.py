@@ -10,6 +10,9 @@ from typing import Any
 
 from rich.console import Console
 
+from lopt.comparison.compare import compare
+from lopt.comparison.config import plan_of_runs
+from lopt.comparison.report import short_table
 from lopt.config import ConfigError, load_run, parse_part, to_dict
 from lopt.evaluation.baselines import SCHEDULES
 from lopt.evaluation.evaluate import Competitor, Evaluation, EvaluationConfig, evaluate
@@ -60,6 +63,7 @@ What baselines were tuned to is kept there too, in tuning/.
 
 examples:
   python scripts/evaluate.py --run-dir runs/digits --steps 300 --seeds 10
+  python scripts/evaluate.py --run-dir runs/unf-0 runs/unf-1 runs/sgdm-0 runs/sgdm-1
   python scripts/evaluate.py --task mlp --optimizer adam sgdm adamw:1e-3 --steps 300 --seeds 3 --task.hidden 64 64
   python scripts/evaluate.py --task mlp --optimizer adam small-mixture-unf runs/digits --steps 300
   python scripts/evaluate.py --task my_task.py:make_task --task.width 64 --optimizer adam runs/digits
@@ -92,7 +96,12 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "--run-dir", type=Path, metavar="RUN", help="directory that scripts/meta_train.py wrote; its newest checkpoint"
+        "--run-dir",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="directory that scripts/meta_train.py wrote. Of several, on one task, those that differ by their seed alone are pooled: "
+        "figures are means over meta-seeds, with their standard errors",
     )
     what.add_argument("--task", metavar="NAME", help=TASK_HELP.format(", ".join(task_names())))
     parser.add_argument(
@@ -155,6 +164,13 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, TaskConfig | 
             parser.error(f"--task: {error}")
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    several = len(args.run_dir) > 1
+    unused = [
+        option for option, value in (("--generalize", args.generalize), ("--seed", args.seed)) if several and value is not None
+    ]
+    unused += ["--checkpoint"] if several and args.checkpoint != "best" else []
+    if unused:
+        parser.error(f"{unused[0]} is for one run, not for several that are pooled")
     return args, None
 
 
@@ -202,13 +218,29 @@ def of_task(args: argparse.Namespace, config: TaskConfig, console: Console) -> I
     yield evaluation, write_report(evaluation, out, configs={"task": to_dict(config)})
 
 
+def pooled(args: argparse.Namespace, console: Console) -> list[Path]:
+    """A comparison of runs, those that differ by their seed alone pooled."""
+    given, trained = overrides(args)
+    if trained:
+        raise ConfigError(
+            f"'{trained[0]}' cannot race against pooled runs; give runs as --run-dir, and optimizers by hand as --optimizer"
+        )
+    out = args.out or Path("runs") / "evaluate" / "pooled"
+    command = f"python scripts/evaluate.py --run-dir {' '.join(map(str, args.run_dir))} --out {out}"
+    plan = plan_of_runs(args.run_dir, out / "races", command, given)
+    found, paths = compare(plan, out, train=False, cache=kept_searches(args), console=console)
+    console.print(rich_lines(short_table(found), plan.title))
+    return paths
+
+
 def of_run(args: argparse.Namespace, console: Console) -> Iterator[tuple[Evaluation, list[Path]]]:
     """One evaluation; of a run over several tasks, one of each, in a directory of its own."""
-    experiment = load_run(args.run_dir)
-    theta, step = run_theta(args.run_dir, best=args.checkpoint == "best")
-    done = checkpoint.steps(args.run_dir)[-1]
+    (run_dir,) = args.run_dir
+    experiment = load_run(run_dir)
+    theta, step = run_theta(run_dir, best=args.checkpoint == "best")
+    done = checkpoint.steps(run_dir)[-1]
     # A run that was killed may have logged outer steps after its newest checkpoint, which this theta has not seen.
-    records = [record for record in metrics.read(args.run_dir) if record["outer_step"] <= done]
+    records = [record for record in metrics.read(run_dir) if record["outer_step"] <= done]
     given, trained = overrides(args)
     config: EvaluationConfig = dataclasses.replace(experiment.evaluation, **given)
     setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, experiment.unroll)
@@ -222,7 +254,7 @@ def of_run(args: argparse.Namespace, console: Console) -> Iterator[tuple[Evaluat
             *(trained_optimizer(source, problem, args.checkpoint) for source in trained),
         ]
         evaluation = evaluate(problem, competitors, config, seed, console.print, kept_searches(args))
-        out = args.out or args.run_dir
+        out = args.out or run_dir
         if len(setup.problems) > 1:
             out = out / name
         out.mkdir(parents=True, exist_ok=True)
@@ -243,13 +275,14 @@ def generalizations(args: argparse.Namespace, config: TaskConfig | None, console
         tasks, evaluation, seed = (config,), EvaluationConfig(**given), args.seed or 0
         sources, base = {name: name for name in trained}, place_of(args.task)
     else:
-        experiment = load_run(args.run_dir)
+        (run_dir,) = args.run_dir
+        experiment = load_run(run_dir)
         tasks = experiment.task.tasks if isinstance(experiment.task, MixtureConfig) else (experiment.task,)
         evaluation, seed = (
             dataclasses.replace(experiment.evaluation, **given),
             args.seed if args.seed is not None else experiment.seed,
         )
-        sources, base = {"meta-trained": str(args.run_dir), **{name: name for name in trained}}, args.run_dir
+        sources, base = {"meta-trained": str(run_dir), **{name: name for name in trained}}, run_dir
 
     def setup(problem: Problem) -> list[Competitor]:
         return [
@@ -276,6 +309,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         use_native_kernels()
         use_all_cores()
         console = Console()
+        if config is None and len(args.run_dir) > 1:
+            show(pooled(args, console), console)
+            return
         if args.generalize is not None:
             for paths in generalizations(args, config, console):
                 show(paths, console)

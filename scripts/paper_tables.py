@@ -15,11 +15,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from lopt.comparison.compare import compare
 from lopt.comparison.config import ComparisonConfig, Plan, make_plan
-from lopt.comparison.races import Bench
-from lopt.comparison.report import short_table, write_comparison
-from lopt.comparison.state import state_of
-from lopt.comparison.work import Found, InterruptedPlanError, carry_out, collect
+from lopt.comparison.report import short_table
+from lopt.comparison.work import InterruptedPlanError
 from lopt.config import load_file
 from lopt.features.presets import PaperFeatures
 from lopt.layers.kernels.build import use_native_kernels
@@ -37,7 +36,7 @@ from tasks.datasets import cache_root
 from tasks.paper_specs import CNN, HEADS, MLP, MLP3, RNN, TRANSFORMER, WeightSpace
 
 ROOT = Path(__file__).resolve().parents[1]
-COMPARISONS = ROOT / "configs" / "paper"
+COMPARISONS = ROOT / "configs" / "paper"  # scripts/compare.py carries out any other
 DEFAULTS = LearnedMomentumConfig()
 # As printed: "Universal Neural Functionals" (NeurIPS 2024), the table of f's sizes; the three scalars are included.
 PAPER_PARAMETERS: dict[tuple[str, str], int] = {
@@ -227,24 +226,16 @@ def report_dir(args: argparse.Namespace, plan: Plan) -> Path:
 
 def figure2(args: argparse.Namespace, console: Console) -> None:
     plan = plan_of(args)
-    labels = [rival.label for rival in plan.config.rivals]
-    unknown = [label for label in args.rivals or () if label not in labels]
-    if unknown:
-        raise ValueError(f"no rival '{unknown[0]}' in {args.task}; its rivals are {', '.join(labels)}")
-    chosen = args.rivals or labels
-    bench, out = Bench(plan, cache_root() / "tuning"), report_dir(args, plan)
-
-    def found() -> Found:
-        # A run that another process may be on is taken only where the race of its theta is kept.
-        return collect(
-            bench, lambda run: run.label in chosen and (args.draw or state_of(run).is_over(run.experiment.outer_steps))
-        )
-
-    if not args.draw:
-        carry_out(bench, chosen, console=console, after_seed=lambda: write_comparison(found(), out))
-    last = found()
-    console.print(rich_lines(short_table(last), f"{plan.title}, budget {plan.budget.name}"))
-    for path in write_comparison(last, out):
+    found, paths = compare(
+        plan,
+        report_dir(args, plan),
+        labels=args.rivals or (),
+        train=not args.draw,
+        cache=cache_root() / "tuning",
+        console=console,
+    )
+    console.print(rich_lines(short_table(found), f"{plan.title}, budget {plan.budget.name}"))
+    for path in paths:
         console.print(str(path), soft_wrap=True)
 
 

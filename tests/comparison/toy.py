@@ -35,13 +35,14 @@ class ToyConfig(TaskConfig):
     """A quadratic with noise."""
 
     missing: bool = False
+    shift: float = 0.0
 
     def make(self):
         if self.missing:
             raise ValueError("the toy data are not here; look under the bed")
 
         def loss(params, key, batch):
-            return jnp.mean(jnp.sum(jnp.square(params["w"][None] - 0.1 * batch["x"]), axis=1))
+            return jnp.mean(jnp.sum(jnp.square(params["w"][None] - self.shift - 0.1 * batch["x"]), axis=1))
 
         return Task(
             name="toy",
