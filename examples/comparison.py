@@ -8,21 +8,25 @@ On a task of your own: add --task my_task.py:make_task
 import dataclasses
 
 from configs.smoke import config as smoke
+from lopt import (
+    DeepSetsConfig,
+    EvaluationConfig,
+    HeldOutConfig,
+    LearnedMomentumConfig,
+    MetaTrainConfig,
+    OuterConfig,
+    PESConfig,
+    UNFConfig,
+    UnrollConfig,
+)
 from lopt.comparison import Budget, ComparisonConfig, Rival
-from lopt.estimators.pes import PESConfig
-from lopt.evaluation.evaluate import EvaluationConfig
-from lopt.networks.update import DeepSetsConfig, UNFConfig
-from lopt.optimizers.momentum import LearnedMomentumConfig
-from lopt.training.held_out import HeldOutConfig
-from lopt.training.outer import OuterConfig
-from lopt.training.trainer import MetaTrainConfig
-from lopt.unroll import UnrollConfig
 from tasks.mlp import MLPConfig
 
 small = MetaTrainConfig(
     task=MLPConfig(dataset="digits", hidden=(32,)),
     optimizer=LearnedMomentumConfig(beta=0.01),  # what the rivals have in common; each puts its own network in
-    estimator=PESConfig(particles=8, unroll=UnrollConfig(horizon=300, truncation=25, meta_loss="mean")),
+    estimator=PESConfig(particles=8),
+    unroll=UnrollConfig(horizon=300, truncation=25, meta_loss="mean"),
     outer=OuterConfig(learning_rate=3e-3),
     held_out=HeldOutConfig(every=25, steps=300, seeds=2),
     evaluation=EvaluationConfig(steps=300, seeds=5, baselines=("adam", "sgdm")),

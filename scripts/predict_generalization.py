@@ -1,7 +1,6 @@
 """Predict how well networks do from their weights alone."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args

@@ -1,7 +1,8 @@
 """Parts of a config that are a choice, exchanged by name on a command line: `--estimator nres`, `--optimizer.network deep_sets`.
 
 Where a field's type is the base of several config classes, or a union of them, its path followed by a name puts the class of that name
-there, with its defaults; fields that both classes have keep a value that was not the old class's default.
+there, with its defaults; fields that both classes have keep a value that was not the old class's default. A config that stands for
+several parts in one word, and has them as its `parts`, is written out where one of them is named.
 """
 
 import dataclasses
@@ -20,15 +21,14 @@ Readers = Mapping[type, Callable[[str], Any]]  # base class -> what makes a conf
 
 
 def choices(hint: Any) -> dict[str, type]:
-    """The registered config classes that a field of this type takes, and that have defaults for all their fields: name -> class."""
+    """The registered config classes that a field of this type takes: name -> class."""
     bases = tuple(_classes(hint))
     return {name: cls for name, cls in _registered_classes().items() if issubclass(cls, bases)} if bases else {}
 
 
 @cache
 def _registered_classes() -> Mapping[str, type]:
-    found = {name: import_place(place) for name, place in sorted(registered().items())}
-    return {name: cls for name, cls in found.items() if not _required(cls)}
+    return {name: import_place(place) for name, place in sorted(registered().items())}
 
 
 def _required(cls: type) -> list[str]:
@@ -67,6 +67,7 @@ def exchange(config: Any, argv: Sequence[str], *, prefix: str = "", readers: Rea
         rest.append(argv[index - 1])
     taken = set()
     for path, option, values, place in sorted(given, key=lambda one: len(one[0])):
+        config = _in_parts(config, path)
         hint = _hint_at(config, path)
         if hint is None or not any(_classes(hint)):
             continue
@@ -81,7 +82,7 @@ def describe_choices(config: Any, prefix: str = "") -> list[str]:
     """One line for each part of a config that is a choice: its option, the name of what is there, and the other names."""
     lines = []
     for path, hint, value in _parts(config, prefix):
-        names = list(choices(hint))
+        names = [name for name, cls in choices(hint).items() if not set(_required(cls)) - _kept(value, cls).keys()]
         if len(names) > 1:
             now = name_of(f"{type(value).__module__}:{type(value).__qualname__}")
             lines.append(f"  --{path.replace('_', '-')}  {' | '.join(names)}" + (f"  (now {now})" if now else ""))
@@ -119,12 +120,7 @@ def _listing(hint: Any, readers: Readers | None) -> str:
 
 def _with_fields_of(old: Any, cls: type, option: str) -> Any:
     """The class with its defaults, and what of the old config's fields it has too and was not the old one's default."""
-    hints, kept = typing.get_type_hints(cls), {}
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
-    for field in dataclasses.fields(old) if is_config(old) else ():
-        value = getattr(old, field.name)
-        if field.name in fields and not _is_default(field, value) and fits(value, hints[field.name]):
-            kept[field.name] = value
+    kept = _kept(old, cls)
     missing = [name for name in _required(cls) if name not in kept]
     if missing:
         raise ConfigError(f"{option}: {cls.__name__} has no default for {', '.join(missing)}; write it into a config file")
@@ -132,6 +128,32 @@ def _with_fields_of(old: Any, cls: type, option: str) -> Any:
         return cls(**kept)
     except ValueError as error:  # raised by a class that checks its values
         raise ConfigError(f"{option}: {error}") from error
+
+
+def _kept(old: Any, cls: type) -> dict[str, Any]:
+    """What of an old config's values a new one of this class takes."""
+    hints = typing.get_type_hints(cls)
+    fields = {field.name for field in dataclasses.fields(cls) if field.init}
+    if is_config(old) and isinstance(getattr(old, "parts", None), cls):
+        old = old.parts
+    return {
+        field.name: value
+        for field in (dataclasses.fields(old) if is_config(old) else ())
+        if field.name in fields and not _is_default(field, value := getattr(old, field.name)) and fits(value, hints[field.name])
+    }
+
+
+def _in_parts(config: Any, path: Sequence[str]) -> Any:
+    """The config, what stands on the path written out where it has a field of the path only so."""
+    if not is_config(config) or not path:
+        return config
+    names = {field.name for field in dataclasses.fields(config)}
+    if path[0] not in names:
+        parts = getattr(config, "parts", None)
+        return _in_parts(parts, path) if is_config(parts) and path[0] in {f.name for f in dataclasses.fields(parts)} else config
+    inner = getattr(config, path[0])
+    written = _in_parts(inner, path[1:])
+    return config if written is inner else dataclasses.replace(config, **{path[0]: written})
 
 
 def _is_default(field: dataclasses.Field, value: Any) -> bool:

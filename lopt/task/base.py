@@ -148,6 +148,7 @@ class Task:
     def start(self, key: jax.Array) -> "Start":
         """Initialise."""
         return Start((), *self.init_with_state(key))
+
     def __repr__(self) -> str:
         """Without the data: a task stands in messages."""
         return f"Task({self.name!r}, {len(self.spec.paths)} leaves)"

@@ -10,8 +10,12 @@ from lopt.config.choices import choices, describe_choices, exchange
 from lopt.estimators.base import EstimatorConfig
 from lopt.estimators.nres import NRESConfig
 from lopt.estimators.pes import PESConfig
+from lopt.features.presets import AdafactorFeatures
 from lopt.networks.update import DeepSetsConfig, NetworkConfig
+from lopt.optimizers.config import LearnedOptimizerConfig
+from lopt.optimizers.gated import GatedRule
 from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedSGDMConfig
+from lopt.optimizers.nominals import MuonNominal
 from lopt.task.base import TaskConfig
 from lopt.task.named import ImportedTaskConfig, task_config
 from tasks.mlp import MLPConfig
@@ -34,9 +38,9 @@ def test_a_part_is_exchanged_and_keeps_what_the_file_says_and_both_have():
     )
     assert rest == ["--seed", "3", "--estimator.sigma", "1"]
     assert isinstance(config.estimator, NRESConfig)
-    assert (config.estimator.particles, config.estimator.unroll) == (SMOKE.estimator.particles, SMOKE.estimator.unroll)
+    assert (config.estimator.particles, config.unroll) == (SMOKE.estimator.particles, SMOKE.unroll)
     assert config.optimizer == LearnedMomentumConfig(beta=0.01, network=DeepSetsConfig((4,)))
-    assert SMOKE.estimator == PESConfig(particles=4, unroll=SMOKE.estimator.unroll)
+    assert SMOKE.estimator == PESConfig(particles=4)
 
 
 def test_the_outer_part_comes_first_whatever_the_order():
@@ -44,6 +48,23 @@ def test_the_outer_part_comes_first_whatever_the_order():
     assert (type(config.optimizer.network).__name__, rest) == ("PooledDeepSetsConfig", [])
     config, _ = exchange(SMOKE, ["--optimizer", "learned_sgdm"])
     assert config.optimizer == LearnedSGDMConfig()
+    config, rest = exchange(SMOKE, ["--optimizer.rule.alpha", "3"])
+    assert (config.optimizer, rest) == (SMOKE.optimizer.parts, ["--optimizer.rule.alpha", "3"])  # for the field's own option
+
+
+def test_rule_and_features_of_an_optimizer_in_one_word():
+    config, rest = exchange(
+        SMOKE, ["--optimizer.rule.nominal", "muon", "--optimizer.rule", "gated", "--optimizer.features", "adafactor"]
+    )
+    assert rest == []
+    assert isinstance(config.optimizer, LearnedOptimizerConfig)
+    assert config.optimizer.rule == GatedRule(beta=0.01, nominal=MuonNominal())  # beta as in the file
+    assert config.optimizer.features == AdafactorFeatures()
+    assert config.optimizer.network == SMOKE.optimizer.network
+    written_out, _ = exchange(SMOKE, ["--optimizer", "learned_optimizer"])
+    assert written_out.optimizer == SMOKE.optimizer.parts
+    unchanged, rest = exchange(SMOKE, ["--optimizer.rul", "gated"])
+    assert (unchanged, rest) == (SMOKE, ["--optimizer.rul", "gated"])
 
 
 @pytest.mark.parametrize(

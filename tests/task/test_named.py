@@ -145,7 +145,8 @@ def test_messages_hold_no_arrays():
 EXPERIMENT = MetaTrainConfig(
     task=make_task(),  # pyright: ignore[reportArgumentType]
     optimizer=LearnedSGDMConfig(),
-    estimator=PESConfig(particles=2, unroll=UnrollConfig(horizon=4, truncation=2, meta_loss="mean")),
+    estimator=PESConfig(particles=2),
+    unroll=UnrollConfig(horizon=4, truncation=2, meta_loss="mean"),
     outer_steps=1,
 )
 
