@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import difflib
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ from lopt.evaluation.evaluate import Competitor, Evaluation, EvaluationConfig, e
 from lopt.evaluation.generalization import KINDS, conditions, dataset_of, generalize, stages, table
 from lopt.layers.kernels.build import use_native_kernels
 from lopt.pretrained.bind import fit
-from lopt.pretrained.load import is_trained, open_trained, run_theta
+from lopt.pretrained.load import available, is_trained, open_trained, run_theta
 from lopt.reporting.generalization_report import write_generalization
 from lopt.reporting.report import terminal_table, write_report
 from lopt.reporting.tables import rich_lines
@@ -109,8 +110,8 @@ def argument_parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="OPT",
         help="rivals: adam, sgdm or the name of an optimizer of optax, with a tuned learning rate or as NAME:RATE with that one; "
-        "or a trained one: the name of a shipped one, a run directory, a folder with a card, or hf://owner/name (default: the run's "
-        "evaluation.baselines; adam sgdm)",
+        "or a trained one: the name of a shipped one, a run directory, a folder with a card, or hf://owner/name (default, and where none "
+        "is by hand: the run's evaluation.baselines; adam sgdm)",
     )
     default = EvaluationConfig()
     for option, metavar, text, value in (
@@ -194,8 +195,13 @@ def overrides(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     given = {name: getattr(args, name) for name in fields if getattr(args, name) is not None}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     trained = [name for name in args.optimizer or () if is_trained(name)]
-    if args.optimizer is not None:
-        given["baselines"] = tuple(name for name in args.optimizer if name not in trained)
+    by_hand = tuple(name for name in args.optimizer or () if name not in trained)
+    for name in by_hand:
+        near = difflib.get_close_matches(name, available(), n=1, cutoff=0.8)
+        if near:
+            raise ConfigError(f"there is no optimizer '{name}'; did you mean the shipped '{near[0]}'?")
+    if by_hand:  # what is trained races against the default rivals, unless others are named
+        given["baselines"] = by_hand
     return given, trained
 
 

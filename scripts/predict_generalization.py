@@ -9,7 +9,15 @@ from lopt.runtime.program import reporting_errors, take_debug
 from lopt.runtime.progress import Stages
 from lopt.weight_space.predict import Method, PredictionConfig, train_predictor
 from lopt.weight_space.read import Zoo, read_zoo
-from lopt.weight_space.report import differences, kept_predictions, read_predictions, table, write_predictions, write_report
+from lopt.weight_space.report import (
+    differences,
+    is_papers_zoo,
+    kept_predictions,
+    read_predictions,
+    table,
+    write_predictions,
+    write_report,
+)
 from lopt.weight_space.store import read_spec
 
 DESCRIPTION = """\
@@ -130,9 +138,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                     train_models=args.train_models,
                 )
                 train_seeds(zoo, config, out, args, view)
-        paths = write_report(out)
+        paper = is_papers_zoo(args.zoo, args.label)
+        paths = write_report(out, paper=paper)
     predictions, _ = read_predictions(out)
-    console.print(rich_lines(table(predictions), f"{args.label} of {len(zoo.labels):,} models: the test part"))
+    console.print(rich_lines(table(predictions, paper=paper), f"{args.label} of {len(zoo.labels):,} models: the test part"))
     if further := differences(predictions):
         console.print(rich_lines(further, "errors over the models of the test part"))
     for path in paths:

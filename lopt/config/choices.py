@@ -149,7 +149,7 @@ def _in_parts(config: Any, path: Sequence[str]) -> Any:
         return config
     names = {field.name for field in dataclasses.fields(config)}
     if path[0] not in names:
-        parts = getattr(config, "parts", None)
+        parts: Any = getattr(config, "parts", None)
         return _in_parts(parts, path) if is_config(parts) and path[0] in {f.name for f in dataclasses.fields(parts)} else config
     inner = getattr(config, path[0])
     written = _in_parts(inner, path[1:])

@@ -152,7 +152,7 @@ def curves_figure(curves: Sequence[Curve], *, task: str, window: int, look: Look
                     if index != own:
                         _draw_faint(ax, curve, smoothing, look)
                 _draw_curve(ax, own, curves[own], goal, target, smoothing, look)
-                name, _, figures = ax.get_lines()[-1].get_label().partition(": ")
+                name, _, figures = str(ax.get_lines()[-1].get_label()).partition(": ")
                 figures = figures.replace(" ± ", "\n± ").replace(", ", ",\n") if look.narrow else figures
                 ax.set_title(f"{name}\n{figures}", fontsize=7.0 if look.narrow else 8.5)
             legend = []
@@ -177,7 +177,7 @@ def curves_figure(curves: Sequence[Curve], *, task: str, window: int, look: Look
             axes[0].set_xlabel("inner step")
             axes[0].set_ylabel(axis)
             axes[0].set_title(title)
-            legend_below(figure, [line for line in legend if not line.get_label().startswith("_")], look, 3.3)
+            legend_below(figure, [line for line in legend if not str(line.get_label()).startswith("_")], look, 3.3)
         else:
             figure.supxlabel("inner step", fontsize=9.0)
             figure.supylabel(axis, fontsize=9.0)

@@ -118,6 +118,7 @@ class DivergedError(LoptError, RuntimeError):
     """Nothing is learned any more: every particle diverged, or no meta-gradient was finite, in many outer steps in a row."""
 
 
+SCORE = "held_out/score"  # among the metrics of a held-out evaluation
 Observer = Callable[[int, Mapping[str, Any]], None]  # outer steps done, what was measured
 
 
@@ -209,7 +210,8 @@ def meta_train(
                 metrics.write({"outer_step": step, **info})
                 for observe in (log, *observers):
                     observe(step, info)
-            bar.update(step, meta_loss=info["meta_loss"], inner_steps_per_s=speed, diverged=info["diverged"])
+            scores = (info[SCORE], float(np.asarray(state.best))) if SCORE in info else None
+            bar.update(step, meta_loss=info["meta_loss"], inner_steps_per_s=speed, diverged=info["diverged"], held_out=scores)
             if step % experiment.save_every == 0:
                 save()
                 saved = step
@@ -245,7 +247,7 @@ def _evaluate(
     """Evaluate, and keep theta in `best/` if it is the best so far. The state is that after the evaluation."""
     theta = distributed.on_host(state.evaluated)
     found = held_out(theta)
-    score = np.float32(found["held_out/score"])
+    score = np.float32(found[SCORE])
     if score < np.asarray(state.best):
         state = state._replace(best=jax.device_put(score, state.best.sharding))
         if distributed.is_main():

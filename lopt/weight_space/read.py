@@ -134,13 +134,18 @@ def _read_arrays(path: Path, where: str) -> dict[str, np.ndarray]:
         raise ZooError(f"{where}: {path} is neither a .safetensors nor a .npz file")
     if not path.is_file():
         raise ZooError(f"{where}: there is no file {path}")
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        if path.suffix == ".npz":
+    if path.suffix == ".npz":
+        try:
             with np.load(path, allow_pickle=False) as content:
                 return {name: content[name] for name in sorted(content.files)}
+        except (OSError, ValueError) as error:
+            raise ZooError(f"{path} cannot be read: {error}") from error
+    try:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+    except ImportError as error:
+        raise ZooError(f"{path} needs the package safetensors: install it, or keep the zoo as .npz files") from error
+    try:
         return dict(sorted(load_file(path).items()))
     except (OSError, ValueError, SafetensorError) as error:
         raise ZooError(f"{path} cannot be read: {error}") from error

@@ -124,21 +124,22 @@ def _labels(shards: Mapping[str, Shard]) -> str:
     return text.getvalue()
 
 
-def write_spec(zoo: Path, spec: WeightSpec) -> None:
+def write_spec(zoo: str | Path, spec: WeightSpec) -> None:
     """Keep the symmetry of a zoo's models beside them."""
+    zoo = Path(zoo)
     zoo.mkdir(parents=True, exist_ok=True)
     content = {"axes": {path: spec.notation(path) for path in spec.paths}, "sizes": dict(spec.known_sizes)}
     write_atomically(zoo / SPEC_FILE, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def read_spec(path: Path) -> WeightSpec:
+def read_spec(path: str | Path) -> WeightSpec:
     """A spec from JSON: {"axes": {leaf path: axis names}}, with "sizes" of names where weights do not tell them.
 
     Raises:
       ZooError: naming the file, and the leaf that cannot be read.
     """
     try:
-        content: Any = json.loads(path.read_text())
+        content: Any = json.loads(Path(path).read_text())
         return WeightSpec.parse(content["axes"], **content.get("sizes", {}))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         example = '{"axes": {"dense/kernel": "inputs! hidden", "dense/bias": "hidden"}}'

@@ -1,6 +1,7 @@
 """Any folder of models with a table of labels, and everything that can be wrong with one."""
 
 import csv
+import sys
 
 import numpy as np
 import pytest
@@ -176,3 +177,16 @@ def test_what_is_wrong_is_named(folder, spoil, message):
 def test_a_label_that_is_no_column(folder):
     with pytest.raises(ZooError, match=r"no column 'success'; its columns are file, index, accuracy"):
         read_zoo(folder, "success")
+
+
+def test_a_zoo_of_npz_files_needs_no_safetensors(tmp_path, monkeypatch):
+    np.savez(tmp_path / "a.npz", **model(0))
+    write_table(tmp_path, [("a.npz", 0.5)])
+    write_spec(str(tmp_path), SPEC)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    assert read_zoo(tmp_path, "accuracy").labels.tolist() == [0.5]
+    (tmp_path / "b.safetensors").write_bytes(b"")
+    write_table(tmp_path, [("a.npz", 0.5), ("b.safetensors", 0.5)])
+    with pytest.raises(ZooError, match=r"b.safetensors needs the package safetensors: install it, or keep the zoo as .npz"):
+        read_zoo(tmp_path, "accuracy")
