@@ -2,8 +2,6 @@
 
 import argparse
 import dataclasses
-import difflib
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from lopt.commands.evaluate import OPTIMIZER_HELP, READERS, by_hand_and_trained, on_task, place_of, trained_optimizer
 from lopt.comparison.compare import compare
 from lopt.comparison.config import plan_of_runs
 from lopt.comparison.report import short_table
@@ -19,8 +18,7 @@ from lopt.evaluation.baselines import SCHEDULES
 from lopt.evaluation.evaluate import Competitor, Evaluation, EvaluationConfig, evaluate
 from lopt.evaluation.generalization import KINDS, conditions, dataset_of, generalize, stages, table
 from lopt.layers.kernels.build import use_native_kernels
-from lopt.pretrained.bind import fit
-from lopt.pretrained.load import available, is_trained, open_trained, run_theta
+from lopt.pretrained.load import run_theta
 from lopt.reporting.generalization_report import write_generalization
 from lopt.reporting.report import terminal_table, write_report
 from lopt.reporting.tables import rich_lines
@@ -55,7 +53,6 @@ tuned anew under each; it writes generalization.html .md .csv .json and .png, th
 --tuning-seeds, --steps and the conditions named.
 """
 TASK_HELP = "a task: {}; or of your own, by the function that makes it: module:function or path/to/file.py:function"
-READERS = {TaskConfig: task_config}
 EPILOG = f"""\
 {DEBUG_HELP}
 With --task, every field of the task is an option too: --task NAME --help lists them.
@@ -109,9 +106,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "--optimizer",
         nargs="+",
         metavar="OPT",
-        help="rivals: adam, sgdm or the name of an optimizer of optax, with a tuned learning rate or as NAME:RATE with that one; "
-        "or a trained one: the name of a shipped one, a run directory, a folder with a card, or hf://owner/name (default, and where none "
-        "is by hand: the run's evaluation.baselines; adam sgdm)",
+        help=f"{OPTIMIZER_HELP} (by hand, default: the run's evaluation.baselines; adam sgdm)",
     )
     default = EvaluationConfig()
     for option, metavar, text, value in (
@@ -175,31 +170,12 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, TaskConfig | 
     return args, None
 
 
-def trained_optimizer(source: str, problem: Problem, which: str) -> Competitor:
-    """A shipped optimizer, or one of a run, a folder or a repository, on a task that need not be one it was trained on.
-
-    Raises:
-      ValueError: if its theta cannot serve the task's weights.
-    """
-    trained = open_trained(source, best=which == "best")
-    try:
-        optimizer = fit(trained, problem.spec, problem.param_shapes())
-    except ValueError as error:
-        raise ValueError(f"'{source}' does not serve the weights of '{problem.name}': {error}") from error
-    return Competitor(source, optimizer.opt_fn, trained.theta)
-
-
 def overrides(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """What of the evaluation's config the arguments give, and which of the rivals are trained optimizers."""
     fields = ("steps", "seeds", "tuning_seeds", "refinements", "momenta", "schedules")
     given = {name: getattr(args, name) for name in fields if getattr(args, name) is not None}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    trained = [name for name in args.optimizer or () if is_trained(name)]
-    by_hand = tuple(name for name in args.optimizer or () if name not in trained)
-    for name in by_hand:
-        near = difflib.get_close_matches(name, available(), n=1, cutoff=0.8)
-        if near:
-            raise ConfigError(f"there is no optimizer '{name}'; did you mean the shipped '{near[0]}'?")
+    by_hand, trained = by_hand_and_trained(args.optimizer or ())
     if by_hand:  # what is trained races against the default rivals, unless others are named
         given["baselines"] = by_hand
     return given, trained
@@ -209,16 +185,17 @@ def kept_searches(args: argparse.Namespace) -> Path | None:
     return None if args.retune else cache_root() / "tuning"
 
 
-def place_of(task: str) -> Path:
-    """Where an evaluation of a task is written, unless it is said: one of somebody's own by its function's name."""
-    return Path("runs") / "evaluate" / re.sub(r"[^\w.-]+", "-", task.rpartition("/")[2].replace(".py:", "-"))
-
-
 def of_task(args: argparse.Namespace, config: TaskConfig, console: Console) -> Iterator[tuple[Evaluation, list[Path]]]:
     given, trained = overrides(args)
-    evaluation_config, problem = EvaluationConfig(**given), config.make()
-    learned = [trained_optimizer(source, problem, args.checkpoint) for source in trained]
-    evaluation = evaluate(problem, learned, evaluation_config, args.seed or 0, console.print, kept_searches(args))
+    evaluation = on_task(
+        config,
+        EvaluationConfig(**given),
+        trained,
+        seed=args.seed or 0,
+        which=args.checkpoint,
+        cache=kept_searches(args),
+        console=console,
+    )
     out = args.out or place_of(args.task)
     out.mkdir(parents=True, exist_ok=True)
     yield evaluation, write_report(evaluation, out, configs={"task": to_dict(config)})

@@ -1,4 +1,4 @@
-"""scripts/inspect_spec.py as a person runs it."""
+"""The command inspect, which scripts/inspect_spec.py is too, as a person runs it."""
 
 import io
 import re
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from lopt.commands import inspect as inspect_spec
 from lopt.symmetry import WeightSpec
-from scripts import inspect_spec
 from tasks.datasets import DatasetError
 from tasks.mlp import MLPConfig
 
@@ -28,7 +28,7 @@ def run(*argv):
     console = Console(width=120, file=io.StringIO())
     status = 0
     try:
-        inspect_spec.main(argv, console)
+        inspect_spec.main(argv, console, prog="inspect_spec.py")
     except SystemExit as error:
         status = 1
         print(error.code, file=sys.stderr)  # as Python does where nobody catches it
@@ -176,7 +176,7 @@ def test_missing_data_is_one_line(monkeypatch, capsys):
 
     monkeypatch.setattr(MLPConfig, "make", fail)
     assert run("--task", "mlp")[0] == 1
-    assert "the data of task 'mlp' cannot be loaded: no such images" in capsys.readouterr().err
+    assert "task 'mlp' cannot be made: no such images" in capsys.readouterr().err
 
 
 def test_one_source_is_needed(capsys):
