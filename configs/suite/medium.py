@@ -24,14 +24,20 @@ config = SuiteConfig(
         SuiteTask("autoencoder", AutoencoderConfig(dataset=FASHION, image_size=28, variational=True, hidden=(256,)), steps=5000),
         SuiteTask("CNN", CNNConfig(dataset=FASHION, image_size=28, channels=(32, 64, 64), batch_size=64), steps=1000),
         SuiteTask("CNN", CNNConfig(dataset=FASHION, image_size=14, channels=(32,) * 5, stride=1, batch_size=64), steps=2000),
-        SuiteTask("ResNet", ResNetConfig(dataset=FASHION, image_size=14, channels=(16, 32, 64), blocks=2, batch_size=64), steps=2000),
+        SuiteTask(
+            "ResNet", ResNetConfig(dataset=FASHION, image_size=14, channels=(16, 32, 64), blocks=2, batch_size=64), steps=2000
+        ),
         SuiteTask(
             "ResNet",
             ResNetConfig(dataset=FASHION, image_size=14, channels=(32, 64), blocks=3, normalization="layer", batch_size=64),
             steps=1000,
         ),
-        SuiteTask("ViT", ViTConfig(dataset=FASHION, image_size=28, patch=4, blocks=4, width=128, head_width=32, mlp=512), steps=2000),
-        SuiteTask("ViT", ViTConfig(dataset=FASHION, image_size=14, patch=2, blocks=8, width=64, head_width=16, mlp=256), steps=1000),
+        SuiteTask(
+            "ViT", ViTConfig(dataset=FASHION, image_size=28, patch=4, blocks=4, width=128, head_width=32, mlp=512), steps=2000
+        ),
+        SuiteTask(
+            "ViT", ViTConfig(dataset=FASHION, image_size=14, patch=2, blocks=8, width=64, head_width=16, mlp=256), steps=1000
+        ),
         SuiteTask("RNN", RNNConfig(length=32, hidden=(256,), activation="tanh"), steps=1000),
         SuiteTask("RNN", GRUConfig(length=64, hidden=(256, 256), embedding=64), steps=2000),
         SuiteTask(

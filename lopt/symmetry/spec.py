@@ -52,7 +52,9 @@ def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
         for path, (keys, _) in zip(paths, flat, strict=True):
             if first.setdefault(path, keys) is not keys:
                 one, two = (jax.tree_util.keystr(found) for found in (first[path], keys))
-                raise ValueError(f"the leaves {one} and {two} both have the path '{path}': rename a key, so that they can be told apart")
+                raise ValueError(
+                    f"the leaves {one} and {two} both have the path '{path}': rename a key, so that they can be told apart"
+                )
     return [(path, leaf) for path, (_, leaf) in zip(paths, flat, strict=True)]
 
 

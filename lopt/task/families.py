@@ -100,7 +100,9 @@ def vary_batch_size(problem: Problem, sizes: Sequence[int]) -> TaskFamily:
     """
     B = problem.datasets.at(0).train.batch_size
     if not sizes or not all(size >= 1 and B % size == 0 for size in sizes):
-        raise ValueError(f"batch sizes of '{problem.name}' must be divisors of its batch_size {B}, such as {B}, got {tuple(sizes)}")
+        raise ValueError(
+            f"batch sizes of '{problem.name}' must be divisors of its batch_size {B}, such as {B}, got {tuple(sizes)}"
+        )
     choices = jnp.asarray(sizes, jnp.int32)
 
     def sample(key: jax.Array) -> jax.Array:

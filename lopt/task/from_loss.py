@@ -37,8 +37,9 @@ def task_from_loss(
     """A task of any JAX loss, whatever library its model is written in.
 
     Args:
-      init: `init(key) -> params`, a pytree whose leaves are all arrays of real floats. Of a model that holds other things too (activations, sizes),
-        give its arrays, and put it together again in the loss: `equinox.partition` and `combine`, `flax.nnx.split` and `merge`.
+      init: `init(key) -> params`, a pytree whose leaves are all arrays of real floats. Of a model that holds other things too
+        (activations, sizes), give its arrays, and put it together again in the loss: `equinox.partition` and `combine`,
+        `flax.nnx.split` and `merge`.
       loss: `loss(params, key, batch) -> scalar`; `key` is a typed key, for dropout and the like.
       datasets: what batches are drawn from: a `Datasets`, a `DataStream`, or arrays of N examples, name -> [N, ...], which are split
         into train, inner valid, outer valid and test, 70 : 10 : 10 : 10, and moved to the device.
@@ -125,7 +126,9 @@ def _check_params(name: str, params: PyTree) -> None:
                 if jnp.issubdtype(leaf.dtype, jnp.complexfloating)
                 else "what is not trained belongs into the loss, or into the state that has_state=True asks for"
             )
-            raise ValueError(f"init of task '{name}' returns at '{path}' an array of {leaf.dtype}, but weights are real floats: {advice}")
+            raise ValueError(
+                f"init of task '{name}' returns at '{path}' an array of {leaf.dtype}, but weights are real floats: {advice}"
+            )
 
 
 def _check_loss(name: str, loss: Any) -> None:

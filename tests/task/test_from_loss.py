@@ -102,10 +102,16 @@ def test_a_leaf_that_is_not_an_array_is_named():
 @pytest.mark.parametrize(
     ("leaf", "message"),
     [
-        (lambda key: jnp.arange(3), "returns at 'norm/count' an array of int32, but weights are real floats: what is not trained"),
+        (
+            lambda key: jnp.arange(3),
+            "returns at 'norm/count' an array of int32, but weights are real floats: what is not trained",
+        ),
         (lambda key: jnp.ones(3, bool), "'norm/count' an array of bool"),
         (lambda key: key, "'norm/count' an array of key<fry>"),
-        (lambda key: jnp.ones(3, jnp.complex64), "'norm/count' an array of complex64.*real and its imaginary part are two leaves"),
+        (
+            lambda key: jnp.ones(3, jnp.complex64),
+            "'norm/count' an array of complex64.*real and its imaginary part are two leaves",
+        ),
         (lambda key: 0.5, "'norm/count' 0.5, which is not an array"),
     ],
     ids=["integer", "boolean", "key", "complex", "number"],
@@ -172,7 +178,10 @@ def test_under_dropout_a_spec_is_checked_in_the_mean():
     [
         ({"data": [X, X[:, 0]]}, r"datasets of task 'task' are of type list; give arrays by name"),
         ({"data": {"x": X, "y": np.array(["a"] * 60)}}, r"array 'y' of examples is of dtype <U1"),
-        ({"init": lambda key: init(key) | {"steps": jnp.arange(3)}}, r"at 'steps' an array of int32, but weights are real floats"),
+        (
+            {"init": lambda key: init(key) | {"steps": jnp.arange(3)}},
+            r"at 'steps' an array of int32, but weights are real floats",
+        ),
         (
             {"metrics": lambda params, key, batch: {"error": batch["y"]}},
             r"metric 'error' of task 'task' is to be a scalar, .*\(8,\)",
