@@ -196,6 +196,11 @@ def _is_part(name: Any) -> bool:
     return place is not None and place.startswith(("lopt.optimizers.", "lopt.features.", "lopt.networks."))
 
 
+def strange_classes(encoded: Any) -> list[Any]:
+    """What an encoded optimizer names that is none of lopt's optimizers, features and networks."""
+    return list(dict.fromkeys(name for name in _classes(encoded) if not _is_part(name)))
+
+
 def card_optimizer(card: Card, folder: str | Path) -> OptimizerConfig:
     """The config of the learned optimizer, made of lopt's optimizers, features and networks alone.
 
@@ -203,7 +208,7 @@ def card_optimizer(card: Card, folder: str | Path) -> OptimizerConfig:
       CardError: naming the class that is not one of these, or the field at fault.
     """
     path, encoded = Path(folder) / CARD_FILE, card.recipe.get("optimizer")
-    strangers = [name for name in _classes(encoded) if not _is_part(name)]
+    strangers = strange_classes(encoded)
     if strangers or not isinstance(encoded, dict):
         named = f"names the class {strangers[0]!r}" if strangers else "is not an object"
         raise CardError(
