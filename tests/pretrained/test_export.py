@@ -151,7 +151,9 @@ def test_what_loading_would_refuse_is_not_exported(tmp_path):
     experiment = MetaTrainConfig(task=MLPConfig(), optimizer=LearnedMomentumConfig(network=network()), estimator=PESConfig())
     (tmp_path / "run").mkdir()
     config.save(experiment, tmp_path / "run" / config.CONFIG_FILE)
-    with pytest.raises(CardError, match=r"is made of 'own_network_code:OwnNetwork', which is none of lopt's.* would be of no use"):
+    with pytest.raises(
+        CardError, match=r"is made of 'own_network_code:OwnNetwork', which is none of lopt's.* would be of no use"
+    ):
         export_run(tmp_path / "run", tmp_path / "out", name="own")
     assert not (tmp_path / "out").exists()
 
