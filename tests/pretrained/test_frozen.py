@@ -77,3 +77,23 @@ def test_coefficients_of_all_weights_cannot_train_a_part():
     tx.init(params)
     with pytest.raises(CardError, match=r"without b1, which are not among the params: .* cannot train a part"):
         tx.init({name: leaf for name, leaf in params.items() if name != "b1"})
+
+
+def test_of_a_model_with_batch_norm_and_dropout_the_spec_is_inferred_in_eval_mode():
+    nnx = pytest.importorskip("flax.nnx")
+    rngs = nnx.Rngs(0)
+    layers = (nnx.Linear(8, 6, rngs=rngs), nnx.BatchNorm(6, rngs=rngs), nnx.relu, nnx.Dropout(0.5, rngs=rngs))
+    model = nnx.Sequential(*layers, nnx.Linear(6, 3, rngs=rngs))
+
+    def loss(model, x):
+        return jnp.mean(jnp.square(model(x)))
+
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):  # as flax needs
+        model.eval()
+        graph, params, rest = nnx.split(model, nnx.Param, ...)
+        spec = infer_spec(
+            lambda params, x: loss(nnx.merge(graph, params, rest), x), params, jnp.ones((4, 8)) * jnp.arange(4)[:, None]
+        )
+    units = {spec.notation(path).split()[0] for path in spec.paths if "layers/1" in path}
+    assert units == {spec.notation("layers/4/kernel/value").split()[0]}
+    assert not units.pop().endswith("!")
