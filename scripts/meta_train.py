@@ -59,7 +59,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         result = meta_train(config, run_dir)
     if not is_main():
         return
-    if result.interrupted:
+    if result.step > config.outer_steps:
+        print(
+            f"{run_dir} has {result.step} outer steps already, more than the {config.outer_steps} asked for: nothing is changed"
+        )
+    elif result.interrupted:
         print(f"stopped after outer step {result.step} of {config.outer_steps}, all saved; the same command goes on from there")
     else:
         print(f"{result.step} outer steps done; next: python scripts/evaluate.py --run-dir {run_dir}")

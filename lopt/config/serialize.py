@@ -199,18 +199,19 @@ def check_run_dir(run_dir: str | Path, config: Any) -> bool:
     return True
 
 
-def claim_run_dir(run_dir: str | Path, config: Any) -> None:
+def claim_run_dir(run_dir: str | Path, config: Any, *, begun: bool = True) -> None:
     """Make a run directory and write the config into it; one that is there already must hold a run of the same config.
 
     Args:
       run_dir: the run directory; created if missing.
       config: of the run that is about to start or resume. Of one that is there, operational fields may differ, and the new values
         are written.
+      begun: False: a config that is there is only that of an attempt, which came to nothing; this one takes its place.
 
     Raises:
       ConfigError: naming the fields that differ and may not, or if the directory cannot be written, or as `to_dict` and `load_run`.
     """
-    if check_run_dir(run_dir, config) and not differences(load_run(run_dir), config):
+    if begun and check_run_dir(run_dir, config) and not differences(load_run(run_dir), config):
         return
     path = Path(run_dir) / CONFIG_FILE
     try:

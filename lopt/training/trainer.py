@@ -132,7 +132,8 @@ def meta_train(
 ) -> Result:
     """Meta-train until `experiment.outer_steps`, from the newest checkpoint in `run_dir` if there is one.
 
-    Writes `config.json`, `environment.json` (versions and devices of every start), `metrics.jsonl` (one object an outer step),
+    A directory belongs to a run from its first checkpoint on: until then another config may take it. A run that has more outer steps
+    already is left as it is. Writes `config.json`, `environment.json` (versions and devices of every start), `metrics.jsonl` (one object an outer step),
     `checkpoints/` and, with held-out evaluations, `best/` into `run_dir`. A run that was killed and started again ends with the same
     theta, bit for bit, as one that was not. SIGINT and SIGTERM save and return. Of several processes (`lopt.runtime.distributed`), the
     first writes, and all must see the directory.
@@ -156,8 +157,14 @@ def meta_train(
             "outer_steps must not be negative; save_every, keep_checkpoints and max_skipped must be at least 1"
         )
     check_loggers(experiment.logging)
+    done = (checkpoint.steps(run_dir) or [0])[-1]
+    if done > experiment.outer_steps:  # nothing is left to do, and nothing is changed
+        config.check_run_dir(run_dir, experiment)
+        theta, done = checkpoint.load_newest_theta(run_dir)
+        return Result(done, theta, interrupted=False)
     if distributed.is_main():
-        config.claim_run_dir(run_dir, experiment)
+        # A directory belongs to a run from its first checkpoint on: an attempt that failed before leaves it free.
+        config.claim_run_dir(run_dir, experiment, begun=done > 0)
     distributed.wait_for_all("the run directory")
     setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, experiment.unroll)
     if distributed.is_main():
