@@ -1,8 +1,8 @@
 """A UNF optimizer for an autoencoder of the digits of scikit-learn, horizon 500: no download.
 
 Command:  python scripts/meta_train.py --config configs/digits_autoencoder.py --run-dir runs/digits_autoencoder
-Cost:     COST
-Expect:   Adam at .032 has a training loss of .264 to .266 nats a pixel after 500 steps
+Cost:     800,000 inner steps of 1.1 ms of a core each: 8 minutes on 2 idle cores
+Expect:   not run to the end here yet. Adam at .032 has a training loss of .264 to .266 nats a pixel after 500 steps
 
 A variational autoencoder is `--task.variational`; its loss has the divergence too.
 """

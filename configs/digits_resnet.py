@@ -1,8 +1,8 @@
 """A UNF optimizer for a residual network on the digits of scikit-learn, horizon 300: no download.
 
 Command:  python scripts/meta_train.py --config configs/digits_resnet.py --run-dir runs/digits_resnet
-Cost:     COST
-Expect:   Adam at .032 has a training loss of .27 to .30 after 100 steps
+Cost:     800,000 inner steps; not run yet. One of Adam's took 28 ms on 2 very busy cores
+Expect:   not run to the end here yet. Adam at .032 has a training loss of .27 to .30 after 100 steps
 
 Normalisation by the batch at hand; `--task.normalization layer` is that of each example.
 """

@@ -1,8 +1,8 @@
 """A UNF optimizer for a deeper Transformer on the reference that comes with Python, horizon 1,000: no download.
 
 Command:  python scripts/meta_train.py --config configs/python_docs_deep_transformer.py --run-dir runs/python_docs_deep_transformer
-Cost:     COST
-Expect:   XXX
+Cost:     800,000 inner steps; not run yet. Adam's take some 6 ms of a core each
+Expect:   not run yet. Adam at .001 has a training loss of 2.29 (3.3 bits per character) after 1,000 steps
 
 Its size is in fields: `--task.blocks`, `--task.width`, `--task.heads`, `--task.mlp`; f is shared by role, so that theta serves all.
 """

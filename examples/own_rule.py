@@ -30,7 +30,7 @@ class SignRule(RuleConfig):
         return {"log_rate": jnp.float32(jnp.log(self.learning_rate))}
 
     def make_nominal(self, theta):
-        return optax.ema(0.9, debias=True, accumulator_dtype=jnp.float32)
+        return optax.ema(0.9, debias=False, accumulator_dtype=jnp.float32)
 
     def direction(self, theta, f, n, context):
         return {path: jnp.tanh(10 * (f[path][0] + m)) for path, m in n.items()}

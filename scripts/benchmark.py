@@ -10,6 +10,7 @@ python scripts/benchmark.py throughput --config configs/fashion_mlp.py --profile
 python scripts/benchmark.py scaling --network unf              # the outer step by weights, particles, tensors, truncation, devices
 python scripts/benchmark.py in-use                             # a learned optimizer's step beside optax.adam's
 python scripts/benchmark.py startup                            # imports, --help, the first outer step
+python scripts/benchmark.py reliability                    # kills, power cuts, full disks and the like: what was lost
 python scripts/benchmark.py plot                               # pictures and tables of all that was recorded
 
 --quick makes any of them run for seconds, to see that it works; --record appends the lines to docs/benchmarks/NAME.jsonl.
@@ -170,6 +171,23 @@ def startup(args: argparse.Namespace) -> Records:
     yield complete("startup", **measure(ROOT / "scripts" / "meta_train.py", experiment, scripts, args.repeats))
 
 
+def reliability(args: argparse.Namespace) -> Records:
+    from lopt.benchmarks.reliability import command
+    from lopt.benchmarks.reliability import reliability as measure
+    from lopt.config import load_file
+    from lopt.optimizers.momentum import LearnedSGDMConfig
+    from lopt.runtime.compilation_cache import use_compilation_cache
+    from lopt.training.held_out import HeldOutConfig
+
+    use_compilation_cache()
+    config = ROOT / "configs" / "smoke.py"
+    held_out = HeldOutConfig(every=3, steps=20, seeds=2)
+    experiment = dataclasses.replace(load_file(config), optimizer=LearnedSGDMConfig(), held_out=held_out)
+    script = command(ROOT / "scripts" / "meta_train.py", config)
+    for found in measure(experiment, script, args.kinds, args.attempts, args.seed):
+        yield complete("reliability", **found)
+
+
 def plot(args: argparse.Namespace) -> Records:
     from lopt.benchmarks.figures import FIGURES
     from lopt.benchmarks.tables import TABLES, fill
@@ -181,9 +199,9 @@ def plot(args: argparse.Namespace) -> Records:
             drawn.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(drawn, png(FIGURES[file.stem](records)))
             yield {"benchmark": "plot", "file": str(drawn), "records": len(records)}
-        if file.stem in TABLES and args.page.exists():
-            page = fill(args.page.read_text(), file.stem, TABLES[file.stem](records))
-            write_atomically(args.page, page.encode())
+        for page in (args.page, args.page.with_name("reliability.md")) if file.stem in TABLES else ():
+            if page.exists():
+                write_atomically(page, fill(page.read_text(), file.stem, TABLES[file.stem](records)).encode())
 
 
 def complete(name: str, **measured: Any) -> dict[str, Any]:
@@ -211,6 +229,7 @@ BENCHMARKS: dict[str, tuple[Run, AddOptions]] = {
     "scaling": (scaling, options.scaling),
     "in-use": (in_use, options.in_use),
     "startup": (startup, options.startup),
+    "reliability": (reliability, options.reliability),
     "plot": (plot, options.plot),
 }
 

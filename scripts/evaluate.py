@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from lopt.reporting.tables import rich_lines
 from lopt.runtime.compilation_cache import use_compilation_cache
 from lopt.runtime.program import DEBUG_HELP, reporting_errors, take_debug
 from lopt.runtime.progress import Stages
+from lopt.runtime.text import plain
 from lopt.task.base import Problem, TaskConfig
 from lopt.task.families import MixtureConfig
 from lopt.task.named import task_config, task_names
@@ -137,6 +139,8 @@ def argument_parser() -> argparse.ArgumentParser:
         help="which theta of a run: the best by its held-out evaluations, if it had any, or the newest (default: best)",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: RUN; runs/evaluate/NAME)")
+    text = "import classes and functions that a run's config names although they are not lopt's and the run was not made here"
+    parser.add_argument("--trust", action="store_true", help=text)
     parser.add_argument("-h", "--help", action="store_true", help="show this and, with --task NAME, the fields of the task")
     return parser
 
@@ -194,7 +198,8 @@ def of_task(args: argparse.Namespace, config: TaskConfig, console: Console) -> I
         seed=args.seed or 0,
         which=args.checkpoint,
         cache=kept_searches(args),
-        console=console,
+        say=partial(say, console),
+        trust=args.trust,
     )
     out = args.out or place_of(args.task)
     out.mkdir(parents=True, exist_ok=True)
@@ -219,9 +224,9 @@ def pooled(args: argparse.Namespace, console: Console) -> list[Path]:
 def of_run(args: argparse.Namespace, console: Console) -> Iterator[tuple[Evaluation, list[Path]]]:
     """One evaluation; of a run over several tasks, one of each, in a directory of its own."""
     (run_dir,) = args.run_dir
-    experiment = load_run(run_dir)
+    experiment = load_run(run_dir, trust=args.trust)
     theta, step = run_theta(run_dir, best=args.checkpoint == "best")
-    done = checkpoint.steps(run_dir)[-1]
+    done = (checkpoint.steps(run_dir) or [step])[-1]  # best/ may have been handed on alone
     # A run that was killed may have logged outer steps after its newest checkpoint, which this theta has not seen.
     records = [record for record in metrics.read(run_dir) if record["outer_step"] <= done]
     given, trained = overrides(args)
@@ -234,9 +239,9 @@ def of_run(args: argparse.Namespace, console: Console) -> Iterator[tuple[Evaluat
         competitors = [
             Competitor(title, optimizer.opt_fn, theta),
             Competitor("before meta-training", optimizer.opt_fn, initial_theta(experiment.seed, setup.optimizer)),
-            *(trained_optimizer(source, problem, args.checkpoint) for source in trained),
+            *(trained_optimizer(source, problem, args.checkpoint, args.trust) for source in trained),
         ]
-        evaluation = evaluate(problem, competitors, config, seed, console.print, kept_searches(args))
+        evaluation = evaluate(problem, competitors, config, seed, partial(say, console), kept_searches(args))
         out = args.out or run_dir
         if len(setup.problems) > 1:
             out = out / name
@@ -248,7 +253,11 @@ def of_run(args: argparse.Namespace, console: Console) -> Iterator[tuple[Evaluat
 
 def show(paths: Sequence[Path], console: Console) -> None:
     for path in paths:
-        console.print(str(path), soft_wrap=True)
+        say(console, str(path))
+
+
+def say(console: Console, text: str) -> None:
+    console.print(plain(text), soft_wrap=True, markup=False, highlight=False)  # names may hold what a terminal obeys
 
 
 def generalizations(args: argparse.Namespace, config: TaskConfig | None, console: Console) -> Iterator[list[Path]]:
@@ -259,7 +268,7 @@ def generalizations(args: argparse.Namespace, config: TaskConfig | None, console
         sources, base = {name: name for name in trained}, place_of(args.task)
     else:
         (run_dir,) = args.run_dir
-        experiment = load_run(run_dir)
+        experiment = load_run(run_dir, trust=args.trust)
         tasks = experiment.task.tasks if isinstance(experiment.task, MixtureConfig) else (experiment.task,)
         evaluation, seed = (
             dataclasses.replace(experiment.evaluation, **given),
@@ -269,7 +278,7 @@ def generalizations(args: argparse.Namespace, config: TaskConfig | None, console
 
     def setup(problem: Problem) -> list[Competitor]:
         return [
-            dataclasses.replace(trained_optimizer(source, problem, args.checkpoint), name=name)
+            dataclasses.replace(trained_optimizer(source, problem, args.checkpoint, args.trust), name=name)
             for name, source in sources.items()
         ]
 

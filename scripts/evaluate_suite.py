@@ -320,6 +320,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             console.print(str(path), soft_wrap=True)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"evaluate_suite.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("evaluate_suite.py: interrupted; what was raced is kept, call again to go on")
     if failed:
         sys.exit(1)
 

@@ -35,6 +35,8 @@ def argument_parser() -> argparse.ArgumentParser:
     text = "which theta of the run: the best by its held-out evaluations, if it had any, or the newest (default: best)"
     parser.add_argument("--checkpoint", choices=("best", "newest"), default="best", help=text)
     parser.add_argument("--overwrite", action="store_true", help="replace the optimizer that is in OUT")
+    text = "import classes and functions that RUN's config names although they are not lopt's and RUN was not made here"
+    parser.add_argument("--trust", action="store_true", help=text)
     return parser
 
 
@@ -56,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             licence=args.licence,
             best=args.checkpoint == "best",
             overwrite=args.overwrite,
+            trust=args.trust,
         )
     print(f"{args.out}: {card.name}, sha256 {card.sha256}")
 

@@ -3,11 +3,13 @@
 python scripts/meta_train.py --config configs/digits_mlp.py --run-dir runs/digits --outer-steps 300 --seed 1
 """
 
+import dataclasses
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from lopt.config import parse_experiment
-from lopt.runtime.program import DEBUG_HELP, reporting_errors, take_debug
+from lopt.runtime.program import DEBUG_HELP, reporting_errors, said, take_debug
 
 ROOT = Path(__file__).resolve().parents[1]
 DESCRIPTION = f"""\
@@ -33,30 +35,47 @@ def main(argv: Sequence[str] | None = None) -> None:
     from lopt.task.base import TaskConfig
     from lopt.task.named import task_config
 
+    @dataclasses.dataclass(frozen=True)
+    class Start(ProcessConfig):
+        """How this process starts; nothing of it is part of the experiment."""
+
+        restart: bool = False
+        """Begin anew; a run that is in RUN is kept beside it, as RUN.1 or the next number."""
+        strict: bool = False
+        """Refuse to go on with other code, versions, devices or kernels than before, where theta would not be the same bit for bit."""
+
     argv, debug = take_debug(argv)
     with reporting_errors("meta_train.py", debug=debug):
-        config, run_dir, processes = parse_experiment(
+        config, run_dir, start = parse_experiment(
             argv,
             prog="meta_train.py",
             description=DESCRIPTION,
             config_dir=ROOT / "configs",
             help_config=ROOT / "configs" / "digits_mlp.py",
-            extra=ProcessConfig(),
+            extra=Start(),
             readers={TaskConfig: task_config},
         )
         # Imported here, so that --help and a wrong argument answer at once.
         from lopt.layers.kernels.build import use_native_kernels
         from lopt.runtime.compilation_cache import use_compilation_cache
-        from lopt.runtime.distributed import is_main, join_processes
+        from lopt.runtime.distributed import end_at_once, is_main, join_processes
+        from lopt.runtime.meeting import MeetingError
         from lopt.training.trainer import meta_train, use_all_cores
 
         use_compilation_cache()
         use_native_kernels()
-        if processes.is_one_of_many:
-            join_processes(processes)
-        else:
-            use_all_cores()
-        result = meta_train(config, run_dir)
+        try:
+            if start.is_one_of_many:
+                join_processes(start)
+            else:
+                use_all_cores()
+            result = meta_train(config, run_dir, restart=start.restart, strict=start.strict)
+        except MeetingError:
+            raise
+        except Exception as error:
+            if start.is_one_of_many:
+                end_at_once(said("meta_train.py", error, debug=debug))
+            raise
     if not is_main():
         return
     if result.step > config.outer_steps:
@@ -70,4 +89,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    warnings.formatwarning = lambda message, *_: f"meta_train.py: {message}\n"  # for people: they do not look for it in the code
     main()

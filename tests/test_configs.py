@@ -16,7 +16,18 @@ from lopt.unroll import UnrollConfig
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "configs").glob("[!_]*.py"))
-OFFLINE = {"smoke", "digits_mlp", "digits_cnn", "python_docs_rnn", "python_docs_transformer"}
+OFFLINE = {
+    "smoke",
+    "digits_autoencoder",
+    "digits_cnn",
+    "digits_mlp",
+    "digits_resnet",
+    "digits_vit",
+    "python_docs_deep_transformer",
+    "python_docs_gru",
+    "python_docs_rnn",
+    "python_docs_transformer",
+}
 PAPER = {
     "fashion_mlp": ("digits", {"hidden": (4,)}),
     "cifar_cnn": ("digits", {"channels": (3, 4), "image_size": 6}),

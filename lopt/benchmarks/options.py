@@ -45,6 +45,14 @@ def png_file(text: str) -> Path:
     return Path(text)
 
 
+KINDS = {  # what happens to runs -> attempts in about an hour
+    "kills": 100,
+    "signals": 40,
+    "power cuts": 300,
+    "full disks": 200,
+    "processes": 20,
+    "damaged files": 300,
+}
 NETWORKS = ["unf", "unf_bfloat16", "unf_role", "deep_sets"]
 
 
@@ -137,6 +145,16 @@ def startup(command: argparse.ArgumentParser, root: Path) -> None:
     command.add_argument("--scripts", nargs="+", choices=names, default=Sized(names, ["benchmark"]), help=text)
     text = "processes of each kind (default: %(default)s)"
     command.add_argument("--repeats", type=at_least(1), default=Sized(5, 1), metavar="N", help=text)
+
+
+def reliability(command: argparse.ArgumentParser, root: Path) -> None:
+    """What is lost when runs are killed, cut off from power, find the disk full, are started twice, or find files damaged."""
+    del root
+    text = "what happens to runs (default: %(default)s)"
+    command.add_argument("--kinds", nargs="+", choices=[*KINDS], default=[*KINDS], help=text)
+    text = "of each kind (default: as many as take about an hour in all; quick: 2)"
+    command.add_argument("--attempts", type=at_least(1), default=Sized(None, 2), metavar="N", help=text)
+    command.add_argument("--seed", type=at_least(0), default=0, help="of what happens when (default: 0)")
 
 
 def plot(command: argparse.ArgumentParser, root: Path) -> None:

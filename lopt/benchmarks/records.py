@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lopt.config import ConfigError, write_atomically
+from lopt.config import ConfigError, parse_json, write_atomically
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
@@ -31,7 +31,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError as error:
             raise ConfigError(f"{path}, line {number} is not JSON: {error}; repair or delete it") from error
         if not isinstance(record, dict):

@@ -95,11 +95,21 @@ def startup_table(records: Sequence[Record]) -> str:
     return table(("wait", "median"), rows)
 
 
+def reliability_table(records: Sequence[Record]) -> str:
+    """A row for each kind of fault, all its recorded attempts taken together."""
+    rows = []
+    for kind in dict.fromkeys(record["kind"] for record in records):
+        counts = [sum(r[name] for r in records if r["kind"] == kind) for name in ("attempts", "same", "told", "lost")]
+        rows.append([kind, *(f"{count:,}" for count in counts)])
+    return table(("what happened", "attempts", "ended as if nothing had", "told by name", "lost"), rows)
+
+
 TABLES: dict[str, Callable[[Sequence[Record]], str]] = {
     "scaling": scaling_table,
     "throughput": throughput_table,
     "in-use": in_use_table,
     "startup": startup_table,
+    "reliability": reliability_table,
 }
 
 

@@ -3,7 +3,7 @@
 import argparse
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +38,19 @@ examples:
   python -m lopt evaluate --task my_task.py:make_task --task.width 64 --optimizer adam lion runs/mine --steps 500 --seeds 5"""
 
 
-def trained_optimizer(source: str, problem: Problem, which: str = "best") -> Competitor:
+def trained_optimizer(source: str, problem: Problem, which: str = "best", trust: bool = False) -> Competitor:
     """A shipped optimizer, or one of a run, a folder or a repository, on a task that need not be one it was trained on.
 
     Args:
       source: as of `lopt.load`.
       problem: to race on.
+      trust: as of `lopt.load`.
       which: theta of a run: `best` by its held-out evaluations, if it had any, or `newest`.
 
     Raises:
       ValueError: if its theta is not compatible with the task's weights.
     """
-    trained = open_trained(source, best=which == "best")
+    trained = open_trained(source, best=which == "best", trust=trust)
     try:
         optimizer = fit(trained, problem.spec, problem.param_shapes())
     except ValueError as error:
@@ -85,12 +86,13 @@ def on_task(
     seed: int,
     which: str,
     cache: Path | None,
-    console: Console,
+    say: Callable[[str], None],
+    trust: bool = False,
 ) -> Evaluation:
     """Race trained optimizers and the rivals of `evaluation` on a task."""
     problem = config.make()
-    learned = [trained_optimizer(source, problem, which) for source in trained]
-    return evaluate(problem, learned, evaluation, seed, console.print, cache)
+    learned = [trained_optimizer(source, problem, which, trust) for source in trained]
+    return evaluate(problem, learned, evaluation, seed, say, cache)
 
 
 def _parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, TaskConfig]:
@@ -133,7 +135,19 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m lopt evalu
         use_native_kernels()
         use_all_cores()
         console, cache = Console(), cache_root() / "tuning"
-        found = on_task(config, evaluation, trained, seed=args.seed, which="best", cache=cache, console=console)
+
+        def say(text: str) -> None:
+            console.print(text, markup=False)
+
+        found = on_task(
+            config,
+            evaluation,
+            trained,
+            seed=args.seed,
+            which="best",
+            cache=cache,
+            say=say,
+        )
         out = args.out or place_of(args.task)
         out.mkdir(parents=True, exist_ok=True)
         paths = write_report(found, out, configs={"task": to_dict(config)})

@@ -10,6 +10,7 @@ from lopt.config import check_run_dir
 from lopt.runtime.environment import ENVIRONMENT_FILE, read_starts
 from lopt.symmetry.spec import PyTree
 from lopt.training import checkpoint, metrics
+from lopt.training.stall import GAVE_UP
 from lopt.training.trainer import BEST_DIR
 
 Record = Mapping[str, Any]
@@ -37,16 +38,18 @@ class RunState:
 
 
 def has_diverged(records: Sequence[Record], limit: int) -> bool:
-    """Whether `meta_train` has given a run up: every particle diverged, or no meta-gradient was finite, in its last outer steps.
+    """Whether `meta_train` has given a run up, because nothing was learned in its last outer steps.
 
     Args:
       records: of metrics.jsonl, in order.
-      limit: outer steps in a row, `MetaTrainConfig.max_skipped`.
+      limit: outer steps in a row, `MetaTrainConfig.max_skipped`, for records of runs that did not say so themselves.
 
     Example:
       >>> has_diverged([{"outer_step": step, "all_diverged": step > 1, "skipped": 0} for step in range(1, 5)], limit=3)
       True
     """
+    if records and records[-1].get(GAVE_UP):
+        return True
     last = records[-limit:]
     return len(last) == limit and any(all(record.get(name) for record in last) for name in ("all_diverged", "skipped"))
 

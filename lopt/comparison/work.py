@@ -1,9 +1,8 @@
 """Carrying out a plan: meta-train and race, one after another; what is done already is left alone."""
 
 import dataclasses
-import fcntl
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from lopt.comparison.races import Bench, Entry, Tuned
 from lopt.comparison.state import check_runs, state_of
 from lopt.config.errors import LoptError
 from lopt.evaluation.baselines import find_baseline
+from lopt.runtime.locks import BusyError, only_process
 from lopt.training.trainer import DivergedError, meta_train
 
 Task = Callable[[PlanProgress], str | None]  # does a job, and says how it ended; None: it is left to another process
@@ -160,7 +160,7 @@ def _train(run: Run, inner_steps: int) -> Task:
         def observe(step: int, info: Mapping[str, Any]) -> None:
             parts = [f"outer step {step:,}/{total:,}", f"meta-loss {info['meta_loss']:.4g}"]
             parts += [f"{info['inner_steps_per_s']:,.0f} inner steps/s"]
-            parts += [f"{info['diverged']} diverged"] if info["diverged"] else []
+            parts += [f"{info[name]:,} {name}" for name in ("diverged", "capped") if info[name]]
             bar.update(step * inner_steps, " | ".join(parts))
 
         with _alone(run) as alone:
@@ -168,6 +168,8 @@ def _train(run: Run, inner_steps: int) -> Task:
                 return None
             try:
                 result = meta_train(run.experiment, run.directory, progress=False, observers=(observe,))
+            except BusyError:  # outside the plan: its run directory has been given to scripts/meta_train.py
+                return None
             except DivergedError as error:
                 return f"diverged: {error}"
             if result.interrupted:
@@ -179,13 +181,13 @@ def _train(run: Run, inner_steps: int) -> Task:
 
 @contextmanager
 def _alone(run: Run) -> Iterator[bool]:
-    """Whether this is the only process that works on a run of the plan, until the end of the block: a lock that no kill leaves behind."""
+    """Whether this is the only process that works on a run of the plan, until the end of the block."""
     path = run.kept_race.with_suffix(".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    with ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            held.enter_context(only_process(path, run.name))
+        except BusyError:
             yield False
             return
         yield True

@@ -6,25 +6,41 @@ int, float, bool, str, None, tuples of these, and further frozen dataclasses. Ea
 
 from lopt.config.command_line import load_file, parse_experiment, parse_part
 from lopt.config.errors import LoptError
+from lopt.config.files import parse_json, replace_durably, write_atomically
 from lopt.config.names import path_of, renew
-from lopt.config.serialize import CONFIG_FILE, check_run_dir, claim_run_dir, from_dict, load_run, save, to_dict, write_atomically
-from lopt.config.tree import ConfigError, differences, operational, validate
+from lopt.config.serialize import (
+    CONFIG_FILE,
+    UntrustedConfigError,
+    check_run_dir,
+    claim_run_dir,
+    from_dict,
+    load_part,
+    load_run,
+    save,
+    to_dict,
+)
+from lopt.config.tree import ConfigError, differences, leaves, operational, validate
 
 __all__ = [
     "CONFIG_FILE",
     "ConfigError",
     "LoptError",
+    "UntrustedConfigError",
     "check_run_dir",
     "claim_run_dir",
     "differences",
     "from_dict",
+    "leaves",
     "load_file",
+    "load_part",
     "load_run",
     "operational",
     "parse_experiment",
+    "parse_json",
     "parse_part",
     "path_of",
     "renew",
+    "replace_durably",
     "save",
     "to_dict",
     "validate",

@@ -1,41 +1,34 @@
-"""Configs as JSON, and the files that hold them."""
+"""Configs as JSON, and the files that hold them.
+
+A config may name classes and functions that are not lopt's. Nothing is imported because a file says so: whoever reads it must trust it,
+have imported these before, or have written that very file on this machine, of which a note is kept outside the run.
+"""
 
 import dataclasses
+import hashlib
 import json
 import math
-import os
+import warnings
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from lopt.config.caches import UntrustedCacheError, cache_root, is_private, private_directory
+from lopt.config.files import parse_json, write_atomically
 from lopt.config.importing import FILE_MODULE, home_of, import_place
 from lopt.config.names import name_of, path_of, registered, renew
-from lopt.config.tree import ConfigError, differences, is_config, is_frozen, join, shown, validate
+from lopt.config.tree import ConfigError, differences, imported_functions, is_config, is_frozen, join, parts, shown, validate
 
 CONFIG_FILE = "config.json"
 HOME = "class_directory"  # beside "class": where the module of somebody's own class lies
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace a file so that whoever looks, after a SIGKILL or a power cut too, finds all of the old or all of the new content.
+class UntrustedConfigError(ConfigError):
+    """A config that names classes or functions which are not lopt's, in a file that is not known to be one's own."""
 
-    A kill can leave a hidden file `.NAME.PID.tmp` behind.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    file = temporary.open("wb")
-    try:
-        with file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # the new name is on the disk only when the directory is
-    finally:
-        os.close(directory)
+
+def _place(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def _class_name(cls: type, path: str) -> str:
@@ -44,8 +37,7 @@ def _class_name(cls: type, path: str) -> str:
             f"{path or 'config'} is of the class {cls.__qualname__}, which another process cannot import: it is defined in a "
             "config file, a script or a function; move the class to an importable module and import it from there"
         )
-    where = f"{cls.__module__}:{cls.__qualname__}"
-    return name_of(where) or where
+    return name_of(_place(cls)) or _place(cls)
 
 
 def _encode(value: Any, path: str) -> Any:
@@ -80,13 +72,51 @@ def to_dict(config: Any) -> dict[str, Any]:
     return _encode(config, "")
 
 
-def _find_class(name: Any, path: str, trust: bool, home: Any = None) -> type:
+def _strangers(value: Any, path: str, known: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """The classes, and functions, that an encoded config would have imported although they are not lopt's: `(path, name)`."""
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _strangers(item, f"{path}[{index}]", known)
+    if not isinstance(value, dict) or value.keys() == {"float"}:
+        return
+    name = value.get("class")
     place = path_of(name) if isinstance(name, str) else None
-    if place is None and not trust:
-        raise ConfigError(
-            f"{path or 'config'} is of the class {name!r}, which is none of lopt's: nothing is imported because a file says so. The "
-            f"names it knows are {', '.join(sorted(registered()))}"
+    if "class" in value and place is None and (not isinstance(name, str) or name not in known):
+        yield path or "config", name
+    for field in _imports(place) if place is not None else ():
+        function = value.get(field)
+        if function is not None and not (isinstance(function, str) and function in known):
+            yield join(path, field), function
+    for field, item in value.items():
+        yield from _strangers(item, join(path, field), known)
+
+
+def _imports(place: str) -> Collection[str]:
+    """The fields by which a class of lopt's imports what they name."""
+    try:
+        return getattr(import_place(place), "IMPORTS", ())
+    except (ConfigError, ImportError):  # whoever needs the class will say so
+        return ()
+
+
+def _known(config: Any) -> set[str]:
+    """What a config names that is not lopt's: it has been imported already."""
+    found = {_place(type(part)) for part in parts(config)}
+    return found.union(*(imported_functions(part) for part in parts(config)))
+
+
+def _refuse_strangers(data: Any, known: Collection[str] = ()) -> None:
+    found = list(_strangers(data, "", known))
+    if found:
+        listing = ", ".join(f"{name!r} ({path})" for path, name in found)
+        raise UntrustedConfigError(
+            f"{found[0][0]} names {found[0][1]!r}, which is none of lopt's: nothing is imported because a file says so. If you know who "
+            f"made it, trust=True, or --trust, imports {listing}. The names that need no trust are {', '.join(sorted(registered()))}"
         )
+
+
+def _find_class(name: Any, path: str, home: Any = None) -> type:
+    place = path_of(name) if isinstance(name, str) else None
     try:
         found = import_place(place or str(name), home if isinstance(home, str) else None)
     except (ConfigError, ImportError) as error:
@@ -96,16 +126,16 @@ def _find_class(name: Any, path: str, trust: bool, home: Any = None) -> type:
     return found
 
 
-def _decode(value: Any, path: str, trust: bool) -> Any:
+def _decode(value: Any, path: str) -> Any:
     if isinstance(value, list):
-        return tuple(_decode(item, f"{path}[{index}]", trust) for index, item in enumerate(value))
+        return tuple(_decode(item, f"{path}[{index}]") for index, item in enumerate(value))
     if not isinstance(value, dict):
         return value
     if value.keys() == {"float"} and value["float"] in ("inf", "-inf", "nan"):
         return float(value["float"])
     if "class" not in value:
         raise ConfigError(f"{path or 'config'} is an object without a 'class'")
-    cls = _find_class(value["class"], path, trust, value.get(HOME))
+    cls = _find_class(value["class"], path, value.get(HOME))
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     value = _without_gone(value, cls, path)
     unknown = sorted(value.keys() - fields.keys() - {"class", HOME})
@@ -118,10 +148,10 @@ def _decode(value: Any, path: str, trust: bool) -> Any:
     missing = [join(path, name) for name in required if name not in value]
     if missing:
         raise ConfigError(f"missing field {', '.join(missing)} of {cls.__name__}")
-    decoded = {name: _decode(value[name], join(path, name), trust) for name in fields if name in value}
+    decoded = {name: _decode(value[name], join(path, name)) for name in fields if name in value}
     try:
         config = cls(**decoded)
-    except ValueError as error:  # raised by a class that checks its values
+    except (TypeError, ValueError) as error:  # raised by a class that checks its values
         raise ConfigError(f"{path or 'config'}: {error}") from error
     validate(config, path)
     return config
@@ -143,45 +173,115 @@ def from_dict(data: dict[str, Any], *, trust: bool = False) -> Any:
 
     Args:
       data: what JSON held.
-      trust: import classes that are not registered, by their paths; only for files of one's own, as importing runs code.
+      trust: import classes and functions that are not lopt's, by their paths; only for files of one's own, as importing runs code.
 
     Raises:
+      UntrustedConfigError: naming what would be imported.
       ConfigError: naming the unknown, missing or wrongly typed field, or the class that is missing or not a frozen dataclass.
     """
-    config = _decode(renew(data), "", trust)
+    return _decoded(data, trust)
+
+
+def _decoded(data: Any, trust: bool, known: Collection[str] = ()) -> Any:
+    try:
+        data = renew(data)
+        if not trust:
+            _refuse_strangers(data, known)
+        config = _decode(data, "")
+    except RecursionError as error:
+        raise ConfigError("it is nested too deeply to be a config") from error
     validate(config)
     return config
 
 
 def save(config: Any, path: str | Path) -> None:
-    """Write a config as JSON, atomically.
+    """Write a config as JSON, atomically. What it names is trusted from then on where this user reads it on this machine.
 
     Raises:
       ConfigError: as `to_dict`.
       OSError: if the file cannot be written.
     """
-    write_atomically(Path(path), (json.dumps(to_dict(config), indent=2, allow_nan=False) + "\n").encode())
+    content = (json.dumps(to_dict(config), indent=2, allow_nan=False) + "\n").encode()
+    write_atomically(Path(path), content)
+    _remember(content)
 
 
-def load_run(run_dir: str | Path) -> Any:
+def load_run(run_dir: str | Path, *, trust: bool = False) -> Any:
     """The config of a run directory, from its config.json.
 
+    Args:
+      run_dir: of the run.
+      trust: import classes and functions that are not lopt's, whoever made the run. They are, too, where the user has begun this run, or
+        gone on with it, on this machine.
+
     Raises:
+      UntrustedConfigError: naming what would be imported.
       ConfigError: naming the file that is missing or corrupt, and the field at fault.
     """
+    return _read_run(run_dir, lambda data, trusted: from_dict(data, trust=trust or trusted))
+
+
+def load_part(run_dir: str | Path, field: str, *, trust: bool = False) -> Any:
+    """As `load_run`, of one field of the config alone: what the others name need not be importable here."""
+
+    def decode(data: Any, trusted: bool) -> Any:
+        try:
+            return from_dict(data[field], trust=trust or trusted)
+        except UntrustedConfigError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise ConfigError(f"the config of the {field} cannot be read: {error}") from error
+
+    return _read_run(run_dir, decode)
+
+
+def _read_run(run_dir: str | Path, decode: Callable[[Any, bool], Any]) -> Any:
     path = Path(run_dir) / CONFIG_FILE
     try:
-        return from_dict(json.loads(path.read_bytes()), trust=True)
+        content = path.read_bytes()
+        return decode(parse_json(content), _is_own(content))
     except FileNotFoundError as error:
         raise ConfigError(f"no {path}: {run_dir} is not the directory of a run") from error
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is not the config of a run: {error!r}") from error
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON: {error}") from error
 
 
+def _note(content: bytes) -> Path:
+    return cache_root() / "runs" / hashlib.sha256(content).hexdigest()
+
+
+def _is_own(content: bytes) -> bool:
+    """Whether this user has begun a run with this very config.json on this machine."""
+    note = _note(content)
+    try:
+        return note.exists() and private_directory(note.parent) is not None and is_private(note)
+    except (UntrustedCacheError, OSError):
+        return False
+
+
+def _remember(content: bytes) -> None:
+    """Keep a note that this user has written this config.json, if it names what is not lopt's; without one, trust is asked for later."""
+    note = _note(content)
+    if _is_own(content) or not list(_strangers(json.loads(content), "", ())):
+        return
+    try:
+        private_directory(note.parent)
+        note.touch(0o600)
+    except (UntrustedCacheError, OSError) as error:
+        warnings.warn(
+            f"no note can be kept of this run ({error}): it names what is not lopt's, so whoever reads it will be asked to trust it",
+            stacklevel=4,
+        )
+
+
 def check_run_dir(run_dir: str | Path, config: Any) -> bool:
-    """Whether a run directory holds a run, which must be of this config but for operational fields; nothing is written.
+    """Whether a run directory holds a run, which must be of this config but for operational fields.
+
+    Nothing is written, and nothing imported.
 
     Args:
       run_dir: the run directory, which need not exist.
@@ -192,11 +292,16 @@ def check_run_dir(run_dir: str | Path, config: Any) -> bool:
     """
     if not (Path(run_dir) / CONFIG_FILE).exists():
         return False
-    refused = differences(load_run(run_dir), config, operational=False)
+    refused = differences(_load_beside(run_dir, config), config, operational=False)
     if refused:
         listing = "; ".join(f"{field} is {old!r} there, not {new!r}" for field, old, new in refused)
         raise ConfigError(f"{run_dir} holds a run of another config: {listing}; use another run directory or the same values")
     return True
+
+
+def _load_beside(run_dir: str | Path, config: Any) -> Any:
+    """The config of a run, in which whatever `config` is made of may be named: that much has been imported already."""
+    return _read_run(run_dir, lambda data, trusted: _decoded(data, trusted, _known(config)))
 
 
 def claim_run_dir(run_dir: str | Path, config: Any, *, begun: bool = True) -> None:
@@ -211,11 +316,14 @@ def claim_run_dir(run_dir: str | Path, config: Any, *, begun: bool = True) -> No
     Raises:
       ConfigError: naming the fields that differ and may not, or if the directory cannot be written, or as `to_dict` and `load_run`.
     """
-    if begun and check_run_dir(run_dir, config) and not differences(load_run(run_dir), config):
-        return
     path = Path(run_dir) / CONFIG_FILE
+    same = begun and check_run_dir(run_dir, config) and not differences(_load_beside(run_dir, config), config)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save(config, path)
+        if not same:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save(config, path)
+        content = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot write the run directory {run_dir}: {error}") from error
+    if same:
+        _remember(content)

@@ -28,6 +28,39 @@ def is_frozen(cls: type) -> bool:
     return dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def parts(value: Any) -> Iterator[Any]:
+    """All configs within a config, itself first."""
+    if is_config(value):
+        yield value
+        for field in filter(lambda field: field.init, dataclasses.fields(value)):
+            yield from parts(getattr(value, field.name))
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from parts(item)
+
+
+def leaves(config: Any) -> dict[str, str]:
+    """The path of every field, and its value as text; the class, where the value is a config."""
+    return {path or "config": text for path, text in _leaves(config, "")}
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if is_config(value):
+        yield path, type(value).__qualname__
+        for field in filter(lambda field: field.init, dataclasses.fields(value)):
+            yield from _leaves(getattr(value, field.name), join(path, field.name))
+    elif isinstance(value, tuple) and any(map(is_config, value)):
+        for index, item in enumerate(value):
+            yield from _leaves(item, f"{path}[{index}]")
+    else:
+        yield path, repr(value)
+
+
+def imported_functions(config: Any) -> list[str]:
+    """The `module:function`s that a config will import: the values of the fields that its class names in `IMPORTS`."""
+    return [getattr(config, name) for name in getattr(type(config), "IMPORTS", ())]
+
+
 def shown(value: Any) -> str:
     """A value for a message: its `repr`, with the kind and shape of arrays in place of their numbers."""
     if hasattr(value, "dtype") and hasattr(value, "shape"):

@@ -55,7 +55,7 @@ def full_es(config: FullESConfig, unroll: Unroll, mesh: Mesh | None = None) -> E
         windows = draw_windows(unroll.config, jax.random.fold_in(start_key, 0), age)
         members = same_start(config, unroll.start(start_key, theta))
         number, count = (jnp.zeros(len(config.signs), dtype) for dtype in (jnp.float32, jnp.int32))
-        zero = WindowLosses(meta_loss=number, mean=number, capped=count, nonfinite=count)
+        zero = WindowLosses(meta_loss=number, mean=number, capped=count, nonfinite=count, uncapped=count)
 
         def run_window(index: jax.Array, carry):
             members, total, _ = carry

@@ -103,6 +103,7 @@ def statistics(losses: WindowLosses, finished: jax.Array, diverged: jax.Array) -
         "diverged": diverged,
         "capped": jnp.sum(losses.capped),
         "nonfinite": jnp.sum(losses.nonfinite),
+        "uncapped": jnp.sum(losses.uncapped),
     }
 
 
@@ -111,7 +112,7 @@ def summarize(stats: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
     `meta_loss` is the mean over particles of this window's capped losses, `final_loss` that of the last windows of the inner trainings
     that ended here (NaN if none did), `finished` their number, `diverged` that of particles reset because a loss was not finite;
-    `capped` and `nonfinite` count inner steps.
+    `capped` and `nonfinite` count inner steps; `all_capped`: there were no others.
     """
     finished = stats["finished"]
     return {
@@ -122,6 +123,7 @@ def summarize(stats: dict[str, jax.Array]) -> dict[str, jax.Array]:
         "all_diverged": jnp.all(stats["diverged"]),
         "capped": jnp.sum(stats["capped"]),
         "nonfinite": jnp.sum(stats["nonfinite"]),
+        "all_capped": jnp.sum(stats["uncapped"]) == 0,
     }
 
 

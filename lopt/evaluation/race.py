@@ -92,7 +92,8 @@ def race(
     curves = []
     for competitor in competitors:
         progress(f"racing {competitor.name}: {seeds} seeds x {steps} steps")
-        theta = jax.tree.map(jnp.asarray, competitor.theta)
+        # Tied to no devices: a theta that was just trained lies on those of its training, which need not be those of the race.
+        theta = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), competitor.theta)
         program = competitor.opt_fn, jax.tree.structure(theta)
         if program not in compiled:
             train = race_fn(problem, competitor.opt_fn, steps, at, measured_batches)

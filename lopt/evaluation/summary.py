@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from lopt.runtime.text import markdown_text, terminal_text
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -269,12 +271,13 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
     """A table in Markdown, its header first: numbers to the right, the first column to the left. Empty without lines."""
     if not lines:
         return ""
-    header, *rest = (" | ".join(line) for line in lines)
+    header, *rest = (" | ".join(map(markdown_text, line)) for line in lines)
     return "\n".join(f"| {line} |" for line in (header, " | ".join(["---", *["---:"] * (len(lines[0]) - 1)]), *rest))
 
 
 def bullets(lines: Sequence[str]) -> str:
     """A list in Markdown, its lines broken at 130 characters."""
+    lines = [markdown_text(line).replace("\\|", "|") for line in lines]  # a bar is one outside of tables
     return "\n".join(textwrap.fill(line, 130, initial_indent="- ", subsequent_indent="  ") for line in lines)
 
 
@@ -289,13 +292,14 @@ def rich_table(rows: Sequence[Row], title: str, caption: str = "") -> "Table":
     from rich.table import Table
 
     header, *lines = table(rows)
-    view = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
+    caption = "\n".join(map(terminal_text, caption.split("\n")))
+    view = Table(title=terminal_text(title), caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
     view.padding = (0, 1, 0, 0)
     longest_word = max(len(word) for row in rows for word in row.name.split())
     longest_word = min(longest_word, _NAME)  # a path is broken: with a wider column others would be left out
     view.add_column(header[0][0], min_width=longest_word, overflow="fold")
     for name in header[1:]:
-        view.add_column("\n".join(name), justify="right", no_wrap=True)
+        view.add_column("\n".join(map(terminal_text, name)), justify="right", no_wrap=True)
     for line in lines:
-        view.add_row(*("\n".join(cell).replace(" ± ", "\n± ") for cell in line))
+        view.add_row(*("\n".join(map(terminal_text, cell)).replace(" ± ", "\n± ") for cell in line))
     return view

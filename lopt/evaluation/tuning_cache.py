@@ -21,6 +21,7 @@ import numpy as np
 import optax
 
 from lopt.config import write_atomically
+from lopt.config.caches import UntrustedCacheError, private_directory
 from lopt.evaluation.tuning import Search, Setting, Tuning
 from lopt.symmetry.spec import PyTree
 
@@ -70,7 +71,7 @@ def identity(
 def cached(directory: Path | None, identity: Mapping[str, Any], search: Callable[[], Tuning]) -> Tuning:
     """The outcome of a search: what is kept of an earlier one, or that of a new one, which is then kept.
 
-    A directory that cannot be written is warned of, and so is a damaged entry, which is replaced.
+    A directory that cannot be written, or that others can write to, is warned of, and so is a damaged entry, which is replaced.
 
     Args:
       directory: of the entries; made if need be; None: nothing is kept.
@@ -78,6 +79,17 @@ def cached(directory: Path | None, identity: Mapping[str, Any], search: Callable
       search: makes it.
     """
     if directory is None:
+        return search()
+    try:
+        private_directory(directory)
+    except UntrustedCacheError as error:
+        warnings.warn(f"searches are neither read nor kept: {error}", stacklevel=2)
+        return search()
+    except OSError as error:
+        warnings.warn(
+            f"what was found is not kept, as {directory} cannot be written ({error.strerror}); set LOPT_CACHE_DIR to another place",
+            stacklevel=2,
+        )
         return search()
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
     path = directory / f"{name}.json"
@@ -89,7 +101,6 @@ def cached(directory: Path | None, identity: Mapping[str, Any], search: Callable
         warnings.warn(f"the kept search {path} is damaged and made again: {error}", stacklevel=2)
     found = search()
     try:
-        directory.mkdir(parents=True, exist_ok=True)
         write_atomically(path, _encode(found, identity))
     except OSError as error:
         warnings.warn(

@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
-from lopt.config import ConfigError, from_dict, path_of, write_atomically
+from lopt.config import ConfigError, from_dict, parse_json, path_of, write_atomically
 from lopt.config.errors import LoptError
+from lopt.config.files import sync
 from lopt.optimizers.momentum import LearnedOptimizer, OptimizerConfig
+from lopt.runtime.text import plain
 from lopt.symmetry.notation import parse_leaf
 from lopt.symmetry.spec import PyTree, SpecError, WeightSpec, is_under, named_leaves
 from lopt.training.checkpoint import CheckpointError, pack_theta, read_theta
@@ -67,7 +70,8 @@ class Card:
     sha256: str
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.summary}\n  good for: {self.good_for}\n  not for:  {self.not_for}"
+        name, summary, good_for, not_for = map(plain, (self.name, self.summary, self.good_for, self.not_for))
+        return f"{name}: {summary}\n  good for: {good_for}\n  not for:  {not_for}"
 
 
 def sha256(data: bytes) -> str:
@@ -83,7 +87,7 @@ def read_card(folder: str | Path) -> Card:
     """
     path = Path(folder) / CARD_FILE
     try:
-        found = json.loads(path.read_bytes())
+        found = parse_json(path.read_bytes())
     except OSError as error:
         raise CardError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
@@ -150,11 +154,13 @@ def write_folder(folder: str | Path, card: Card, theta: PyTree, step: int, *, ov
         if folder.exists():
             os.replace(folder, old)
         try:
+            sync(new)  # the names in it; what they name is on the disk already
             os.replace(new, folder)
         except OSError:
             if old.exists():
                 os.replace(old, folder)
             raise
+        sync(folder.absolute().parent)
     finally:
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
@@ -245,6 +251,11 @@ def check_theta(theta: PyTree, learned: LearnedOptimizer, where: str, *, by_role
             raise CardError(
                 f"{where}: leaf '{path}' of theta is {given[path].dtype}{list(given[path].shape)}, but its config asks for "
                 f"{leaf.dtype}{list(leaf.shape)}"
+            )
+    for path, leaf in named_leaves(theta):
+        if not np.isfinite(np.asarray(leaf)).all():
+            raise CardError(
+                f"{where}: leaf '{path}' of theta holds values that are not finite: it is damaged, or its training diverged"
             )
     surplus = [path for path in given if path not in wanted and not optional(path)]
     if surplus:

@@ -1,13 +1,12 @@
 """From a run to the folder of a trained optimizer, and to a repository of the Hub."""
 
-import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lopt.config import load_run, to_dict
+from lopt.config import load_run, parse_json, to_dict
 from lopt.config.serialize import HOME
 from lopt.pretrained import hub
 from lopt.pretrained.card import CARD_FILE, Card, CardError, encode_spec, read_folder, strange_classes, write_folder
@@ -33,6 +32,7 @@ def export_run(
     licence: str = LICENCE,
     best: bool = True,
     overwrite: bool = False,
+    trust: bool = False,
 ) -> Card:
     """Write the optimizer that a run has meta-trained as a folder that `lopt.load` takes.
 
@@ -49,6 +49,7 @@ def export_run(
       licence: of theta.
       best: the theta that did best in held-out evaluations, where there were any; False: the newest.
       overwrite: replace an optimizer that is in the folder.
+      trust: as for `lopt.load`.
 
     Returns:
       The card.
@@ -59,7 +60,7 @@ def export_run(
       ConfigError, CheckpointError: if the run cannot be read.
       ValueError: if theta does not serve a task of its run.
     """
-    run_dir, experiment = Path(run_dir), load_run(run_dir)
+    run_dir, experiment = Path(run_dir), load_run(run_dir, trust=trust)
     if Path(folder).exists() and not overwrite:
         raise CardError(f"{folder} exists already; name another folder, or ask for it to be overwritten")
     recipe = public_recipe(to_dict(experiment))
@@ -175,7 +176,7 @@ def read_results(path: str | Path, names: set[str]) -> list[dict[str, Any]]:
       CardError: naming the file, if it is no such table or the optimizer is not in it.
     """
     try:
-        found = json.loads(Path(path).read_bytes())
+        found = parse_json(Path(path).read_bytes())
         rows = found["rows"]
         own = [row["name"] for row in rows if row["name"] in names or row["name"].startswith(_TRAINED)]
         race = {

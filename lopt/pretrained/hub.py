@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 from lopt.pretrained.card import CARD_FILE, THETA_FILE, Card
+from lopt.runtime.text import plain
 
 SCHEME = "hf://"
 _REPOSITORY = re.compile(r"(?P<repo_id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
@@ -82,7 +83,7 @@ def upload(folder: str | Path, address: str, card: Card, *, private: bool = Fals
 def readme_text(card: Card, repo_id: str) -> str:
     """The README of a repository."""
     return f"""---
-license: {card.licence.lower()}
+license: {plain(card.licence.lower())}
 library_name: lopt
 tags: [learned-optimizer, jax, optax]
 ---

@@ -6,7 +6,6 @@ An update network that sees a weight together with others must know which axes o
 
 import dataclasses
 import difflib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,9 +13,10 @@ from typing import Any
 
 import optax
 
-from lopt.config import CONFIG_FILE, ConfigError, from_dict, load_run
+from lopt.config import CONFIG_FILE, ConfigError, load_part
 from lopt.optimizers.base import RuleConfig
 from lopt.optimizers.config import LearnedOptimizerConfig
+from lopt.optimizers.momentum import OptimizerConfig
 from lopt.pretrained import hub
 from lopt.pretrained.bind import Trained, needs_spec, transform
 from lopt.pretrained.card import CARD_FILE, THETA_FILE, Card, CardError, card_optimizer, card_specs, read_card, read_folder
@@ -65,6 +65,7 @@ def load(
     num_steps: int | None = None,
     spec: WeightSpec | None = None,
     best: bool = True,
+    trust: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """A trained optimizer as an optax transform: `update(grads, state, params)` in any loop, chain or wrapper.
 
@@ -78,6 +79,8 @@ def load(
       spec: which axes of the weights may be permuted together, `infer_spec(loss, params, batch)`. Needed by networks that see weights
         together (UNF, NFN); the others ignore it.
       best: of a run, the theta that did best in its held-out evaluations, where there were any; False: the newest.
+      trust: of a run, import the classes and functions that its config names, although they are not lopt's and the run was not made by
+        this user on this machine.
 
     Returns:
       The transform. It needs `params`, keeps their dtypes and computes in float32.
@@ -87,6 +90,7 @@ def load(
         one is given; says what to pass.
       CardError: naming the file that is missing, damaged or exchanged, or the leaf of theta that does not fit its config or the spec.
       CheckpointError: naming the run without a checkpoint that is whole.
+      UntrustedConfigError: naming what a run's config would have imported.
       ImportError: if the Hub's client is not installed.
 
     Example:
@@ -96,7 +100,7 @@ def load(
       >>> updates["w"].shape
       (3, 2)
     """
-    trained = _open(source, spec, best)
+    trained = _open(source, spec, best, trust)
     rule = _rule(trained)
     if rule is not None and rule.needs_rate:
         if learning_rate is None:
@@ -121,7 +125,12 @@ def load(
 
 
 def scale_by(
-    source: str | os.PathLike[str], *, num_steps: int | None = None, spec: WeightSpec | None = None, best: bool = True
+    source: str | os.PathLike[str],
+    *,
+    num_steps: int | None = None,
+    spec: WeightSpec | None = None,
+    best: bool = True,
+    trust: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """The direction of a trained optimizer alone, positive like `optax.scale_by_adam`, to be chained as everybody does.
 
@@ -134,6 +143,7 @@ def scale_by(
       num_steps: as for `load`.
       spec: as for `load`.
       best: as for `load`.
+      trust: as for `load`.
 
     Raises:
       As `load`.
@@ -147,11 +157,11 @@ def scale_by(
       >>> bool(jnp.allclose(updates["w"], whole.update(params, whole.init(params), params)[0]["w"]))
       True
     """
-    return _told(transform(_open(source, spec, best), spec, direction=True), num_steps)
+    return _told(transform(_open(source, spec, best, trust), spec, direction=True), num_steps)
 
 
-def _open(source: str | os.PathLike[str], spec: WeightSpec | None, best: bool) -> Trained:
-    trained = open_trained(source, best=best)
+def _open(source: str | os.PathLike[str], spec: WeightSpec | None, best: bool, trust: bool) -> Trained:
+    trained = open_trained(source, best=best, trust=trust)
     if spec is None and needs_spec(trained.config):
         raise ValueError(_no_spec(trained.name))
     return trained
@@ -175,7 +185,7 @@ def _told(tx: optax.GradientTransformationExtraArgs, num_steps: int | None) -> o
     return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
-def open_trained(source: str | os.PathLike[str], *, best: bool = True) -> Trained:
+def open_trained(source: str | os.PathLike[str], *, best: bool = True, trust: bool = False) -> Trained:
     """Read a trained optimizer; arguments and errors as of `load`."""
     name = os.fspath(source)
     if name.startswith(hub.SCHEME):
@@ -187,7 +197,7 @@ def open_trained(source: str | os.PathLike[str], *, best: bool = True) -> Traine
     if (path / CARD_FILE).is_file():
         return _from_folder(path, name)
     if (path / CONFIG_FILE).is_file():
-        return _from_run(path, best)
+        return _from_run(path, best, trust)
     if path.is_dir():
         raise CardError(
             f"{path} is neither a run, with {CONFIG_FILE}, nor an optimizer's folder, with {CARD_FILE} and {THETA_FILE}"
@@ -220,16 +230,16 @@ def _from_folder(folder: Path, name: str) -> Trained:
     return Trained(name, card_optimizer(card, folder), theta, lambda: card_specs(card, folder), str(folder / THETA_FILE))
 
 
-def _from_run(run_dir: Path, best: bool) -> Trained:
-    path = run_dir / CONFIG_FILE
-    try:
-        config = from_dict(json.loads(path.read_bytes())["optimizer"])  # its tasks need not be importable here
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: the config of the optimizer cannot be read: {error}") from error
+def _from_run(run_dir: Path, best: bool, trust: bool) -> Trained:
+    config = load_part(run_dir, "optimizer", trust=trust)  # its tasks need not be importable here
+    if not isinstance(config, OptimizerConfig):
+        raise ConfigError(
+            f"{run_dir / CONFIG_FILE}: optimizer is {type(config).__name__}, which is not the config of an optimizer"
+        )
     theta, _ = run_theta(run_dir, best=best)
 
     def specs() -> tuple[WeightSpec, ...]:
-        made = load_run(run_dir).task.make()
+        made = load_part(run_dir, "task", trust=trust).make()
         return tuple(problem.spec for problem in (made.problems if isinstance(made, TaskMixture) else (made,)))
 
     return Trained(str(run_dir), config, theta, specs, str(run_dir))

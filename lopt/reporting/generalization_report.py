@@ -14,6 +14,7 @@ from lopt.reporting.html_report import Page, Picture, html_page
 from lopt.reporting.plots_heat_map import heat_map_figure
 from lopt.reporting.tables import plain_json
 from lopt.runtime.environment import environment
+from lopt.runtime.text import markdown_text
 
 CAPTION = (
     "Above: speed-up, the steps of the tuned reference to its own final loss over those of the optimizer. Below, and in colour: final "
@@ -95,7 +96,7 @@ def write_generalization(result: Generalization, directory: Path) -> list[Path]:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     picture = f"![{CAPTION}](generalization.png)\n\n" if drawn else ""
-    body = f"# {title}\n\n{picture}{markdown(lines)}\n\n## Tuned to\n\n{markdown(_tuned(result))}\n"
+    body = f"# {markdown_text(title)}\n\n{picture}{markdown(lines)}\n\n## Tuned to\n\n{markdown(_tuned(result))}\n"
     files = {
         "generalization.html": html_page(page).encode(),
         "generalization.md": body.encode(),

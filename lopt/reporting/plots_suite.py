@@ -39,7 +39,7 @@ def _profile(ax: "Axes", result: SuiteResult) -> None:
     trials = result.config.trials[-1]
     shares = profile(np.stack([result.losses(name, trials) for name in result.optimizers]), _FACTORS)
     for index, (name, share) in enumerate(zip(result.optimizers, shares, strict=True)):
-        ax.plot(_FACTORS, share, label=name, **line_look(index))
+        ax.plot(_FACTORS, share, label=name, drawstyle="steps-post", **line_look(index))
     ax.set_xscale("log")
     ax.set_xticks([1, 1.2, 1.5, 2, 3], ["1", "1.2", "1.5", "2", "3"])
     ax.minorticks_off()

@@ -20,6 +20,7 @@ from lopt.reporting.plots_held_out import held_out_figure
 from lopt.reporting.plots_meta import meta_training_figure
 from lopt.reporting.tables import cost_table, csv_text, json_text, tuning_table
 from lopt.runtime.environment import environment
+from lopt.runtime.text import markdown_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -125,9 +126,11 @@ def summary_markdown(evaluation: Evaluation, records: Sequence[Mapping[str, Any]
       inner_steps: in one outer step, all particles counted; the budget of the meta-training is stated if both are given.
     """
     config = evaluation.config
-    tunings = [f"- {title}: {_tuned(tuning)}" for title, tuning in evaluation.tunings.items()]
-    tunings += [f"- {baseline.title}: **{baseline.learning_rate:g}**, as given." for baseline in _given(evaluation)]
-    return f"""# {evaluation.task}: {config.steps} inner steps, {config.seeds} seeds
+    tunings = [f"- {markdown_text(title)}: {_tuned(tuning)}" for title, tuning in evaluation.tunings.items()]
+    tunings += [
+        f"- {markdown_text(baseline.title)}: **{baseline.learning_rate:g}**, as given." for baseline in _given(evaluation)
+    ]
+    return f"""# {markdown_text(evaluation.task)}: {config.steps} inner steps, {config.seeds} seeds
 
 {markdown_table(evaluation.rows)}
 

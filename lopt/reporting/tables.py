@@ -14,6 +14,7 @@ from lopt.evaluation.evaluate import Evaluation
 from lopt.evaluation.summary import Estimate, Row
 from lopt.evaluation.tuning import Tuning
 from lopt.runtime.environment import environment
+from lopt.runtime.text import terminal_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,11 +66,11 @@ def rich_lines(lines: list[list[str]], title: str) -> "Table":
     from rich import box
     from rich.table import Table
 
-    view = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    view = Table(title=terminal_text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for index, name in enumerate(lines[0]):
-        view.add_column(name, justify="right" if index > 1 else "left", overflow="fold", no_wrap=index == 0)
+        view.add_column(terminal_text(name), justify="right" if index > 1 else "left", overflow="fold", no_wrap=index == 0)
     for line in lines[1:]:
-        view.add_row(*line)
+        view.add_row(*map(terminal_text, line))
     return view
 
 

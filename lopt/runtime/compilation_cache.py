@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax
 
-from lopt.config.caches import COMPILATION_CACHE, compilation_cache_dir
+from lopt.config.caches import COMPILATION_CACHE, UntrustedCacheError, compilation_cache_dir, private_directory
 
 _SHORTEST = 0.1  # seconds of compilation that are worth a file
 _KEPT = 30 * 86_400  # seconds after which a program is compiled again, so that those of old code do not pile up
@@ -23,7 +23,8 @@ def use_compilation_cache() -> Path | None:
     """Keep what this process compiles, and read what others have; call before JAX compiles anything.
 
     Where JAX has been told of a directory (`JAX_COMPILATION_CACHE_DIR`), or not to keep anything (`JAX_ENABLE_COMPILATION_CACHE`),
-    that holds. A directory that cannot be written is warned of, and programs are compiled as without a cache.
+    that holds. A directory that cannot be written, or that others can write to, is warned of, and programs are compiled as without a
+    cache.
 
     Returns:
       The directory; None where this function has set none.
@@ -33,9 +34,11 @@ def use_compilation_cache() -> Path | None:
     if directory is None or told or not config.jax_enable_compilation_cache:  # pyright: ignore[reportAttributeAccessIssue]
         return None
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
+        with tempfile.TemporaryFile(dir=private_directory(directory)):
             pass
+    except UntrustedCacheError as error:
+        warnings.warn(f"compiled programs are not kept: {error}", stacklevel=2)
+        return None
     except OSError as error:
         warnings.warn(
             f"compiled programs are not kept, as {directory} cannot be written ({error.strerror}); set {COMPILATION_CACHE} to "

@@ -5,18 +5,31 @@ everywhere. The run directory is one that all processes can read.
 """
 
 import dataclasses
-from collections.abc import Iterator
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax._src import distributed as jax_distributed
 from jax.experimental import multihost_utils
 
 from lopt.config.errors import LoptError
 from lopt.layers.kernels.ffi import available_cores
+from lopt.runtime.meeting import address_of, meet
 from lopt.symmetry.spec import PyTree
+
+T = TypeVar("T")
+_FOREVER = 24 * 3_600_000  # milliseconds
+_barriers = itertools.count()  # each has a name of its own
+_SEEN_WITHIN = 10.0  # seconds in which a network file system shows what another machine has written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +46,7 @@ class ProcessConfig:
     local_devices: int | None = None
     """CPU devices of this process; None: one for each core that it may use. Fewer, where several processes share a machine."""
     heartbeat_timeout: int = 60
-    """Seconds after which a process that has gone silent is given up, and with it the run."""
+    """Seconds after which a process that has gone silent, or has not come at the start, is given up, and with it the run."""
 
     @property
     def is_one_of_many(self) -> bool:
@@ -41,7 +54,21 @@ class ProcessConfig:
 
 
 class PeerError(LoptError, RuntimeError):
-    """Another process of the run has stopped."""
+    """Another process of the run has stopped, or cannot be reached."""
+
+
+class DisagreementError(LoptError, ValueError):
+    """The processes of a run were not started alike; the message says in what they differ."""
+
+
+def end_at_once(message: str) -> NoReturn:
+    """Print a message and end this process with status 1, without leaving the other processes in good order: one of them is gone.
+
+    An ordinary exit would wait for it, and then abort with a stack of XLA's.
+    """
+    sys.stdout.flush()
+    print(message, file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def use_all_cores(devices: int | None = None) -> None:
@@ -57,9 +84,11 @@ def join_processes(config: ProcessConfig) -> None:
     Raises:
       ValueError: if only some of coordinator, num_processes and process_id are given, they do not fit together, or nothing says what
         they are where they are to be found out.
+      MeetingError: if another process does not come within the heartbeat's timeout, or the port is taken; says which.
     """
     given = {name: getattr(config, name) for name in ("coordinator", "num_processes", "process_id")}
-    timeouts: Any = {name: config.heartbeat_timeout for name in ("heartbeat_timeout_seconds", "shutdown_timeout_seconds")}
+    names = ("initialization_timeout", "heartbeat_timeout_seconds", "shutdown_timeout_seconds")
+    timeouts: Any = dict.fromkeys(names, config.heartbeat_timeout)
     if config.coordinator == "auto":
         if (config.num_processes, config.process_id) != (None, None):
             raise ValueError("with --coordinator auto, leave out --num-processes and --process-id")
@@ -75,7 +104,9 @@ def join_processes(config: ProcessConfig) -> None:
         raise ValueError(
             f"process_id must be from 0 to num_processes - 1 = {given['num_processes'] - 1}, got {given['process_id']}"
         )
+    address_of(given["coordinator"])
     use_all_cores(config.local_devices)
+    meet(given["coordinator"], given["num_processes"], given["process_id"], config.heartbeat_timeout)
     jax.distributed.initialize(config.coordinator, config.num_processes, config.process_id, **timeouts)
 
 
@@ -102,8 +133,9 @@ def naming_lost_peers() -> Iterator[None]:
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        # What fails while an array is fetched is a ValueError, with the words of the library that lets CPUs talk to each other.
+        if jax.process_count() == 1 or (isinstance(error, ValueError) and "gloo" not in str(error).lower()):
             raise
         reason = str(error).partition("\n")[0]
         raise PeerError(
@@ -120,29 +152,152 @@ def is_main() -> bool:
 def on_host(tree: PyTree) -> PyTree:
     """The arrays of a pytree as numpy arrays, whole in every process, whichever devices of whichever process hold them.
 
-    Keys stay keys. All processes must call it together.
+    Any other program may take them: they are tied to no device. Keys stay keys. All processes must call it together.
     """
 
-    def gather(leaf: jax.Array) -> object:
-        if leaf.is_fully_addressable:
-            return leaf
-        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        if leaf.is_fully_replicated and not is_key:
+    def gather(leaf: jax.Array) -> Any:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(gather(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+        if leaf.is_fully_addressable or leaf.is_fully_replicated:
             return np.asarray(leaf)
-        if is_key:
-            data = multihost_utils.process_allgather(jax.random.key_data(leaf), tiled=True)
-            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
         return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
 
-    return tree if jax.process_count() == 1 else jax.tree.map(gather, tree)
+    return jax.tree.map(gather, tree)
 
 
 def any_process(flag: bool) -> bool:
     """Whether the flag is set in any process. All must call it together."""
-    return flag if jax.process_count() == 1 else bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+    return flag if jax.process_count() == 1 else bool(np.any(_gather(np.asarray(flag))))
 
 
-def wait_for_all(what: str) -> None:
-    """Return when every process has come here."""
+def number_of_main(value: float) -> np.float32:
+    """Process 0's value, in every process: what decides must be the same everywhere, to the last bit. All must call it together."""
+    if jax.process_count() == 1:
+        return np.float32(value)
+    wait_for_all()
+    return _gather(np.asarray(value, np.float32))[0]
+
+
+def wait_for_all() -> None:
+    """Return when every process has come here, however long it takes: collectives give up after 30 s.
+
+    One process may have a kernel to compile, or a slower processor. One that has died is noticed by its heartbeat.
+    """
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
+        client: Any = jax_distributed.global_state.client  # what jax.distributed has connected; there is no public way to it
+        client.wait_at_barrier(f"lopt {next(_barriers)}", timeout_in_ms=_FOREVER)
+
+
+def main_does(what: Callable[[], T]) -> T | None:
+    """Have process 0 do something while the others wait; what it returns there, None elsewhere. All must call it together.
+
+    Raises:
+      Exception: what it raised, in process 0.
+      PeerError: in the others, if it raised.
+    """
+    if jax.process_count() == 1:
+        return what()
+    done, failure = None, None
+    if is_main():
+        try:
+            done = what()
+        except Exception as error:
+            failure = error
+    said = _texts("" if failure is None else f"{type(failure).__name__}: {failure}")[0]
+    if said:
+        _part()
+    if failure is not None:
+        raise failure
+    if said:
+        raise PeerError(f"process 0 cannot go on: {said}")
+    return done
+
+
+def check_sees(file: Path) -> None:
+    """Raise `PeerError`, in all processes, unless each sees this file of process 0's; what is written in it tells it from others.
+
+    All must call it together.
+    """
+    if jax.process_count() == 1:
+        return
+    wanted, deadline = _texts(_read(file))[0], time.monotonic() + _SEEN_WITHIN
+    while _read(file) != wanted and time.monotonic() < deadline:
+        time.sleep(0.2)
+    blind = [index for index, seen in enumerate(_texts(str(_read(file) == wanted))) if seen != "True"]
+    if blind:
+        _part()
+        raise PeerError(
+            f"{_listing(blind)} not see the run directory {file.parent} of process 0: it must lie on a file system that all of them share"
+        )
+
+
+def check_same(said: Mapping[str, str]) -> None:
+    """Raise unless every process says the same; what differs would train to a theta of no config, without an error.
+
+    All must call it together.
+
+    Args:
+      said: what is to be the same -> its value, as text.
+
+    Raises:
+      DisagreementError: in all processes, naming what differs, and where.
+    """
+    if jax.process_count() == 1:
+        return
+    ours, *others = map(json.loads, _texts(json.dumps(dict(said))))
+    for index, theirs in enumerate(others, start=1):
+        names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
+        if names:
+            _part()
+            listing = "; ".join(f"{name} is {theirs.get(name)} there and {ours.get(name)} in process 0" for name in names[:5])
+            more = f"; and {len(names) - 5} more" if len(names) > 5 else ""
+            raise DisagreementError(
+                f"process {index} is not of the same run as process 0: {listing}{more}. Start all of them with the same arguments, code "
+                "and packages"
+            )
+
+
+def said_by_all(value: str) -> list[str]:
+    """What every process says, by its number. All must call it together."""
+    return [value] if jax.process_count() == 1 else _texts(value)
+
+
+def _part() -> None:
+    """Leave the other processes, which leave too, so that each may end when and as it likes."""
+    jax.distributed.shutdown()
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:  # not there, or not to be looked at: not seen
+        return ""
+
+
+def _listing(processes: Sequence[int]) -> str:
+    numbers = " and ".join(map(str, processes))
+    return f"process {numbers} does" if len(processes) == 1 else f"processes {numbers} do"
+
+
+def _texts(text: str) -> list[str]:
+    """The texts of all processes."""
+    data = text.encode()
+    wait_for_all()
+    lengths = _gather(np.asarray(len(data), np.int32))
+    padded = np.zeros(max(1, int(lengths.max())), np.uint8)
+    padded[: len(data)] = np.frombuffer(data, np.uint8)
+    return [row[:length].tobytes().decode() for row, length in zip(_gather(padded), lengths, strict=True)]
+
+
+def _gather(values: np.ndarray) -> np.ndarray:
+    """The arrays of all processes, which have one shape, [processes, ...], by the first device of each: they need not have as many."""
+    firsts = [next(d for d in jax.devices() if d.process_index == index) for index in range(jax.process_count())]
+    mesh = jax.sharding.Mesh(np.array(firsts), ("processes",))
+    split, whole = (jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes)) for axes in (("processes",), ()))
+    own = jax.device_put(values[None], firsts[jax.process_index()])
+    spread = jax.make_array_from_single_device_arrays((len(firsts), *values.shape), split, [own])
+    return np.asarray(jax.jit(_identity, out_shardings=whole)(spread).addressable_data(0))
+
+
+def _identity(x: jax.Array) -> jax.Array:
+    return x

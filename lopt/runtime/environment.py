@@ -9,13 +9,15 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from lopt.config import ConfigError, write_atomically
+from lopt.config import ConfigError, parse_json, write_atomically
+from lopt.config.caches import processor
 from lopt.layers.kernels import ffi as native
 
 ENVIRONMENT_FILE = "environment.json"
@@ -62,23 +64,30 @@ def code_version(file: str | Path = _CODE) -> dict[str, Any] | None:
     return None if commit is None or changes is None else {"commit": commit, "dirty": bool(changes)}
 
 
+def packages() -> dict[str, str]:
+    """The versions of the packages that results may depend on, by name, of those that are installed."""
+    versions = {package: _version(package) for package in _PACKAGES}
+    return {package: version for package, version in versions.items() if version is not None}
+
+
 def environment() -> dict[str, Any]:
     """What the results of this process may depend on besides config and seed.
 
     Returns:
-      `git` (see `code_version`), `packages` (name -> version, of those installed), `python`, `system`, `backend`, `device` (kind),
-      `devices` and `processes` (numbers), `native` (whether kernels in C++ are used, `lopt.layers.kernels.build`).
+      `git` (see `code_version`), `packages` (name -> version, of those installed), `python`, `system`, `processor` (a name for its kind),
+      `backend`, `device` (kind), `devices` and `processes` (numbers), `native` (whether kernels in C++ are used,
+      `lopt.layers.kernels.build`).
 
     Example:
       >>> environment()["packages"].keys() >= {"jax", "jaxlib", "numpy", "optax"}
       True
     """
-    versions = {package: _version(package) for package in _PACKAGES}
     return {
         "git": code_version(),
-        "packages": {package: version for package, version in versions.items() if version is not None},
+        "packages": packages(),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
         "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
@@ -111,15 +120,39 @@ def stamp() -> dict[str, Any]:
     }
 
 
-def record_start(run_dir: str | Path, outer_step: int) -> dict[str, Any]:
+_BITS = ("packages", "python", "system", "processor", "backend", "device", "devices", "processes", "native", "code")
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """In what two starts of a run differ that may change the last bits of theta, by name; what one of them does not tell is left out.
+
+    Example:
+      >>> changes({"devices": 2, "packages": {"jax": "1"}, "git": None}, {"devices": 4, "packages": {"jax": "2"}})
+      ['jax 1 -> 2', 'devices 2 -> 4']
+    """
+    said = []
+    for name in (name for name in _BITS if name in before and name in now):
+        old, new = before[name], now[name]
+        if name == "packages":
+            both = sorted(old.keys() | new.keys())
+            said += [
+                f"{package} {old.get(package)} -> {new.get(package)}" for package in both if old.get(package) != new.get(package)
+            ]
+        elif old != new:
+            said.append(f"{name} {old} -> {new}")
+    return said
+
+
+def record_start(run_dir: str | Path, outer_step: int, **more: Any) -> dict[str, Any]:
     """Append an entry for this start of a run to its environment.json, atomically.
 
     Args:
       run_dir: the run directory, which exists.
       outer_step: the outer step from which the run goes on; 0 for a new run.
+      **more: to be known of the start, as JSON values.
 
     Returns:
-      The entry: `time` (UTC, ISO 8601), `outer_step`, and what `environment` gives.
+      The entry: `time` (UTC, ISO 8601), `outer_step`, what `environment` gives, and `more`.
 
     Raises:
       ConfigError: if the file that is there does not hold a list of entries.
@@ -127,7 +160,7 @@ def record_start(run_dir: str | Path, outer_step: int) -> dict[str, Any]:
     """
     path = Path(run_dir) / ENVIRONMENT_FILE
     starts = read_starts(run_dir) if path.exists() else []
-    entry = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "outer_step": outer_step, **environment()}
+    entry = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "outer_step": outer_step, **environment(), **more}
     write_atomically(path, (json.dumps([*starts, entry], indent=2) + "\n").encode())
     return entry
 
@@ -141,7 +174,7 @@ def read_starts(run_dir: str | Path) -> list[dict[str, Any]]:
     """
     path = Path(run_dir) / ENVIRONMENT_FILE
     try:
-        starts = json.loads(path.read_bytes())
+        starts = parse_json(path.read_bytes())
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON: {error}; repair it or move it away") from error
     if not isinstance(starts, list) or not all(isinstance(entry, dict) for entry in starts):

@@ -40,13 +40,16 @@ def reporting_errors(prog: str, *, debug: bool = False) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if debug:
-            traceback.print_exc()
-            sys.exit(1)
-        if on_purpose(error):
-            sys.exit(f"{prog}: {error}")
-        print(short_traceback(error), file=sys.stderr)
-        sys.exit(f"{prog}: stopped by the error above; --debug shows all of its traceback")
+        sys.exit(said(prog, error, debug=debug))
+
+
+def said(prog: str, error: Exception, *, debug: bool = False) -> str:
+    """What a program says of an error as it ends; arguments as of `reporting_errors`."""
+    if debug:
+        return "".join(traceback.format_exception(error)).rstrip()
+    if on_purpose(error):
+        return f"{prog}: {error}"
+    return f"{short_traceback(error)}\n{prog}: stopped by the error above; --debug shows all of its traceback"
 
 
 def on_purpose(error: BaseException) -> bool:

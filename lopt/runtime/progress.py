@@ -10,6 +10,8 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from lopt.runtime.text import plain
+
 _SECONDS_BETWEEN_LINES = 10.0
 _SHARE_BETWEEN_LINES = 0.1
 
@@ -69,7 +71,7 @@ class View:
 
 
 class Progress(View):
-    """Of the outer loop: outer step, meta-loss, held-out score (last and best), inner steps a second, diverged particles, time left.
+    """Of the outer loop: outer step, meta-loss, held-out score, inner steps a second, diverged particles, capped losses, time left.
 
     Lines are printed for the first update, the last, and between them whenever 10 seconds or a tenth of the outer steps have passed.
 
@@ -112,6 +114,7 @@ class Progress(View):
         inner_steps_per_s: float | None = None,
         diverged: int = 0,
         held_out: tuple[float, float] | None = None,
+        capped: int = 0,
     ) -> None:
         """Show a new state.
 
@@ -121,6 +124,7 @@ class Progress(View):
           inner_steps_per_s: over all particles.
           held_out: the score of a held-out evaluation that was made now, and the best so far.
           diverged: particles that were reset; shown if not 0.
+          capped: losses that count as the cap, as they were above it; shown if not 0.
         """
         now = self._clock()
         if self._measured_from is None:
@@ -134,8 +138,7 @@ class Progress(View):
             parts.append(self._held_out)
         if inner_steps_per_s is not None:
             parts.append(f"{inner_steps_per_s:,.0f} inner steps/s")
-        if diverged:
-            parts.append(f"{diverged} diverged")
+        parts += [f"{count:,} {what}" for what, count in (("diverged", diverged), ("capped", capped)) if count]
         first_step, first_time = self._measured_from
         if first_step < step < self.total:
             parts.append(f"{duration((self.total - step) * (now - first_time) / (step - first_step))} left")
@@ -178,7 +181,7 @@ class Stages(View):
         part = min(self._done / self._total, 1.0)
         spent = self._clock() - self._start
         left = f" | about {duration(spent * (1 - part) / part)} left" if part > 0 else ""
-        return f"{part:4.0%} | {self._message}{left}"
+        return f"{part:4.0%} | {plain(self._message)}{left}"
 
     def bar(self) -> tuple[float, float]:
         return self._total, min(self._done, self._total)

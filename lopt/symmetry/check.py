@@ -105,7 +105,7 @@ def failing_names(
     def orders(name: str) -> list[np.ndarray]:
         if name in spec.nested:
             return [np.stack([rng.permutation(sizes[name]) for _ in range(sizes[spec.nested[name]])]) for _ in range(2)]
-        return _generators(rng, sizes[name])
+        return list(_generators(rng, sizes[name]))
 
     def same(after: Any) -> bool:
         return _close(before, after, tolerance) if close is None else close(before, after)

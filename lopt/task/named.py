@@ -64,6 +64,8 @@ def task_config(task: str | Problem | TaskConfig, directory: str | Path | None =
 class ImportedTaskConfig(TaskConfig):
     """A task that a function of your own makes, so that it can be meta-trained on in a run directory like any other."""
 
+    IMPORTS: ClassVar[tuple[str, ...]] = ("function",)  # fields that a config from elsewhere may not fill
+
     function: str
     """`module:function` or `file.py:function`: called with `arguments`, it returns a task, a family, or the config of one."""
     directory: str = operational("")

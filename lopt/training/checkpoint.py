@@ -23,6 +23,7 @@ import numpy as np
 
 from lopt.config import write_atomically
 from lopt.config.errors import LoptError
+from lopt.config.files import make_directory
 from lopt.symmetry.spec import PyTree, named_leaves
 
 CHECKPOINTS_DIR = "checkpoints"
@@ -111,7 +112,16 @@ def _pack(step: int, state: dict[str, PyTree]) -> bytes:
 
 
 def _unpack(path: Path) -> _Content:
-    """Read a checkpoint file and verify it."""
+    """Read a checkpoint file and verify it: its digest, and that its header describes its arrays, as anybody may have written it."""
+    try:
+        content = _unpack_unchecked(path)
+        _decode_containers(content.theta, content)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} does not hold a theta: its header does not describe its arrays ({error})") from error
+    return content
+
+
+def _unpack_unchecked(path: Path) -> _Content:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -182,7 +192,7 @@ def save(run_dir: str | Path, step: int, state: dict[str, PyTree], *, keep: int 
     data = _pack(step, state)
     path = _file(run_dir, step)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         for leftover in path.parent.glob(".*.safetensors.*.tmp"):
             leftover.unlink()
         write_atomically(path, data)
@@ -290,8 +300,5 @@ def read_theta(path: str | Path) -> PyTree:
     Raises:
       CheckpointError: naming the file that is missing, cut short or not what its digest says.
     """
-    try:
-        content = _unpack(Path(path))
-        return _decode_containers(content.theta, content)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} does not hold a theta: its header does not describe its arrays ({error})") from error
+    content = _unpack(Path(path))
+    return _decode_containers(content.theta, content)

@@ -6,13 +6,15 @@ turns them back into floats.
 
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from lopt.config import write_atomically
+from lopt.config import parse_json, write_atomically
 from lopt.config.errors import LoptError
+from lopt.config.files import sync
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -45,7 +47,7 @@ def _parse(path: Path, data: bytes) -> list[dict[str, Any]]:
         if not line and number == len(lines):
             continue
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             if not isinstance(record, dict) or type(record.get("outer_step")) is not int:
                 raise ValueError("not a JSON object with an integer 'outer_step'")
         except ValueError as error:
@@ -76,7 +78,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
 
 
 class MetricsWriter:
-    """Appends to the metrics of a run, flushing every line.
+    """Appends to the metrics of a run, flushing every line; `sync` brings them to the disk.
 
     Opened at outer step s, it first drops the lines of later steps and a half-written last one, atomically: a run that resumes
     from its checkpoint of step s logs those steps again, and the file is what an unbroken run would have written.
@@ -84,6 +86,9 @@ class MetricsWriter:
     Args:
       run_dir: the run directory; created if missing.
       resume_step: the outer step from which the run goes on; 0 for a new run.
+
+    Attributes:
+      missing: outer steps up to `resume_step` of which there is no line, as `gaps` gives them: a power cut has taken them.
 
     Raises:
       MetricsError: naming the line that is damaged, if there is one before the last.
@@ -100,13 +105,16 @@ class MetricsWriter:
     def __init__(self, run_dir: str | Path, resume_step: int = 0) -> None:
         self.path = Path(run_dir) / METRICS_FILE
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept: list[dict[str, Any]] = []
         if self.path.exists():
             data = self.path.read_bytes()
             kept = [record for record in _parse(self.path, data) if record["outer_step"] <= resume_step]
             content = b"".join(_line(record) for record in kept)
             if content != data:
                 write_atomically(self.path, content)
+        self.missing = gaps(kept, resume_step)
         self._file = self.path.open("ab")
+        sync(self.path.parent)  # the file's name
 
     def write(self, metrics: Mapping[str, Any]) -> None:
         """Log one line.
@@ -124,14 +132,33 @@ class MetricsWriter:
         self._file.write(_line(record))
         self._file.flush()
 
+    def sync(self) -> None:
+        """Return when all that was written is on the disk: a power cut takes none of it then."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
-        self._file.close()
+        """Sync, and close the file."""
+        try:
+            self.sync()
+        finally:
+            self._file.close()
 
     def __enter__(self) -> "MetricsWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def gaps(records: Sequence[Mapping[str, Any]], last: int) -> list[tuple[int, int]]:
+    """The outer steps from 1 to `last` of which there is no record, as pairs of the first and the last of them.
+
+    Example:
+      >>> gaps([{"outer_step": step} for step in (1, 2, 3, 6)], last=8)
+      [(4, 5), (7, 8)]
+    """
+    steps = sorted({record["outer_step"] for record in records if record["outer_step"] <= last})
+    return [(a + 1, b - 1) for a, b in zip([0, *steps], [*steps, last + 1], strict=True) if b - a > 1]
 
 
 def _line(record: Mapping[str, Any]) -> bytes:

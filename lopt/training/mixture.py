@@ -22,6 +22,7 @@ from lopt.task.families import MixtureConfig, TaskMixture
 from lopt.unroll import UnrollConfig, make_unroll
 
 COUNTS = ("finished", "diverged", "capped", "nonfinite")  # of an estimator's info, added up over problems
+ALL = ("all_diverged", "all_capped")  # true where they are of every problem
 
 
 def optimizer_of(config: OptimizerConfig, problem: Problem) -> LearnedOptimizer:
@@ -114,7 +115,7 @@ def combine(estimators: Mapping[str, Estimator], probabilities: Sequence[float])
 
 
 def _merged(infos: Mapping[str, dict[str, jax.Array]], weights: Mapping[str, float]) -> dict[str, jax.Array]:
-    merged = {f"{name}/{key}": value for name, info in infos.items() for key, value in info.items() if key != "all_diverged"}
+    merged = {f"{name}/{key}": value for name, info in infos.items() for key, value in info.items() if key not in ALL}
     for key in ("meta_loss", "final_loss"):
         known = {name: jnp.isfinite(info[key]) for name, info in infos.items()}
         shares = [jnp.where(known[name], weights[name], 0.0) for name in infos]
@@ -122,7 +123,8 @@ def _merged(infos: Mapping[str, dict[str, jax.Array]], weights: Mapping[str, flo
         merged[key] = sum(values[1:], values[0]) / sum(shares[1:], shares[0])
     for key in COUNTS:
         merged[key] = jnp.sum(jnp.stack([info[key] for info in infos.values()]))
-    merged["all_diverged"] = jnp.all(jnp.stack([info["all_diverged"] for info in infos.values()]))
+    for key in ALL:
+        merged[key] = jnp.all(jnp.stack([info[key] for info in infos.values()]))
     return merged
 
 

@@ -134,17 +134,22 @@ class MetaTrainState(NamedTuple):
         return self.theta if self.average is None else self.average
 
 
-def make_outer_step(seed: int, estimator: Estimator, config: OuterConfig, optimizer: LearnedOptimizer) -> jax.stages.Wrapped:
+def make_outer_step(
+    seed: int, estimator: Estimator, config: OuterConfig, optimizer: LearnedOptimizer, shardings: MetaTrainState | None = None
+) -> jax.stages.Wrapped:
     """The jitted outer step `(step, datasets, state) -> (state, info)`; the state is donated.
 
+    With `shardings` the state that comes out lies as they say: XLA would put an array without elements elsewhere than it was.
+
     The key of outer step n is a function of the seed and n alone. An outer gradient that is not finite leaves theta unchanged and is
-    counted in `info["skipped"]`.
+    counted in `info["skipped"]`; one that is zero, so that nothing is learned, is told by `info["no_gradient"]`.
     """
     key, outer = jax.random.fold_in(jax.random.key(seed), 2), config.make()
     decay = config.average
 
     def outer_step(step: jax.Array, datasets: Datasets, state: MetaTrainState):
         gradient, particles, info = estimator.step(jax.random.fold_in(key, step), state.theta, datasets, state.estimator)
+        flat = optax.tree.norm(gradient) == 0  # of all of theta, whatever of it is frozen
         gradient = thaw(config, step, gradient)
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(norm)
@@ -158,7 +163,7 @@ def make_outer_step(seed: int, estimator: Estimator, config: OuterConfig, optimi
         average = state.average
         if decay is not None:
             average = jax.tree.map(lambda old, new, d=decay: d * old + (1 - d) * new, average, theta)
-        info |= {"gradient_norm": norm, "skipped": (~finite).astype(jnp.int32), **optimizer.scalars(theta)}
+        info |= {"gradient_norm": norm, "skipped": (~finite).astype(jnp.int32), "no_gradient": flat, **optimizer.scalars(theta)}
         return MetaTrainState(theta, outer_state, particles, average, state.best), info
 
-    return jax.jit(outer_step, donate_argnums=2)
+    return jax.jit(outer_step, donate_argnums=2, out_shardings=None if shardings is None else (shardings, None))

@@ -6,10 +6,12 @@ bit for bit.
 """
 
 import dataclasses
+import hashlib
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -27,8 +29,10 @@ from lopt.evaluation.evaluate import EvaluationConfig
 from lopt.optimizers.momentum import LearnedOptimizer, OptimizerConfig
 from lopt.runtime import distributed
 from lopt.runtime.distributed import use_all_cores
-from lopt.runtime.environment import record_start
+from lopt.runtime.environment import ENVIRONMENT_FILE, changes, environment, packages, read_starts, record_start
+from lopt.runtime.locks import LOCK_FILE
 from lopt.runtime.progress import Progress
+from lopt.runtime.sources import code_digest, sources
 from lopt.symmetry.spec import PyTree
 from lopt.task.base import Datasets, DataStream, Problem, TaskConfig
 from lopt.task.families import MixtureConfig
@@ -40,6 +44,8 @@ from lopt.training.loggers import LoggerConfig, Loggers, check_loggers, open_log
 from lopt.training.metrics import MetricsWriter
 from lopt.training.mixture import Setup, set_up
 from lopt.training.outer import MetaTrainState, OuterConfig, check_freeze, make_outer_step
+from lopt.training.run_dir import claimed
+from lopt.training.stall import GAVE_UP, Stall
 from lopt.unroll import UnrollConfig
 
 __all__ = [
@@ -90,7 +96,8 @@ class MetaTrainConfig:
     logging: Annotated[LoggerConfig, tyro_arg(name="")] = operational(LoggerConfig())
     """Where metrics go besides metrics.jsonl."""
     max_skipped: int = operational(20)
-    """Outer steps in a row without a finite meta-gradient, or with every particle diverged, after which the run gives up."""
+    """Outer steps in a row from which nothing is learned, after which the run gives up: every particle diverged, every loss was at the
+    cap, or the meta-gradient was zero or not finite."""
 
     def __post_init__(self) -> None:
         """Take a task however it is given, and see that estimator and unroll go together."""
@@ -115,7 +122,7 @@ class Result(NamedTuple):
 
 
 class DivergedError(LoptError, RuntimeError):
-    """Nothing is learned any more: every particle diverged, or no meta-gradient was finite, in many outer steps in a row."""
+    """Nothing is learned any more, in many outer steps in a row: see `lopt.training.stall`."""
 
 
 SCORE = "held_out/score"  # among the metrics of a held-out evaluation
@@ -128,12 +135,20 @@ def initial_theta(seed: int, optimizer: LearnedOptimizer) -> PyTree:
 
 
 def meta_train(
-    experiment: MetaTrainConfig, run_dir: str | Path, *, progress: bool = True, observers: Sequence[Observer] = ()
+    experiment: MetaTrainConfig,
+    run_dir: str | Path,
+    *,
+    progress: bool = True,
+    observers: Sequence[Observer] = (),
+    restart: bool = False,
+    strict: bool = False,
 ) -> Result:
     """Meta-train until `experiment.outer_steps`, from the newest checkpoint in `run_dir` if there is one.
 
     A directory belongs to a run from its first checkpoint on: until then another config may take it. A run that has more outer steps
-    already is left as it is. Writes `config.json`, `environment.json` (versions and devices of every start), `metrics.jsonl` (one object an outer step),
+    already is left as it is.
+
+    Writes `config.json`, `environment.json` (versions and devices of every start), `metrics.jsonl` (one object an outer step),
     `checkpoints/` and, with held-out evaluations, `best/` into `run_dir`. A run that was killed and started again ends with the same
     theta, bit for bit, as one that was not. SIGINT and SIGTERM save and return. Of several processes (`lopt.runtime.distributed`), the
     first writes, and all must see the directory.
@@ -143,11 +158,17 @@ def meta_train(
       run_dir: directory of the run, made if need be.
       progress: show a progress bar.
       observers: called after every outer step, in the process that writes.
+      restart: begin anew; a run that is there is kept beside it, under another name.
+      strict: refuse to go on where theta would not be that of an unbroken run to the last bit, rather than warn.
 
     Raises:
-      ConfigError: if `run_dir` holds a run of another config; names the fields that differ and may not.
+      ConfigError: if `run_dir` holds a run of another config (names the fields that differ), one whose config or checkpoints are gone, or,
+        with `strict`, one that was made by other code or on another machine.
+      BusyError: if another process is on this run.
       CheckpointError: if there are checkpoints and none is usable.
-      DivergedError: if every particle diverges, or no meta-gradient is finite, outer step after outer step.
+      DivergedError: if nothing is learned, outer step after outer step: every particle diverges, every loss is at the cap, or the
+        meta-gradient is zero or not finite.
+      DisagreementError: if the processes of the run were not started alike.
       PeerError: if another process of the run has stopped.
       ValueError: if one theta cannot serve all problems; names them.
     """
@@ -158,17 +179,38 @@ def meta_train(
         )
     check_loggers(experiment.logging)
     done = (checkpoint.steps(run_dir) or [0])[-1]
-    if done > experiment.outer_steps:  # nothing is left to do, and nothing is changed
+    if done > experiment.outer_steps and not restart:  # nothing is left to do, and nothing is changed
         config.check_run_dir(run_dir, experiment)
         theta, done = checkpoint.load_newest_theta(run_dir)
         return Result(done, theta, interrupted=False)
-    if distributed.is_main():
-        # A directory belongs to a run from its first checkpoint on: an attempt that failed before leaves it free.
-        config.claim_run_dir(run_dir, experiment, begun=done > 0)
-    distributed.wait_for_all("the run directory")
+    with ExitStack() as held, distributed.naming_lost_peers():
+        distributed.check_same(_program(experiment))
+        claim = claimed(run_dir, experiment, restart=restart)
+        distributed.main_does(lambda: held.enter_context(claim))
+        distributed.check_sees(run_dir / LOCK_FILE)
+        return _train(experiment, run_dir, progress, observers, strict, held)
+
+
+def _program(experiment: MetaTrainConfig) -> dict[str, str]:
+    """All that must be the same in every process, as text."""
+    if jax.process_count() == 1:
+        return {}
+    settings = ("jax_enable_x64", "jax_default_matmul_precision", "jax_default_prng_impl", "jax_threefry_partitionable")
+    return {
+        **config.leaves(experiment),
+        **{name: str(getattr(jax.config, name)) for name in settings},
+        **packages(),
+        **sources(experiment),
+        "number of local devices": str(jax.local_device_count()),
+    }
+
+
+def _train(
+    experiment: MetaTrainConfig, run_dir: Path, progress: bool, observers: Sequence[Observer], strict: bool, held: ExitStack
+) -> Result:
+    """`meta_train` in a run directory that is this run's; `held` closes what is opened."""
     setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, experiment.unroll)
-    if distributed.is_main():
-        _write_files(run_dir, setup)
+    distributed.main_does(lambda: _write_files(run_dir, setup))
     state = initial_state(experiment, setup)
     check_freeze(experiment.outer, state.theta)
     held_out = None
@@ -179,66 +221,105 @@ def meta_train(
     if restored is not None:
         step, fields = restored
         state = MetaTrainState(**fields)
+    if jax.process_count() > 1:
+        distributed.check_same({"the outer step it goes on from": str(step), "the data": _digest(setup.source.at(step))})
+    about = _Start(step, {"code": code_digest(experiment)}, strict)
+    opened = distributed.main_does(lambda: _open_files(experiment, run_dir, about, held))
+    metrics, log = opened or (None, None)
     data = on_devices(setup.source, NamedSharding(setup.mesh, PartitionSpec()))
     datasets = data(step)
-    outer_step = make_outer_step(experiment.seed, setup.estimator, experiment.outer, setup.optimizer)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    outer_step = make_outer_step(experiment.seed, setup.estimator, experiment.outer, setup.optimizer, shardings)
     # Compiled ahead, so that the speed of the first step is that of a step.
     outer_step = outer_step.lower(np.int32(step), datasets, state).compile()
+    distributed.wait_for_all()
 
     def save() -> None:
         whole = distributed.on_host(state._asdict())
-        if distributed.is_main():
+
+        def write() -> None:
+            if metrics is not None:
+                metrics.sync()  # no checkpoint is of a step whose metrics a power cut can take
             checkpoint.save(run_dir, step, whole, keep=experiment.keep_checkpoints)
 
+        distributed.main_does(write)
+
     saved = step if restored is not None else None
-    all_diverged = skipped = 0
-    main = distributed.is_main()
-    with (
-        MetricsWriter(run_dir, resume_step=step) if main else nullcontext() as metrics,
-        _open_loggers(experiment, run_dir, step) if main else nullcontext() as log,
-        Progress(experiment.outer_steps, step, enabled=progress and main) as bar,
-        _stop_signals() as stop_requested,
-        distributed.naming_lost_peers(),
-    ):
-        while step < experiment.outer_steps and not distributed.any_process(stop_requested()):
-            start = time.perf_counter()
-            state, info = outer_step(np.int32(step), datasets, state)
-            if step + 1 < experiment.outer_steps:
-                datasets = data(step + 1)  # a stream reads and sends them while the step runs
-            # One outer step in flight: XLA's CPU collectives abort when calls pile up on several CPU devices.
-            info = {name: np.asarray(value).item() for name, value in jax.block_until_ready(info).items()}
-            step += 1
-            speed = setup.estimator.inner_steps / (time.perf_counter() - start)
-            if held_out is not None and step % experiment.held_out.every == 0:
-                state, found = _evaluate(held_out, run_dir, step, state)
-                info |= found
-            info["inner_steps_per_s"] = speed
-            if metrics is not None and log is not None:
-                metrics.write({"outer_step": step, **info})
-                for observe in (log, *observers):
-                    observe(step, info)
-            scores = (info[SCORE], float(np.asarray(state.best))) if SCORE in info else None
-            bar.update(step, meta_loss=info["meta_loss"], inner_steps_per_s=speed, diverged=info["diverged"], held_out=scores)
-            if step % experiment.save_every == 0:
-                save()
-                saved = step
-            all_diverged = all_diverged + 1 if info["all_diverged"] else 0
-            skipped = skipped + 1 if info["skipped"] else 0
-            if max(all_diverged, skipped) == experiment.max_skipped:
-                save()
-                what = "every particle diverged" if all_diverged >= skipped else "the meta-gradient was not finite"
-                raise DivergedError(
-                    f"{what} in each of the last {experiment.max_skipped} outer steps (outer step {step}); the state is saved in "
-                    f"'{run_dir}'. Start a new run with a smaller optimizer.alpha, optimizer.beta or outer.learning_rate."
-                )
-        if saved != step:
+    stall = Stall(experiment.max_skipped, setup.estimator.outer_steps)
+    bar = held.enter_context(Progress(experiment.outer_steps, step, enabled=progress and distributed.is_main()))
+    stop_requested = held.enter_context(_stop_signals())
+    while step < experiment.outer_steps and not distributed.any_process(stop_requested()):
+        start = time.perf_counter()
+        state, info = outer_step(np.int32(step), datasets, state)
+        if step + 1 < experiment.outer_steps:
+            datasets = data(step + 1)  # a stream reads and sends them while the step runs
+        # One outer step in flight: XLA's CPU collectives abort when calls pile up on several CPU devices.
+        info = {name: np.asarray(value).item() for name, value in jax.block_until_ready(info).items()}
+        step += 1
+        speed = setup.estimator.inner_steps / (time.perf_counter() - start)
+        if held_out is not None and step % experiment.held_out.every == 0:
+            state, found = _evaluate(held_out, run_dir, step, state)
+            info |= found
+        info["inner_steps_per_s"] = speed
+        stalled = stall.update(info)
+        if stalled:
+            info[GAVE_UP] = stalled
+        if metrics is not None and log is not None:
+            metrics.write({"outer_step": step, **info})
+            for observe in (log, *observers):
+                observe(step, info)
+        shown = {name: info[name] for name in ("meta_loss", "inner_steps_per_s", "diverged", "capped")}
+        bar.update(step, **shown, held_out=(info[SCORE], float(np.asarray(state.best))) if SCORE in info else None)
+        if step % experiment.save_every == 0 or stalled:
             save()
-        return Result(step, distributed.on_host(state.evaluated), interrupted=step < experiment.outer_steps)
+            saved = step
+        if stalled:
+            raise DivergedError(f"{stalled} (outer step {step}); the state is saved in '{run_dir}'. {stall.advice}")
+    if saved != step:
+        save()
+    theta = jax.tree.map(jnp.asarray, distributed.on_host(state.evaluated))
+    return Result(step, theta, interrupted=step < experiment.outer_steps)
 
 
-def _open_loggers(experiment: MetaTrainConfig, run_dir: Path, step: int) -> Loggers:
-    started = record_start(run_dir, step)
-    return open_loggers(experiment.logging, run_dir, config.to_dict(experiment), started, step)
+class _Start(NamedTuple):
+    """How a start goes on: from which outer step, what its environment says besides, and whether it may differ from the one before."""
+
+    step: int
+    about: Mapping[str, Any]
+    strict: bool
+
+
+def _open_files(experiment: MetaTrainConfig, run_dir: Path, start: _Start, held: ExitStack) -> tuple[MetricsWriter, Loggers]:
+    """Metrics, loggers and the entry of this start; says what of the run before is missing, and what is not as it was."""
+    earlier = read_starts(run_dir) if start.step and (run_dir / ENVIRONMENT_FILE).exists() else []
+    differ = changes(earlier[-1], {**environment(), **start.about}) if earlier else []
+    if differ:
+        text = f"{run_dir} goes on otherwise than before: {'; '.join(differ)}. Theta will not be, bit for bit, that of an unbroken run"
+        if start.strict:
+            raise config.ConfigError(f"{text}; start it as it was, or without strict (--strict)")
+        warnings.warn(text, stacklevel=5)
+    metrics = held.enter_context(MetricsWriter(run_dir, resume_step=start.step))
+    more: dict[str, Any] = dict(start.about)
+    if metrics.missing:
+        more["missing_metrics"] = metrics.missing
+        listing = ", ".join(f"{first} to {last}" for first, last in metrics.missing)
+        warnings.warn(
+            f"{metrics.path} lacks the outer steps {listing}, which were done before: a power cut may have taken them. They are named in "
+            f"{ENVIRONMENT_FILE}; theta is not concerned",
+            stacklevel=5,
+        )
+    entry = record_start(run_dir, start.step, **more)
+    return metrics, held.enter_context(open_loggers(experiment.logging, run_dir, config.to_dict(experiment), entry, start.step))
+
+
+def _digest(data: Any) -> str:
+    """Of the arrays that an outer step is given."""
+    found = hashlib.sha256()
+    for leaf in jax.tree.leaves(data):
+        array = np.ascontiguousarray(leaf)
+        found.update(f"{array.dtype} {array.shape} ".encode())
+        found.update(array.reshape(-1).view(np.uint8).data)
+    return found.hexdigest()
 
 
 def _write_files(run_dir: Path, setup: Setup) -> None:
@@ -254,11 +335,10 @@ def _evaluate(
     """Evaluate, and keep theta in `best/` if it is the best so far. The state is that after the evaluation."""
     theta = distributed.on_host(state.evaluated)
     found = held_out(theta)
-    score = np.float32(found[SCORE])
+    score = distributed.number_of_main(found[SCORE])  # another processor, or another kernel, rounds otherwise
     if score < np.asarray(state.best):
         state = state._replace(best=jax.device_put(score, state.best.sharding))
-        if distributed.is_main():
-            checkpoint.save(run_dir / BEST_DIR, step, {"theta": theta, "score": score}, keep=1)
+        distributed.main_does(lambda: checkpoint.save(run_dir / BEST_DIR, step, {"theta": theta, "score": score}, keep=1))
     return state, found
 
 

@@ -65,12 +65,14 @@ class WindowLosses(NamedTuple):
       mean: mean loss of the window's steps, after the cap, [].
       capped: steps whose loss was finite but above the cap, int32 [].
       nonfinite: steps whose loss was not finite, int32 [].
+      uncapped: steps whose loss counts as it is, int32 [].
     """
 
     meta_loss: jax.Array
     mean: jax.Array
     capped: jax.Array
     nonfinite: jax.Array
+    uncapped: jax.Array
 
 
 class Unroll(NamedTuple):
@@ -159,8 +161,9 @@ def make_unroll(config: UnrollConfig, problem: Problem, optimizer: LearnedOptimi
     def losses_of(losses: jax.Array, meta_losses: jax.Array, clock: Clock, best: jax.Array) -> tuple[WindowLosses, jax.Array]:
         finite = jnp.isfinite(losses) & jnp.isfinite(meta_losses)
         share, best = meta_loss.share(config, _capped(meta_losses, cap), clock, best)
-        capped = jnp.sum(finite & ((losses > cap) | (meta_losses > cap)), dtype=jnp.int32)
-        return WindowLosses(share, jnp.mean(_capped(losses, cap)), capped, jnp.sum(~finite, dtype=jnp.int32)), best
+        above = (losses > cap) | (meta_losses > cap)
+        counts = (jnp.sum(steps, dtype=jnp.int32) for steps in (finite & above, ~finite, finite & ~above))
+        return WindowLosses(share, jnp.mean(_capped(losses, cap)), *counts), best
 
     def run(theta: PyTree, training: Training, window: Window, clock: Clock) -> tuple[Training, WindowLosses]:
         inner, losses, meta_losses = steps_of(theta, training.inner, window, clock.horizon)

@@ -19,7 +19,9 @@ import optax
 from jax.sharding import AxisType, PartitionSpec
 
 from lopt.config import claim_run_dir
+from lopt.config.files import remove_leftovers
 from lopt.runtime.distributed import even_devices
+from lopt.runtime.locks import LOCK_FILE, only_process
 from lopt.symmetry.infer import infer_spec
 from lopt.symmetry.spec import PyTree, WeightSpec, named_leaves
 from lopt.task.base import ArraySplit, Datasets, Task, TaskConfig
@@ -146,6 +148,7 @@ def make_zoo(config: ZooConfig, zoo: str | Path, progress: Progress = lambda mes
 
     Raises:
       ConfigError: if the directory holds a zoo of another config; names the fields that differ.
+      BusyError: if another process makes this zoo.
       ZooError: if what is there is damaged, or nothing can be written.
       ValueError: if the task is a family of tasks, or its data stream.
     """
@@ -154,6 +157,12 @@ def make_zoo(config: ZooConfig, zoo: str | Path, progress: Progress = lambda mes
         raise ValueError(f"a zoo needs one task with data in memory; {type(config.task).__name__} is a family, or streams")
     zoo = Path(zoo)
     claim_run_dir(zoo, config)
+    with only_process(zoo / LOCK_FILE, str(zoo)):
+        remove_leftovers(zoo)
+        return _make_missing(config, task, zoo, progress)
+
+
+def _make_missing(config: ZooConfig, task: Task, zoo: Path, progress: Progress) -> int:
     shards = read_manifest(zoo)
     write_spec(zoo, proven_spec(task))
     missing = [plan for plan in plan_shards(config) if shard_file(plan.number) not in shards]

@@ -8,14 +8,18 @@ file, such as `encoder/ir/kernel`. Whole numbers that the spec does not name, su
 import csv
 import dataclasses
 import math
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from lopt.symmetry.notation import SpecError
 from lopt.symmetry.spec import WeightSpec
-from lopt.weight_space.store import LABELS_FILE, SPEC_FILE, ZooError, read_spec
+from lopt.weight_space.store import LABELS_FILE, SPEC_FILE, ZooError, file_within, read_manifest, read_spec
 
+# RuntimeError and NotImplementedError: flipped bits that zipfile takes for encryption or another compression.
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 _SUFFIXES = (".safetensors", ".npz")
 
 
@@ -50,6 +54,7 @@ def read_zoo(folder: str | Path, label: str, spec: WeightSpec | None = None) -> 
     """
     folder = Path(folder)
     lines = _read_table(folder / LABELS_FILE, label)
+    read_manifest(folder)  # of a zoo that has one, each file is what was written
     if spec is None:
         spec = _spec_of(folder)
     weights: dict[str, list[np.ndarray]] = {}
@@ -60,7 +65,7 @@ def read_zoo(folder: str | Path, label: str, spec: WeightSpec | None = None) -> 
         where = f"{folder / LABELS_FILE}, line {number}"
         file, index = line["file"], _index(line, where)
         if file not in files:
-            arrays = _read_arrays(folder / file, where)
+            arrays = _read_arrays(file_within(folder, file, where), where)
             files[file] = {path: array for path, array in arrays.items() if path in spec.paths or _is_float(array)}
         name = file if index is None else f"{file}[{index}]"
         position = -1 if index is None else index
@@ -88,9 +93,12 @@ def _read_table(path: Path, label: str) -> list[dict[str, str]]:
         raise ZooError(
             f"{path} is missing: a table with a column 'file' and one for what is to be predicted, a line for each model"
         )
-    with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a byte-order mark before the first column's name
-        reader = csv.DictReader(file)
-        columns, lines = reader.fieldnames or (), list(reader)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # spreadsheets put a byte-order mark first
+            reader = csv.DictReader(file)
+            columns, lines = reader.fieldnames or (), list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ZooError(f"{path} cannot be read: {error}; a table is text in UTF-8, with commas") from error
     for name in ("file", label):
         if name not in columns:
             raise ZooError(f"{path} has no column '{name}'; its columns are {', '.join(columns)}")
@@ -136,9 +144,12 @@ def _read_arrays(path: Path, where: str) -> dict[str, np.ndarray]:
         raise ZooError(f"{where}: there is no file {path}")
     if path.suffix == ".npz":
         try:
-            with np.load(path, allow_pickle=False) as content:
+            with path.open("rb") as file:  # numpy leaves a file open that it cannot read
+                content = np.load(file, allow_pickle=False)
+                if not isinstance(content, np.lib.npyio.NpzFile):
+                    raise ValueError("it holds one array, as numpy.save writes it; write it with numpy.savez")
                 return {name: content[name] for name in sorted(content.files)}
-        except (OSError, ValueError) as error:
+        except _DAMAGED as error:
             raise ZooError(f"{path} cannot be read: {error}") from error
     try:
         from safetensors import SafetensorError
@@ -147,7 +158,7 @@ def _read_arrays(path: Path, where: str) -> dict[str, np.ndarray]:
         raise ZooError(f"{path} needs the package safetensors: install it, or keep the zoo as .npz files") from error
     try:
         return dict(sorted(load_file(path).items()))
-    except (OSError, ValueError, SafetensorError) as error:
+    except (*_DAMAGED, SafetensorError) as error:
         raise ZooError(f"{path} cannot be read: {error}") from error
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from lopt.config import CONFIG_FILE, load_run, renew, to_dict, write_atomically
+from lopt.config import CONFIG_FILE, load_run, parse_json, renew, to_dict, write_atomically
 from lopt.evaluation.summary import markdown
 from lopt.reporting.plots import png
 from lopt.runtime.environment import stamp
+from lopt.runtime.text import markdown_text
 from lopt.weight_space.make import ZooConfig
 from lopt.weight_space.plots import scatter_figure
 from lopt.weight_space.predict import Prediction, PredictionConfig, Scores, kendall_tau
@@ -71,7 +72,7 @@ def kept_predictions(
 
 def _read(path: Path) -> tuple[list[Prediction], dict[str, Any]]:
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(path.read_bytes())
         seeds = [_decode(one) for one in content["seeds"]]
         _ = content["zoo"], content["config"].items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -162,7 +163,8 @@ def write_report(out: Path, *, paper: bool = False) -> list[Path]:
     """The table and the picture of all methods that are kept in a directory: `table.md`, `scatter.png`; `paper` as of `table`."""
     predictions, zoo = read_predictions(out)
     text = [
-        f"Predicting {zoo['label']} from the weights of {zoo['models']:,} models ({zoo['name']}); the test part of the zoo.\n"
+        f"Predicting {markdown_text(zoo['label'])} from the weights of {zoo['models']:,} models ({markdown_text(zoo['name'])}); the test "
+        "part of the zoo.\n"
     ]
     text += [markdown(table(predictions, paper=paper)), "", "Means over seeds of theta and order, and their standard errors.\n"]
     if further := differences(predictions):

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lopt.config import write_atomically
+from lopt.config import parse_json, write_atomically
 from lopt.config.errors import LoptError
 from lopt.symmetry.spec import WeightSpec
 
@@ -51,6 +51,18 @@ def shard_file(number: int) -> str:
     return f"{MODELS_DIR}/{number:05}.safetensors"
 
 
+def file_within(zoo: Path, name: str, where: str) -> Path:
+    """The file of a zoo that a table or a manifest names.
+
+    Raises:
+      ZooError: if the name leads out of the zoo: whoever made it says what is read, but not from elsewhere on this machine.
+    """
+    file = zoo / name
+    if not isinstance(name, str) or "\0" in name or not file.resolve().is_relative_to(zoo.resolve()):
+        raise ZooError(f"{where} names the file {name!r}, which is not in {zoo}: a zoo's files lie in its folder")
+    return file
+
+
 def read_manifest(zoo: Path) -> dict[str, Shard]:
     """File -> shard, in the order they were written; none of a zoo that is new.
 
@@ -61,14 +73,14 @@ def read_manifest(zoo: Path) -> dict[str, Shard]:
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(path.read_bytes())
         if content["format"] != _FORMAT:
             raise ZooError(f"{path} has the format '{content['format']}'; this version of lopt reads '{_FORMAT}'")
         shards = {s["file"]: Shard(s["file"], s["sha256"], tuple(s["rows"])) for s in content["shards"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ZooError(f"{path} is not the manifest of a zoo: {error}") from error
     for shard in shards.values():
-        file = zoo / shard.file
+        file = file_within(zoo, shard.file, str(path))
         if not file.is_file():
             raise ZooError(f"{file} is missing; {path} lists it. Take its entry out to have it made again")
         if hashlib.sha256(file.read_bytes()).hexdigest() != shard.sha256:
@@ -139,7 +151,7 @@ def read_spec(path: str | Path) -> WeightSpec:
       ZooError: naming the file, and the leaf that cannot be read.
     """
     try:
-        content: Any = json.loads(Path(path).read_text())
+        content: Any = parse_json(Path(path).read_bytes())
         return WeightSpec.parse(content["axes"], **content.get("sizes", {}))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         example = '{"axes": {"dense/kernel": "inputs! hidden", "dense/bias": "hidden"}}'

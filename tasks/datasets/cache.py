@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from lopt.task import cache_root
+from lopt.task import UntrustedCacheError, cache_root, private_directory, replace_durably
 from tasks.datasets.errors import DatasetError
 
 _FORMAT = 1
@@ -223,17 +223,17 @@ def _open(directory: Path, identity: Mapping[str, Any], check_bytes: float) -> E
 def _unfinished_directory(root: Path) -> tuple[Path, bool]:
     """A fresh directory below `root`, True; where that cannot be written, one that goes when the process ends, False."""
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        private_directory(root)
         for left in root.glob(f"{_UNFINISHED}*"):  # by a process that was killed
             with contextlib.suppress(FileNotFoundError):  # renamed in between: it is finished
                 if time.time() - left.stat().st_mtime > _ABANDONED:
                     shutil.rmtree(left, ignore_errors=True)
         return Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=root)), True
-    except OSError as error:
-        warnings.warn(
-            f"preprocessed data is not kept, as {root} cannot be written ({error.strerror}); set LOPT_CACHE_DIR to another place",
-            stacklevel=4,
-        )
+    except (OSError, UntrustedCacheError) as error:
+        why = f": {error}"
+        if isinstance(error, OSError):
+            why = f", as {root} cannot be written ({error.strerror}); set LOPT_CACHE_DIR to another place"
+        warnings.warn(f"preprocessed data is not kept{why}", stacklevel=4)
         directory = Path(tempfile.mkdtemp(prefix="lopt-cache-"))
         atexit.register(shutil.rmtree, directory, ignore_errors=True)
         return directory, False
@@ -249,7 +249,7 @@ def _build(directory: Path, identity: Mapping[str, Any], build: Callable[[Writer
             writer.finish(identity, extra)
             if not keep:
                 return unfinished
-            unfinished.rename(directory)
+            replace_durably(unfinished, directory)
         except OSError as error:
             if not (directory / _META).exists():
                 raise _cannot_write(directory.parent, error) from error
@@ -260,6 +260,14 @@ def _build(directory: Path, identity: Mapping[str, Any], build: Callable[[Writer
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     return directory
+
+
+def _is_own(root: Path) -> bool:
+    """Whether what lies there can be the user's alone; where it cannot be told, it is not there or cannot be read either."""
+    try:
+        return root.exists() and bool(private_directory(root))
+    except (OSError, UntrustedCacheError):
+        return False
 
 
 def cached(
@@ -279,8 +287,10 @@ def cached(
     identity = json.loads(json.dumps({"format": _FORMAT, "kind": kind, **settings}))
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:24]
     directory = cache_root() / f"{kind}-{key}"
+    entry = None
     try:
-        entry = _open(directory, identity, check_bytes)
+        if _is_own(directory.parent):
+            entry = _open(directory, identity, check_bytes)
     except DamagedCacheError as error:
         warnings.warn(f"the cache entry is built again: {error}", stacklevel=2)
         shutil.rmtree(directory, ignore_errors=True)

@@ -51,7 +51,7 @@ def load_npz(path: Path) -> dict[str, Examples]:
             splits = {split: (file[images], file[labels]) for split, (images, labels) in pairs.items()}
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, ValueError) as error:  # RuntimeError: flipped bits
         if isinstance(error, DatasetError):
             raise
         raise DatasetError(f"{path} is no .npz file, or a truncated or damaged one ({error}); write it again") from error

@@ -35,6 +35,8 @@ class ToyConfig(TaskConfig):
     """A quadratic with noise."""
 
     missing: bool = False
+    empty: bool = False
+    """Beside its weights a leaf without elements."""
     shift: float = 0.0
 
     def make(self):
@@ -44,11 +46,12 @@ class ToyConfig(TaskConfig):
         def loss(params, key, batch):
             return jnp.mean(jnp.sum(jnp.square(params["w"][None] - self.shift - 0.1 * batch["x"]), axis=1))
 
+        more, axes = ({"none": jnp.zeros((0, 3))}, {"none": "nothing! weights!"}) if self.empty else ({}, {})
         return Task(
             name="toy",
-            init=lambda key: {"w": 1.0 + 0.1 * jax.random.normal(key, (3,))},
+            init=lambda key: {"w": 1.0 + 0.1 * jax.random.normal(key, (3,)), **more},
             loss=loss,
-            spec=WeightSpec.parse({"w": "weights!"}),
+            spec=WeightSpec.parse({"w": "weights!", **axes}),
             datasets=splits(),
             initial_loss=3.0,
             metrics=lambda params, key, batch: {"distance": jnp.sqrt(jnp.sum(jnp.square(params["w"])))},

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 
 from lopt import config as configs
-from lopt.config import ConfigError, operational
+from lopt.config import ConfigError, UntrustedConfigError, operational
 from lopt.networks.update import DeepSetsConfig
 
 
@@ -262,7 +262,7 @@ def test_bad_json_names_the_field_and_the_file(tmp_path, path, value, message):
     inner[path[-1]] = value
     write(tmp_path / "config.json", json.dumps(data))
     with pytest.raises(ConfigError, match=rf"^{re.escape(str(tmp_path))}/config\.json: {message}"):
-        configs.load_run(tmp_path)
+        configs.load_run(tmp_path, trust=True)
 
 
 def test_fields_that_are_absent():
@@ -280,6 +280,48 @@ def test_missing_and_corrupt_files(tmp_path):
     for text in ("", '{"class": ', "\x00\xff", "3"):
         (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
         with pytest.raises(ConfigError, match=r"/config\.json(: config is 3| is not JSON: )"):
+            configs.load_run(tmp_path)
+
+
+def test_nothing_is_imported_because_a_file_says_so(tmp_path):
+    """Neither a class nor a function that a class of lopt's would call; what would be imported is named."""
+    imported = {"class": "imported_task", "function": "os:abort"}
+    for task, name in (({"class": "os:abort"}, r"task names 'os:abort'"), (imported, r"task\.function names 'os:abort'")):
+        data = {**configs.to_dict(EXPERIMENT), "class": "meta_train", "task": task, "estimator": {"class": "antigravity:X"}}
+        write(tmp_path / "config.json", json.dumps(data))
+        with pytest.raises(UntrustedConfigError, match=rf"config\.json: {name}.*--trust, imports 'os:abort' .*'antigravity:X'"):
+            configs.load_run(tmp_path)
+        with pytest.raises(UntrustedConfigError, match="antigravity"):
+            configs.check_run_dir(tmp_path, EXPERIMENT)
+        with pytest.raises(UntrustedConfigError, match="os:abort"):
+            configs.load_part(tmp_path, "task")
+    assert "antigravity" not in sys.modules
+
+
+def test_a_run_that_was_begun_here_is_trusted_wherever_it_lies(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOPT_CACHE_DIR", str(tmp_path / "kept"))
+    configs.claim_run_dir(tmp_path / "run", EXPERIMENT)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert configs.load_run(tmp_path / "moved") == EXPERIMENT
+    (note,) = (tmp_path / "kept" / "runs").iterdir()
+    assert (note.parent.stat().st_mode & 0o777, note.stat().st_mode & 0o777) == (0o700, 0o600)
+    text = (tmp_path / "moved" / "config.json").read_text()
+    write(tmp_path / "moved" / "config.json", text.replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(UntrustedConfigError, match="Experiment"):  # somebody has changed it
+        configs.load_run(tmp_path / "moved")
+    write(tmp_path / "moved" / "config.json", text)
+    note.parent.chmod(0o777)  # anybody may have put the note there
+    with pytest.raises(UntrustedConfigError, match="Experiment"):
+        configs.load_run(tmp_path / "moved")
+    configs.check_run_dir(tmp_path / "moved", EXPERIMENT)  # goes on all the same: its classes are imported already
+    with pytest.warns(UserWarning, match="no note can be kept of this run"):
+        configs.claim_run_dir(tmp_path / "moved", EXPERIMENT)
+
+
+def test_deeply_nested_json_is_named(tmp_path):
+    for text in ("[" * 100_000, '{"class": ' * 5000 + "1" + "}" * 5000):
+        write(tmp_path / "config.json", text)
+        with pytest.raises(ConfigError, match=r"config\.json"):
             configs.load_run(tmp_path)
 
 

@@ -1,5 +1,7 @@
 """Layers that begin as DeepSets: what they compute, and that evolution strategies perturb them as they do DeepSets."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,7 +30,7 @@ def test_a_shared_map_plus_a_multiple_of_the_terms():
     }
     out, own = layer.apply(theta, x), inner.apply(theta["terms"], x)
     for path, y in out.items():
-        expected = x[path] @ theta["shared"]["kernel"] + theta["shared"]["bias"] + 0.1 * own[path]
+        expected = x[path] @ theta["shared"]["kernel"] + jnp.broadcast_to(theta["shared"]["bias"], y.shape) + 0.1 * own[path]
         np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -37,8 +39,9 @@ def test_a_shared_map_plus_a_multiple_of_the_terms():
 def test_noise_of_evolution_strategies_moves_f_as_it_moves_deep_sets(space, share):
     """Root mean square of the change of f under one sigma for every coefficient, over that of DeepSets."""
     spec = space.true
-    sizes = {name: min(size, 6) for name, size in space.sizes.items()}
-    shapes = {path: tuple(int(np.prod([sizes[f.name] for f in axis])) for axis in axes) for path, axes in spec.leaves}
+    shapes = {
+        path: tuple(math.prod(min(space.sizes.get(f.name, 5), 5) for f in axis) for axis in axes) for path, axes in spec.leaves
+    }
     keys = jax.random.split(jax.random.key(0), len(shapes))
     seen = finished(
         {path: jax.random.normal(key, (*shape, 8)) for key, (path, shape) in zip(keys, shapes.items(), strict=True)},

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lopt.layers.digest import BLOCK, Needs, clip_and_normalize, clip_channels, is_digested
+from lopt.layers.digest import BLOCK, Channel, Needs, clip_and_normalize, clip_channels, is_digested
 from lopt.layers.digest import digest as digest_tensors
 from lopt.layers.kernels import ffi as native
 from lopt.layers.kernels.build import find_compiler, load_kernels
@@ -237,3 +237,32 @@ def test_other_dtypes_are_left_to_xla(with_kernel):
 
 def test_channels_are_clipped():
     np.testing.assert_array_equal(clip_channels(jnp.array([[3.0, -0.5], [-7.0, 1.0]])), [[1, -0.5], [-1, 1]])
+
+
+DECLARED = (
+    Channel(clip=0.5, outside=0.1),
+    Channel(inside=1e-3),
+    Channel(clip=0.2, over="nothing"),
+    Channel(inside=1e-9, over="matrix"),
+)
+
+
+@pytest.mark.parametrize("shape", [(6, 50), (7,), (), (3, 5, 4)], ids=str)
+def test_channels_declare_how_they_are_clipped_and_normalised(shape, way):
+    """And a tensor may have a bias of its own; written out here for one channel after another."""
+    layers, (channels,) = dense(jax.random.key(0), (4, 9, 7)), channels_of(jax.random.key(1), shape, (4,))
+    bias, matrix = jax.random.normal(jax.random.key(2), (9,)), jax.random.normal(jax.random.key(3), (7, 2))
+    rows = []
+    for x, channel in zip(np.asarray(channels, np.float64), DECLARED, strict=True):
+        x = np.clip(x, -channel.clip, channel.clip)
+        axes = tuple(range(x.ndim))[-2:] if channel.over == "matrix" else None
+        size = np.sqrt((x**2).mean(axis=axes, keepdims=True) + channel.inside) + channel.outside
+        rows.append(x if channel.over == "nothing" else x / size)
+    y = np.stack(rows).reshape(4, -1)
+    for i, (kernel, usual) in enumerate(layers):
+        y = np.maximum(np.asarray(kernel, np.float64).T @ y + np.asarray(usual if i else bias, np.float64)[:, None], 0)
+    needs = {"w": Needs(shape, matrix, tuple(range(len(shape))))}
+    found = digest_tensors(layers, {"w": tuple(channels)}, needs, declared=DECLARED, biases={"w": bias})["w"]
+    np.testing.assert_allclose(found.product.reshape(2, -1), matrix.T @ y, rtol=1e-4, atol=1e-4)
+    for axis, mean in found.means.items():
+        np.testing.assert_allclose(mean, y.reshape(7, *shape).mean(axis=1 + axis), rtol=1e-4, atol=1e-4)

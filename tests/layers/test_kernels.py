@@ -1,5 +1,6 @@
 """Kernels are made once, kept, and done without where they cannot be made."""
 
+import hashlib
 import os
 import stat
 import subprocess
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from lopt.config.caches import compilation_cache_dir
 from lopt.layers.kernels import build as native_kernels
 from lopt.layers.kernels import ffi as native
 from lopt.layers.kernels.build import (
@@ -46,7 +48,7 @@ def compiler(path, script):
 def test_a_kernel_is_made_once(tmp_path):
     library = make_library(str(find_compiler()), tmp_path / "cache" / "kernel.so")
     assert open_library(library)
-    assert list(library.parent.iterdir()) == [library]
+    assert sorted(library.parent.iterdir()) == [library.with_suffix(".sha256"), library]
     assert make_library("no compiler", library) == library
     assert load_kernels() == load_kernels()
 
@@ -103,7 +105,42 @@ def test_a_compiler_that_fails_is_warned_of_and_leaves_nothing(monkeypatch, tmp_
 def test_a_damaged_library_is_named(tmp_path):
     (tmp_path / "kernel.so").write_bytes(b"not a library")
     with pytest.raises(NativeKernelError, match=r"kernel\.so cannot be loaded .* delete it"):
-        open_library(make_library("no compiler", tmp_path / "kernel.so"))
+        open_library(tmp_path / "kernel.so")
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_a_kernel_that_is_not_what_was_written_is_made_again(tmp_path):
+    """A power cut leaves it empty or short, which would be gone on without, or end the process; so would a checksum that is cut."""
+    library = make_library(str(find_compiler()), tmp_path / "kernel.so")
+    whole, said = library.read_bytes(), library.with_suffix(".sha256")
+    for damage in (b"", whole[: len(whole) // 2], whole[:-1] + bytes([whole[-1] ^ 1])):
+        library.unlink()  # not the file that this process has open
+        library.write_bytes(damage)
+        with pytest.raises(NativeKernelError, match="no compiler cannot be run"):  # it is not taken as it is
+            make_library("no compiler", library)
+    open_library(make_library(str(find_compiler()), library))
+    assert len(library.read_bytes()) == len(whole)
+    said.write_text("")
+    with pytest.raises(NativeKernelError, match="no compiler cannot be run"):
+        make_library("no compiler", library)
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_a_kernel_that_somebody_else_could_have_planted_is_not_loaded(tmp_path):
+    directory = compilation_cache_dir()
+    directory.mkdir(parents=True)
+    directory.chmod(0o777)
+    planted = directory / f"lopt_digest_{native_kernels._identity(str(find_compiler()))}.so"
+    planted.write_bytes(b"planted")
+    planted.with_suffix(".sha256").write_text(hashlib.sha256(b"planted").hexdigest())
+    code = "from lopt.layers.kernels import build, ffi; build.use_native_kernels(); print(ffi.kernel() is not None)"
+    command = [sys.executable, "-W", "always", "-c", code]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert found.stdout == "True\n"  # its own, which is not kept
+    assert "others can put things there" in found.stderr
+    assert planted.read_bytes() == b"planted"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing keeps root from writing")

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 import sys
 
@@ -116,6 +117,8 @@ def test_a_header_that_describes_nothing_is_refused(tmp_path, header):
         (lambda theta: theta["network"]["last"].pop("bias"), "no leaf 'network/last/bias'"),
         (lambda theta: theta.update(extra=jnp.zeros(())), "a leaf 'extra', which its config does not know"),
         (lambda theta: theta.update(alpha=jnp.bfloat16(0.1)), r"leaf 'alpha' of theta is bfloat16\[\]"),
+        (lambda theta: theta.update(alpha=jnp.float32(jnp.nan)), "leaf 'alpha' of theta holds values that are not finite"),
+        (lambda theta: theta["network"]["last"].update(bias=jnp.full(1, jnp.inf)), "leaf 'network/last/bias' .* not finite"),
     ],
 )
 def test_a_theta_of_another_config_is_refused_by_leaf(folder, edit, message):
@@ -148,7 +151,7 @@ def test_a_changed_card_is_refused_by_field(folder, fields, message):
 
 
 @pytest.mark.parametrize(
-    "name", ["trap:Config", "os:system", "tasks.mlp:MLPConfig", "lopt.optimizers.momentum:learned_optimizer", 3]
+    "name", ["trap:Config", "os:system", "tasks.mlp:MLPConfig", "lopt.optimizers.momentum:learned_optimizer", 3, ["unf"]]
 )
 def test_a_card_imports_nothing(folder, tmp_path, monkeypatch, name):
     (tmp_path / "trap.py").write_text("raise SystemExit('imported')")
@@ -160,7 +163,7 @@ def test_a_card_imports_nothing(folder, tmp_path, monkeypatch, name):
     ):
         change(folder, recipe={"optimizer": optimizer})
         with pytest.raises(
-            CardError, match=f"names the class {name!r}; a card may name lopt's optimizers, features and networks"
+            CardError, match=f"names the class {re.escape(repr(name))}; a card may name lopt's optimizers, features and networks"
         ):
             load(folder)
     assert "trap" not in sys.modules
@@ -172,6 +175,9 @@ def test_missing_files_are_named(folder):
         load(folder)
     (folder / "card.json").write_text("{")
     with pytest.raises(CardError, match=r"card.json is not JSON"):
+        load(folder)
+    (folder / "card.json").write_text('{"a": ' * 100_000)
+    with pytest.raises(CardError, match=r"card.json is not JSON: it is nested too deeply"):
         load(folder)
     (folder / "card.json").unlink()
     with pytest.raises(CardError, match=r"neither a run, with config.json, nor an optimizer's folder, with card.json"):

@@ -294,3 +294,51 @@ def test_a_run_without_a_checkpoint_or_a_config_is_named(tmp_path):
     (run / "config.json").write_text(json.dumps({"task": {}}))
     with pytest.raises(config.ConfigError, match=r"config.json: the config of the optimizer cannot be read: 'optimizer'"):
         lopt.load(run)
+
+
+# --- Rates, decay, and the number of steps
+
+
+@pytest.fixture(scope="module")
+def direction_run(tmp_path_factory):
+    optimizer = lopt.LearnedOptimizerConfig(
+        lopt.DirectionRule(learning_rate=0.02), lopt.Celo2Features(), lopt.DeepSetsConfig((4,))
+    )
+    return make_run(tmp_path_factory.mktemp("runs") / "direction", optimizer)
+
+
+def test_a_direction_asks_for_the_rate_and_decays_as_optax_does(direction_run):
+    with pytest.raises(ValueError, match=r"gives a direction, the learning rate is yours: learning_rate=0\.02 is a start"):
+        lopt.load(direction_run)
+    params = {"w": jax.random.normal(jax.random.key(0), (6, 4)), "b": jnp.ones(4)}
+    one = some_steps(lopt.load(direction_run, learning_rate=0.1), params, 1)
+    for path, w in params.items():
+        np.testing.assert_allclose(jnp.sqrt(jnp.mean((one[path] - w) ** 2)), 0.1, rtol=1e-3)
+    by_hand = optax.chain(lopt.scale_by(direction_run), optax.add_decayed_weights(0.5), optax.scale_by_learning_rate(0.1))
+    decayed = some_steps(lopt.load(direction_run, learning_rate=0.1, weight_decay=0.5), params, 1)
+    jax.tree.map(np.testing.assert_array_equal, decayed, some_steps(by_hand, params, 1))
+    jax.tree.map(lambda a, b, w: np.testing.assert_allclose(a, b - 0.1 * 0.5 * w, rtol=1e-4, atol=1e-6), decayed, one, params)
+    falling = lopt.load(direction_run, learning_rate=optax.linear_schedule(0.1, 0.0, 1))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), some_steps(falling, params, 2), one)
+
+
+def test_what_sets_its_own_step_size_takes_decay_and_no_rate():
+    params = {"w": jax.random.normal(jax.random.key(0), (6, 4))}
+    plain, decayed = (some_steps(lopt.load("small-mixture-deep-sets", weight_decay=d), params, 1) for d in (0.0, 0.5))
+    assert float(jnp.linalg.norm(decayed["w"])) < float(jnp.linalg.norm(plain["w"])), "weights do not grow"
+    with pytest.raises(ValueError, match=r"sets its own step size and takes no learning_rate; .* optax\.scale\(0\.5\)"):
+        lopt.load("small-mixture-deep-sets", learning_rate=0.1)
+    with pytest.raises(ValueError, match="num_steps must be at least 1, got 0"):
+        lopt.load("small-mixture-deep-sets", num_steps=0)
+
+
+def test_what_anneals_is_told_the_number_of_steps(tmp_path):
+    rule = lopt.NominalRule(schedule=lopt.ScheduleConfig("cosine", time=False))
+    run = make_run(tmp_path / "run", lopt.LearnedOptimizerConfig(rule, None, None))
+    params = {"w": jnp.ones((2, 3))}
+    with pytest.raises(ValueError, match=r"num_steps=N in lopt\.load"):
+        some_steps(lopt.load(run), params, 1)
+    three = some_steps(lopt.load(run, num_steps=3), params, 3)
+    jax.tree.map(
+        np.testing.assert_array_equal, some_steps(lopt.load(run, num_steps=3), params, 5), three
+    )  # the rate is zero then

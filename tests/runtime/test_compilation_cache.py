@@ -62,6 +62,24 @@ def test_a_place_that_cannot_be_written_is_warned_of(settings, tmp_path):
     assert jax.config.jax_compilation_cache_dir is None
 
 
+def test_a_place_where_others_may_put_programs_is_not_used(settings, tmp_path, monkeypatch):
+    settings.setenv("LOPT_COMPILATION_CACHE", str(tmp_path))
+    directory = compilation_cache_dir()
+    assert directory is not None
+    directory.mkdir()
+    for mode in (0o777, 0o770):
+        directory.chmod(mode)
+        with pytest.warns(UserWarning, match=rf"compiled programs are not kept: .*the mode {mode:o}: others can put"):
+            assert use_compilation_cache() is None
+    directory.chmod(0o755)
+    owner = directory.stat().st_uid
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    with pytest.warns(UserWarning, match=rf"belongs to user {owner} .*chmod go-w.*LOPT_CACHE_DIR"):
+        assert use_compilation_cache() is None
+    monkeypatch.setattr(os, "geteuid", lambda: owner)
+    assert use_compilation_cache() == directory
+
+
 def test_old_programs_are_taken_away(settings, tmp_path):
     settings.setenv("LOPT_COMPILATION_CACHE", str(tmp_path))
     directory = compilation_cache_dir()

@@ -58,7 +58,18 @@ def test_no_repository_no_commit_no_git(repository, tmp_path_factory, monkeypatc
 
 def test_what_results_depend_on():
     found = environment()
-    assert set(found) == {"git", "packages", "python", "system", "backend", "device", "devices", "processes", "native"}
+    assert set(found) == {
+        "git",
+        "packages",
+        "python",
+        "system",
+        "processor",
+        "backend",
+        "device",
+        "devices",
+        "processes",
+        "native",
+    }
     assert found["packages"]["jax"] == jax.__version__
     assert found["devices"] == jax.device_count()
     assert found["git"] == code_version(lopt.__file__)

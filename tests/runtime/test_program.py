@@ -36,10 +36,10 @@ def own(tmp_path):
     return lambda name: import_place("own_code.py:" + name, tmp_path)
 
 
-def ended(capsys, run, **options):
+def ended(run, **options):
     with pytest.raises(SystemExit) as ending, reporting_errors("prog.py", **options):
         run()
-    return str(ending.value.code), capsys.readouterr().err
+    return str(ending.value.code)
 
 
 @pytest.mark.parametrize(
@@ -51,32 +51,30 @@ def ended(capsys, run, **options):
         lambda: (_ for _ in ()).throw(CheckpointError("no checkpoint")),
     ],
 )
-def test_what_lopt_refuses_is_one_line(capsys, refuse):
-    line, shown = ended(capsys, refuse)
-    assert re.fullmatch(r"prog\.py: [^\n]+", line)
-    assert shown == ""
+def test_what_lopt_refuses_is_one_line(refuse):
+    assert re.fullmatch(r"prog\.py: [^\n]+", ended(refuse))
 
 
 @pytest.mark.parametrize(("name", "line"), [("in_jax", 5), ("plain", 8), ("missing", 11)])
-def test_a_mistake_in_somebodys_code_has_its_file_and_line(capsys, own, name, line):
-    last, shown = ended(capsys, own(name))
+def test_a_mistake_in_somebodys_code_has_its_file_and_line(own, name, line):
+    shown = ended(own(name))
     assert re.search(rf'own_code\.py", line {line}, in {name}', shown)
     assert "site-packages" not in shown
-    assert "--debug" in last
+    assert "--debug" in shown.splitlines()[-1]
 
 
-def test_a_mistake_inside_a_function_that_lopt_calls(capsys, own, tmp_path):
-    _, shown = ended(capsys, task_config("own_code.py:make_task", tmp_path).make)
+def test_a_mistake_inside_a_function_that_lopt_calls(own, tmp_path):
+    shown = ended(task_config("own_code.py:make_task", tmp_path).make)
     assert re.search(r'own_code\.py", line 14, in make_task', shown)
     assert "KeyError: 'width'" in shown
     assert "named.py" not in shown  # frames of lopt say nothing about it
 
 
-def test_debug_shows_all(capsys, own, tmp_path):
-    _, shown = ended(capsys, task_config("own_code.py:make_task", tmp_path).make, debug=True)
+def test_debug_shows_all(own, tmp_path):
+    shown = ended(task_config("own_code.py:make_task", tmp_path).make, debug=True)
     assert "named.py" in shown
     assert "own_code.py" in shown
-    _, shown = ended(capsys, lambda: task_config("mpl"), debug=True)
+    shown = ended(lambda: task_config("mpl"), debug=True)
     assert "ConfigError" in shown
     assert take_debug(["--a", "--debug", "1"]) == (["--a", "1"], True)
     assert take_debug(["--a"]) == (["--a"], False)
@@ -88,7 +86,7 @@ def test_a_bug_of_ours_is_not_on_purpose():
     assert not on_purpose(caught.value)
 
 
-def test_a_refusal_because_somebodys_code_failed_is_theirs(capsys, own):
+def test_a_refusal_because_somebodys_code_failed_is_theirs(own):
     def wrapped():
         try:
             own("plain")()
@@ -103,8 +101,8 @@ def test_a_refusal_because_somebodys_code_failed_is_theirs(capsys, own):
             super().__init__()
             self.items = fn
 
-    assert ended(capsys, wrapped)[0] == "prog.py: because"  # an error of lopt's own stands for itself
-    assert "own_code.py" in ended(capsys, by_value_error)[1]
+    assert ended(wrapped) == "prog.py: because"  # an error of lopt's own stands for itself
+    assert "own_code.py" in ended(by_value_error)
 
 
 def test_all_errors_of_lopt_have_one_base():

@@ -43,6 +43,15 @@ CASES = [(name, settings) for name, variations in VARIATIONS.items() for setting
 INERT = "key/bias"
 
 
+# Of what is large in its default form, for the tests of one form alone.
+SMALLER = {
+    "addition": {"digits": 2, "hidden": 32, "batch_size": 64, "examples": 5_000},
+    "gru": {"hidden": (32,)},
+    "resnet": {"channels": (4, 8), "batch_size": 64},
+    "vit": {"width": 16, "blocks": 1, "batch_size": 64},
+}
+
+
 def id_of(case: Any) -> str:
     return case if isinstance(case, str) else "-".join(f"{k}={v}" for k, v in case.items()) or "default"
 
@@ -110,14 +119,14 @@ def test_a_fresh_model(name, settings):
 
 @each_task
 def test_equal_predictions_have_the_initial_loss(name):
-    task = make(name)
+    task = make(name, **SMALLER.get(name, {}))
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), task.param_shapes())
     assert float(jax.jit(task.loss)(params, jax.random.key(0), batch_of(task))) == pytest.approx(task.initial_loss, rel=1e-5)
 
 
 @each_task
 def test_the_same_batches_for_the_same_key_whatever_the_device_count(name):
-    datasets, keys = make(name).datasets.at(0), jax.random.split(jax.random.key(5), 4)
+    datasets, keys = make(name, **SMALLER.get(name, {})).datasets.at(0), jax.random.split(jax.random.key(5), 4)
     for split in (datasets.train, datasets.inner_valid, datasets.outer_valid, datasets.test):
         alone = [split.batch(key) for key in keys]
         assert len(jax.devices()) > 1
@@ -136,7 +145,7 @@ def test_the_same_batches_for_the_same_key_whatever_the_device_count(name):
 
 @each_task
 def test_particles_may_be_mapped(name):
-    task, key = make(name), jax.random.key(0)
+    task, key = make(name, **SMALLER.get(name, {})), jax.random.key(0)
     particles = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(general(task, seed) for seed in range(3)))
 
     @jax.jit
@@ -151,7 +160,7 @@ def test_particles_may_be_mapped(name):
 
 @each_task
 def test_params_of_lower_precision(name):
-    task, key = make(name), jax.random.key(0)
+    task, key = make(name, **SMALLER.get(name, {})), jax.random.key(0)
     params = general(task)
     step = jax.jit(jax.value_and_grad(task.loss))
     exact, _ = step(params, key, batch_of(task))
@@ -184,14 +193,6 @@ ACCURACY = {
     "rnn": 0.35,
     "transformer": 0.2,
     "vit": 0.83,
-}
-
-
-SMALLER = {
-    "addition": {"digits": 2, "hidden": 32, "batch_size": 64, "examples": 5_000},
-    "gru": {"hidden": (32,)},
-    "resnet": {"channels": (4, 8), "batch_size": 64},
-    "vit": {"width": 16, "blocks": 1, "batch_size": 64},
 }
 
 

@@ -229,3 +229,15 @@ def test_a_changed_file_has_another_fingerprint(tmp_path):
     path.unlink()
     with pytest.raises(DatasetError, match=f"{path} cannot be read"):
         fingerprint([path])
+
+
+def test_what_others_could_have_put_there_is_not_read(root, arrays):
+    planted, own = Build({"labels": arrays["labels"] + 1}), Build({"labels": arrays["labels"]})
+    cached("kind", {}, planted)
+    root.chmod(0o777)
+    before = sorted(root.rglob("*"))
+    with pytest.warns(UserWarning, match=r"preprocessed data is not kept: .*the mode 777: others can put things there"):
+        equal(cached("kind", {}, own), own.arrays)
+    assert sorted(root.rglob("*")) == before
+    root.chmod(0o755)
+    equal(cached("kind", {}, own), planted.arrays)

@@ -335,6 +335,29 @@ def test_a_run_does_not_wait_for_a_wandb_that_hangs(tmp_path):
     assert logger.process.returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow  # waits ten seconds
+def test_a_wandb_that_gives_no_sign_of_life_is_not_waited_for(tmp_path):
+    logger = WandbLogger(LoggerConfig(logger=("wandb",)), start_of(tmp_path))
+    log = Loggers({"wandb": lambda: logger})
+    log_all(log, range(1, 5))
+    os.kill(logger.process.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    with pytest.warns(RuntimeWarning, match="W&B was not done 10 s after the end"):
+        log.close()
+    assert time.monotonic() - began < 20
+
+
+def test_tensorboard_has_all_steps_though_the_clock_went_back(tmp_path, monkeypatch):
+    for now, steps in ((2_000_000_000, (1, 2)), (1_500_000_000, (3, 4)), (1_600_000_000, (5,))):
+        monkeypatch.setattr(time, "time_ns", lambda now=now: now * 10**9)
+        monkeypatch.setattr(time, "time", lambda now=now: float(now))
+        with open_loggers(LoggerConfig(logger=("tensorboard",)), tmp_path, EXPERIMENT, ENVIRONMENT, steps[0] - 1) as log:
+            log_all(log, steps)
+    files = sorted((tmp_path / "tensorboard").iterdir())
+    assert [file.name[-20:] for file in files] == [f"2000000000.00000000{n}" for n in range(3)]
+    assert list(tensorboard(tmp_path)["meta_loss"]) == [1, 2, 3, 4, 5]
+
+
 def test_what_wandb_does_not_take_is_not_kept_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr("lopt.training.loggers.wandb._PENDING_BYTES", 2**17)
     logger = WandbLogger(LoggerConfig(logger=("wandb",)), start_of(tmp_path), close_seconds=60)

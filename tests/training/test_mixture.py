@@ -48,6 +48,7 @@ def constant_estimator(gradient, loss, count, finished=True):
             "meta_loss": loss,
             "final_loss": final,
             "all_diverged": jnp.bool(finished),
+            "all_capped": jnp.bool(finished),
             **dict.fromkeys(COUNTS, jnp.int32(count)),
         }
         return {"x": jnp.float32(gradient) * datasets}, state + 1, info
@@ -71,6 +72,7 @@ def test_gradients_and_losses_are_weighted_and_counts_added():
     assert float(info["one/meta_loss"]), float(info["two/meta_loss"]) == (2, 4)
     assert [int(info[name]) for name in COUNTS] == [3] * 4
     assert not info["all_diverged"]
+    assert not info["all_capped"]
     assert jax.tree.map(lambda a, b: round(float(b - a)), state, after) == {"one": 1, "two": 1}
     alone = combine({"two": two}, (1.0,)).init(jax.random.key(0), theta)
     assert float(alone["two"]) == float(state["two"]), "a problem's randomness does not depend on what stands beside it"

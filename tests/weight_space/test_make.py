@@ -16,6 +16,7 @@ import optax
 import pytest
 
 from lopt.config import ConfigError
+from lopt.runtime.locks import BusyError, only_process
 from lopt.symmetry.spec import WeightSpec, named_leaves
 from lopt.weight_space.make import ZooConfig, make_zoo, plan_shards, proven_spec, train_models
 from lopt.weight_space.read import read_zoo
@@ -87,6 +88,11 @@ def test_a_zoo_that_is_whole_is_left_as_it_is(zoo):
     before = {path: path.read_bytes() for path in zoo.rglob("*") if path.is_file()}
     make_zoo(TINY, zoo, lambda message, weight: pytest.fail(f"made again: {message}"))
     assert before == {path: path.read_bytes() for path in zoo.rglob("*") if path.is_file()}
+
+
+def test_two_processes_do_not_make_one_zoo(zoo):
+    with only_process(zoo / ".lock", "it"), pytest.raises(BusyError, match=f"{zoo.name} is in use by process"):
+        make_zoo(TINY, zoo)
 
 
 def test_what_was_cut_off_is_made_again_to_the_same_bytes(zoo, tmp_path):

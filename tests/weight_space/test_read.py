@@ -1,6 +1,9 @@
 """Any folder of models with a table of labels, and everything that can be wrong with one."""
 
+import contextlib
 import csv
+import hashlib
+import json
 import sys
 
 import numpy as np
@@ -9,7 +12,7 @@ from safetensors.numpy import save_file
 
 from lopt.symmetry.spec import WeightSpec
 from lopt.weight_space.read import read_zoo
-from lopt.weight_space.store import ZooError, read_spec, write_spec
+from lopt.weight_space.store import ZooError, read_manifest, read_spec, write_shard, write_spec
 
 SPEC = WeightSpec.parse({"dense/kernel": "inputs! hidden", "dense/bias": "hidden"})
 
@@ -177,6 +180,58 @@ def test_what_is_wrong_is_named(folder, spoil, message):
 def test_a_label_that_is_no_column(folder):
     with pytest.raises(ZooError, match=r"no column 'success'; its columns are file, index, accuracy"):
         read_zoo(folder, "success")
+
+
+def test_archives_that_are_damaged_or_none_are_named(folder):
+    whole = (folder / "c.npz").read_bytes()
+    for at in range(0, len(whole), 97):
+        (folder / "c.npz").write_bytes(whole[:at])
+        with pytest.raises(ZooError, match=r"c\.npz cannot be read"):
+            read_zoo(folder, "accuracy")
+    for at in range(0, len(whole), 41):  # whatever bit it is: named, or of no consequence
+        (folder / "c.npz").write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        with contextlib.suppress(ZooError):
+            read_zoo(folder, "accuracy")
+    with (folder / "c.npz").open("wb") as file:
+        np.save(file, np.ones(3))
+    with pytest.raises(ZooError, match=r"c\.npz cannot be read: it holds one array.*numpy\.savez"):
+        read_zoo(folder, "accuracy")
+
+
+def test_labels_that_are_no_utf8_are_named(folder):
+    (folder / "labels.csv").write_bytes("file,index,accuracy\nkäse.npz,,1\n".encode("latin-1"))
+    with pytest.raises(ZooError, match=r"labels\.csv cannot be read: .*UTF-8"):
+        read_zoo(folder, "accuracy")
+
+
+@pytest.mark.parametrize("name", ["../outside.npz", "/etc/passwd.npz", "more/../../outside.npz", "link/outside.npz"])
+def test_a_zoo_reads_no_file_that_is_not_in_its_folder(folder, name):
+    outside = folder.parent / "outside.npz"
+    np.savez(outside, **model(0))
+    (folder / "link").symlink_to(folder.parent)
+    write_table(folder, [(name, 0.5)])
+    with pytest.raises(ZooError, match=r"labels\.csv, line 2 names the file '.*', which is not in"):
+        read_zoo(folder, "accuracy")
+    shard = {"file": name, "sha256": hashlib.sha256(outside.read_bytes()).hexdigest(), "rows": [{}]}
+    (folder / "manifest.json").write_text(json.dumps({"format": "lopt-zoo-1", "shards": [shard]}))
+    with pytest.raises(ZooError, match=r"manifest\.json names the file '.*', which is not in"):
+        read_manifest(folder)
+
+
+def test_a_zoo_whose_files_are_not_those_of_its_manifest_is_refused(tmp_path):
+    write_shard(tmp_path, {}, 0, {path: array[None] for path, array in model(0).items()}, [{"accuracy": 0.5}])
+    write_spec(tmp_path, SPEC)
+    assert len(read_zoo(tmp_path, "accuracy").labels) == 1
+    save_file({path: array[None] for path, array in model(1).items()}, tmp_path / "models" / "00000.safetensors")
+    with pytest.raises(ZooError, match=r"00000\.safetensors is not what was written: its sha256"):
+        read_zoo(tmp_path, "accuracy")
+
+
+@pytest.mark.parametrize("name", ["spec.json", "manifest.json"])
+def test_deeply_nested_json_is_named(folder, name):
+    (folder / name).write_text("[" * 100_000)
+    with pytest.raises(ZooError, match=rf"{name} is not .*nested too deeply"):
+        read_zoo(folder, "accuracy")
 
 
 def test_a_zoo_of_npz_files_needs_no_safetensors(tmp_path, monkeypatch):

@@ -16,8 +16,9 @@ from pathlib import Path
 import jax
 import jaxlib.version
 
-from lopt.config.caches import compilation_cache_dir
+from lopt.config.caches import UntrustedCacheError, compilation_cache_dir, private_directory
 from lopt.config.errors import LoptError
+from lopt.config.files import replace_durably, write_atomically
 from lopt.layers.kernels import ffi as native
 
 SETTING = "LOPT_NATIVE"  # `off`: not even where there is a compiler
@@ -66,30 +67,53 @@ def load_kernels() -> native.Kernel:
     name = f"lopt_digest_{_identity(compiler)}"  # programs are kept under the name of what they call
     if name not in _registered:
         with tempfile.TemporaryDirectory() as scratch:
-            library = open_library(make_library(compiler, (compilation_cache_dir() or Path(scratch)) / f"{name}.so"))
+            library = open_library(make_library(compiler, _place(Path(scratch)) / f"{name}.so"))
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(library.LoptDigest), platform="cpu")
         library.LoptHasBfloat16.restype = ctypes.c_bool
         _registered[name] = native.Kernel(name, bool(library.LoptHasBfloat16()))
     return _registered[name]
 
 
+def _place(scratch: Path) -> Path:
+    """Where kernels are kept: with compiled programs, unless these are not, or others could have put something there."""
+    directory = compilation_cache_dir()
+    try:
+        return scratch if directory is None else private_directory(directory)
+    except UntrustedCacheError as error:
+        warnings.warn(f"the kernels are made anew and not kept: {error}", stacklevel=2)
+    except OSError as error:
+        warnings.warn(f"the kernels are not kept, as {directory} cannot be written ({error.strerror})", stacklevel=2)
+    return scratch
+
+
 def make_library(compiler: str, library: Path) -> Path:
-    """Compile the kernels into a file, if it is not there.
+    """Compile the kernels into a file, unless it is there and is what was written.
+
+    Beside it lies the sha256 of what was written: a file that a power cut or a full disk has left empty or short is made again, as
+    loading it could end the process, and going on without it would train to another theta.
 
     Raises:
       NativeKernelError: if the compiler fails, or the file cannot be written.
     """
-    if library.is_file():
-        return library
+    checksum = library.with_suffix(".sha256")
     try:
+        if library.is_file() and checksum.is_file() and checksum.read_text() == _sha256(library):
+            return library
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
             made = Path(scratch) / library.name
             _run([compiler, *FLAGS, "-isystem", jax.ffi.include_dir(), str(SOURCES / "digest.cc"), "-o", str(made)])
-            os.replace(made, library)  # another process may be at it too: whoever is last replaces it by the same
+            said = _sha256(made)
+            # Another process may be at it too: whoever is last replaces it by the same.
+            replace_durably(made, library)
+            write_atomically(checksum, said.encode())
     except OSError as error:
         raise NativeKernelError(f"the kernels cannot be written to {library.parent} ({error.strerror})") from error
     return library
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def open_library(library: Path) -> ctypes.CDLL:

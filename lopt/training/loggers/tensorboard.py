@@ -8,6 +8,7 @@ thread, whose errors no one sees and whose last records a SIGKILL takes.
 """
 
 import json
+import re
 import struct
 import time
 from collections.abc import Iterator, Mapping
@@ -32,9 +33,8 @@ class TensorBoardLogger:
         directory.mkdir(parents=True, exist_ok=True)
         earlier = sorted(directory.glob("events.out.tfevents.*"))
         held = min(_last_step(earlier[-1]), start.resume_step) if earlier else 0
-        # Readers take the files in the order of their names.
-        seconds, nanoseconds = divmod(time.time_ns(), 10**9)
-        path = directory / f"events.out.tfevents.{seconds}.{nanoseconds:09}"
+        path = directory / _name(time.time_ns(), earlier[-1].name if earlier else "")
+        self._time = 0.0
         self._writer = RecordWriter(path.open("xb"))
         self._write(Event(file_version="brain.Event:2"))
         self._write(Event(step=held + 1, session_log=SessionLog(status=SessionLog.START)))
@@ -54,9 +54,21 @@ class TensorBoardLogger:
         self._writer.close()
 
     def _write(self, event: Event) -> None:
-        event.wall_time = time.time()
+        event.wall_time = self._time = max(time.time(), self._time)  # a clock may go back; readers take that for an older run
         self._writer.write(event.SerializeToString())
         self._writer.flush()
+
+
+_NAME = re.compile(r"events\.out\.tfevents\.(\d{10})\.(\d{9})$")
+
+
+def _name(now: int, last: str) -> str:
+    """A name after the last in the order of names, in which readers take the files, though the clock may have gone back since."""
+    match = _NAME.match(last)
+    if match:
+        now = max(now, int(match[1]) * 10**9 + int(match[2]) + 1)
+    seconds, nanoseconds = divmod(now, 10**9)
+    return f"events.out.tfevents.{seconds}.{nanoseconds:09}"
 
 
 def _markdown(content: Mapping[str, Any]) -> str:

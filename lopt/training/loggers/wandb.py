@@ -28,10 +28,11 @@ class WandbLogger:
       config: its mode, which is not "disabled", and what the W&B run is called.
       start: of the run.
       close_seconds: how long `close` waits for W&B to write or upload the rest.
+      silent_seconds: how long it waits for a sign of life, of which there is one a second.
     """
 
-    def __init__(self, config: LoggerConfig, start: Start, close_seconds: float = 120.0) -> None:
-        self._close_seconds = close_seconds
+    def __init__(self, config: LoggerConfig, start: Start, close_seconds: float = 120.0, silent_seconds: float = 10.0) -> None:
+        self._close_seconds, self._silent_seconds = close_seconds, silent_seconds
         self._pending = bytearray()
         self._heard = b""
         self._error: str | None = None
@@ -67,21 +68,24 @@ class WandbLogger:
 
     def close(self, failed: bool) -> None:
         """Wait, but not for ever, until W&B has written or uploaded everything."""
-        deadline = time.monotonic() + self._close_seconds
+        began = heard = time.monotonic()
         try:
             self._tell(failed=failed)
-            while self._pending and time.monotonic() < deadline:
+            while self.process.poll() is None:
+                if self._pending:
+                    self._push()
+                else:
+                    self._to.close()
+                heard = time.monotonic() if self._listen() else heard
+                for since, seconds in ((began, self._close_seconds), (heard, self._silent_seconds)):
+                    if time.monotonic() - since > seconds:
+                        raise TimeoutError(
+                            f"W&B was not done {seconds:g} s after the end of the run; what it has written is in '{self._directory}'"
+                        )
                 time.sleep(0.01)
-                self._push()
-            self._to.close()
-            status = self.process.wait(max(0.0, deadline - time.monotonic()))
             self._listen()
-            if status:
+            if self.process.returncode:
                 raise self._death()
-        except subprocess.TimeoutExpired:
-            raise TimeoutError(
-                f"W&B was not done {self._close_seconds:g} s after the end of the run; what it has written is in '{self._directory}'"
-            ) from None
         finally:
             self.process.kill()
             self.process.wait()
@@ -102,15 +106,17 @@ class WandbLogger:
             self._listen()
             raise self._death() from None
 
-    def _listen(self) -> None:
-        """Pass on what the other process warns of, and keep what it says of its end."""
-        self._heard += self._from.read() or b""
+    def _listen(self) -> bool:
+        """Pass on what the other process warns of, and keep what it says of its end; whether it has said anything."""
+        read = self._from.read() or b""
+        self._heard += read
         *lines, self._heard = self._heard.split(b"\n")
         for line in lines:
             message = json.loads(line)
             self._error = message.get("error", self._error)
             if "warning" in message:
                 warnings.warn(message["warning"], RuntimeWarning, stacklevel=2)
+        return bool(read)
 
     def _death(self) -> RuntimeError:
         last_words = self._directory / LOG_FILE

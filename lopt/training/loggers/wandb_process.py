@@ -14,6 +14,8 @@ import secrets
 import signal
 import struct
 import sys
+import threading
+import time
 import traceback
 import zlib
 from collections.abc import Callable, Iterator
@@ -28,6 +30,7 @@ RUN_ID_FILE = "run_id"
 LOCK_FILE = "lock"
 _ID_ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 _SERVER_SECONDS = 60.0  # to wait at most for W&B's server at the start and at the end
+_ALIVE_SECONDS = 1.0  # between two signs of life
 _CALL_SECONDS = 180  # in which a call of W&B's returns unless it hangs
 
 
@@ -203,14 +206,28 @@ def main() -> None:
     told = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what else is printed goes into the log file
 
-    def tell(**message: str) -> None:
+    speaking = threading.Lock()
+
+    def tell(**message: Any) -> bool:
         try:
-            print(json.dumps(message), file=told)
+            with speaking:
+                print(json.dumps(message), file=told)
         except BrokenPipeError:
             traceback.print_exc()
+            return False
+        return True
+
+    def live() -> None:
+        while tell(alive=True):
+            time.sleep(_ALIVE_SECONDS)
+
+    def warn(text: str) -> None:
+        tell(warning=text)
+
+    threading.Thread(target=live, daemon=True).start()
 
     try:
-        follow(iter(sys.stdin.buffer), lambda text: tell(warning=text))
+        follow(iter(sys.stdin.buffer), warn)
     except Exception as error:
         traceback.print_exc()
         tell(error=f"{type(error).__name__}: {error}")
