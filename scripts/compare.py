@@ -17,10 +17,10 @@ from lopt.config import ConfigError, load_file
 from lopt.layers.kernels.build import use_native_kernels
 from lopt.reporting.tables import rich_lines
 from lopt.runtime.compilation_cache import use_compilation_cache
+from lopt.runtime.distributed import use_all_cores
 from lopt.runtime.program import DEBUG_HELP, reporting_errors, take_debug
 from lopt.task import cache_root
 from lopt.task.named import task_config
-from lopt.training.trainer import use_all_cores
 
 DESCRIPTION = f"""\
 Meta-train every rival of a config file from several seeds, race them against tuned optimizers by hand, and draw the result with the

@@ -16,14 +16,15 @@ from lopt.comparison.config import plan_of_runs
 from lopt.comparison.report import short_table
 from lopt.config import ConfigError, load_run, parse_part, to_dict
 from lopt.evaluation.baselines import SCHEDULES
-from lopt.evaluation.evaluate import Competitor, Evaluation, EvaluationConfig, evaluate
+from lopt.evaluation.evaluate import Evaluation, EvaluationConfig, evaluate
 from lopt.evaluation.generalization import KINDS, conditions, dataset_of, generalize, stages, table
+from lopt.evaluation.race import Competitor
 from lopt.layers.kernels.build import use_native_kernels
-from lopt.pretrained.load import run_theta
 from lopt.reporting.generalization_report import write_generalization
 from lopt.reporting.report import terminal_table, write_report
 from lopt.reporting.tables import rich_lines
 from lopt.runtime.compilation_cache import use_compilation_cache
+from lopt.runtime.distributed import use_all_cores
 from lopt.runtime.program import DEBUG_HELP, reporting_errors, take_debug
 from lopt.runtime.progress import Stages
 from lopt.runtime.text import plain
@@ -32,7 +33,7 @@ from lopt.task.families import MixtureConfig
 from lopt.task.named import task_config, task_names
 from lopt.training import checkpoint, metrics
 from lopt.training.mixture import optimizer_of, set_up
-from lopt.training.trainer import initial_theta, use_all_cores
+from lopt.training.trainer import initial_theta
 from tasks.datasets import cache_root
 from tasks.datasets.local import local_alternatives
 
@@ -122,7 +123,7 @@ def argument_parser() -> argparse.ArgumentParser:
     tuned = "(default: the run's evaluation.{}; {})"
     text = "how often the distance between learning rates is halved around the best of the grid "
     parser.add_argument("--refinements", type=count, metavar="N", help=text + tuned.format("refinements", default.refinements))
-    text = "momenta that SGDM is tuned over " + tuned.format("momenta", *default.momenta)
+    text = "momenta that SGDM is tuned over " + tuned.format("momenta", 0.9)
     parser.add_argument("--momenta", nargs="+", type=float, metavar="M", help=text)
     text = "schedules that learning rates are tuned with " + tuned.format("schedules", *default.schedules)
     parser.add_argument("--schedules", nargs="+", choices=tuple(SCHEDULES), help=text)
@@ -225,7 +226,7 @@ def of_run(args: argparse.Namespace, console: Console) -> Iterator[tuple[Evaluat
     """One evaluation; of a run over several tasks, one of each, in a directory of its own."""
     (run_dir,) = args.run_dir
     experiment = load_run(run_dir, trust=args.trust)
-    theta, step = run_theta(run_dir, best=args.checkpoint == "best")
+    theta, step, _ = checkpoint.chosen_theta(run_dir, best=args.checkpoint == "best")
     done = (checkpoint.steps(run_dir) or [step])[-1]  # best/ may have been handed on alone
     # A run that was killed may have logged outer steps after its newest checkpoint, which this theta has not seen.
     records = [record for record in metrics.read(run_dir) if record["outer_step"] <= done]

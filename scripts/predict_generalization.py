@@ -1,6 +1,7 @@
 """Predict how well networks do from their weights alone."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -77,7 +78,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--channels",
         nargs="+",
         type=positive,
-        default=default.channels,
         metavar="C",
         help=f"of each equivariant layer (default: {' '.join(map(str, default.channels))})",
     )
@@ -123,6 +123,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from lopt.reporting.tables import rich_lines
     from lopt.runtime.compilation_cache import use_compilation_cache
 
+    if args.channels is not None and set(args.method) == {"statnn"}:
+        sys.exit("predict_generalization.py: --channels does nothing with statnn, which has no equivariant layers: leave it out")
     use_compilation_cache()
     out, console = args.out or args.zoo / "predictions", Console()
     with reporting_errors("predict_generalization.py", debug=debug):
@@ -131,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for method in args.method:
                 config = PredictionConfig(
                     method=method,
-                    channels=tuple(args.channels),
+                    channels=PredictionConfig().channels if args.channels is None else tuple(args.channels),
                     terms=args.terms,
                     epochs=args.epochs,
                     patience=args.patience,

@@ -5,6 +5,8 @@ are those of the unharmed run, bit for bit. `told`: a message or a warning names
 """
 
 import dataclasses
+import errno
+import functools
 import json
 import os
 import random
@@ -106,18 +108,15 @@ class _Inside:
 
     def __init__(self, experiment: MetaTrainConfig, root: Path) -> None:
         self._experiment, self._root, self._made = experiment, root, 0
-        self._whole: Path | None = None
-        self._calls = 0
+        self.whole = root / "inside"  # the unharmed run
 
-    @property
-    def whole(self) -> Path:
-        """The unharmed run."""
-        if self._whole is None:
-            self._whole = self._root / "unharmed"
-            with at_call(-1, full_disk) as calls:
-                self._train(self._whole)
-            self._calls = calls()
-        return self._whole
+    @functools.cached_property
+    def _calls(self) -> int:
+        """The calls of the unharmed run, which is made."""
+        self._train(self._root / "first")  # compiles, which writes files too
+        with at_call(-1, full_disk) as calls:
+            self._train(self.whole)
+        return calls()
 
     def _train(self, run_dir: Path, **changes: Any) -> None:
         meta_train(dataclasses.replace(self._experiment, **changes), run_dir, progress=False)
@@ -143,10 +142,9 @@ class _Inside:
         return "told" if any(name in message for name in names for message in messages) else found
 
     def power_cuts(self, attempts: int, chance: random.Random) -> Iterator[str]:
-        """Of every second attempt the run was cut off before, too."""
-        assert self.whole
+        """About every second run was cut off before, too."""
         image = None
-        for _ in range(attempts):
+        while attempts:
             run_dir = self._new()
             if image is not None and chance.random() < 0.5:
                 shutil.move(image, run_dir)
@@ -159,36 +157,36 @@ class _Inside:
                 raise PowerCut
 
             try:
-                with warnings.catch_warnings():
+                with warnings.catch_warnings(), disk.watched(), at_call(chance.randrange(self._calls), strike):
                     warnings.simplefilter("ignore")
-                    with disk.watched(), at_call(chance.randrange(self._calls), strike):
-                        self._train(run_dir)
+                    self._train(run_dir)
+                image = None  # it was done before its time had come: that is no attempt
             except PowerCut:
-                shutil.rmtree(run_dir)
-            else:  # it was nearly done when it began
-                image = run_dir
-            copy = self._new()
-            shutil.copytree(image, copy)
-            yield self._outcome(copy)
+                copy = self._new()
+                shutil.copytree(image, copy)
+                attempts -= 1
+                yield self._outcome(copy)
+            shutil.rmtree(run_dir)
 
     def full_disks(self, attempts: int, chance: random.Random) -> Iterator[str]:
         """From some call on nothing can be written; then there is room again."""
-        assert self.whole
-        for _ in range(attempts):
-            run_dir = self._new()
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    with at_call(chance.randrange(self._calls), full_disk, lasting=True):
-                        self._train(run_dir)
-                yield "a run went on though nothing could be written"
-            except (OSError, CheckpointError, ValueError) as error:
-                words = os.strerror(28)
-                yield self._outcome(run_dir) if words in str(error) else f"{type(error).__name__}: {error}"
+        while attempts:
+            run_dir, number = self._new(), chance.randrange(self._calls)
+            with warnings.catch_warnings(), at_call(number, full_disk, lasting=True) as calls:
+                warnings.simplefilter("ignore")
+                try:
+                    self._train(run_dir)
+                    said = "a run went on though nothing could be written"
+                except (OSError, CheckpointError, ValueError) as error:
+                    said = f"{type(error).__name__}: {error}"
+            if calls() <= number:
+                continue  # it was done before the disk was full
+            attempts -= 1
+            yield self._outcome(run_dir) if os.strerror(errno.ENOSPC) in said else said
 
     def damaged_files(self, attempts: int, chance: random.Random) -> Iterator[str]:
         """A file of a run that is half done is emptied, cut, changed in a bit or taken away."""
-        assert self.whole
+        assert self._calls
         half = self._new()
         self._train(half, outer_steps=self._experiment.outer_steps // 2)
         for _ in range(attempts):

@@ -13,7 +13,7 @@ from lopt.config import ConfigError, parse_part, to_dict
 from lopt.config.caches import cache_root
 from lopt.evaluation.evaluate import Competitor, Evaluation, EvaluationConfig, evaluate
 from lopt.layers.kernels.build import use_native_kernels
-from lopt.pretrained.bind import fit
+from lopt.pretrained.bind import bind
 from lopt.pretrained.load import available, is_trained, open_trained
 from lopt.reporting.report import terminal_table, write_report
 from lopt.runtime.compilation_cache import use_compilation_cache
@@ -52,7 +52,7 @@ def trained_optimizer(source: str, problem: Problem, which: str = "best", trust:
     """
     trained = open_trained(source, best=which == "best", trust=trust)
     try:
-        optimizer = fit(trained, problem.spec, problem.param_shapes())
+        optimizer = bind(trained, problem.spec, problem.param_shapes())
     except ValueError as error:
         raise ValueError(f"'{source}' is not compatible with the weights of '{problem.name}': {error}") from error
     return Competitor(source, optimizer.opt_fn, trained.theta)

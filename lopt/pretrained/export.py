@@ -10,10 +10,9 @@ from lopt.config import load_run, parse_json, to_dict
 from lopt.config.serialize import HOME
 from lopt.pretrained import hub
 from lopt.pretrained.card import CARD_FILE, Card, CardError, encode_spec, read_folder, strange_classes, write_folder
-from lopt.pretrained.load import run_theta
 from lopt.runtime.environment import ENVIRONMENT_FILE, read_starts
 from lopt.training import checkpoint, metrics
-from lopt.training.mixture import Setup, check_serves, optimizer_of, set_up
+from lopt.training.mixture import Setup, check_compatible, optimizer_of, set_up
 
 LICENCE = "Apache-2.0"
 _TRAINED = "meta-trained"  # how an evaluation of a run calls its optimizer
@@ -58,7 +57,7 @@ def export_run(
       CardError: if the folder is there and not to be replaced, naming the file of results that cannot be used, or the class of the
         optimizer that `lopt.load` would refuse.
       ConfigError, CheckpointError: if the run cannot be read.
-      ValueError: if theta does not serve a task of its run.
+      ValueError: if theta is not compatible with a task of its run.
     """
     run_dir, experiment = Path(run_dir), load_run(run_dir, trust=trust)
     if Path(folder).exists() and not overwrite:
@@ -72,10 +71,10 @@ def export_run(
             f"loaded by whoever has that code, lopt.load({str(run_dir)!r})"
         )
     races = [race for path in results for race in read_results(path, {name, str(run_dir), str(folder)})]
-    theta, step = run_theta(run_dir, best=best)
+    theta, step, _ = checkpoint.chosen_theta(run_dir, best=best)
     setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, experiment.unroll)
     for problem in setup.problems.values():
-        check_serves(optimizer_of(experiment.optimizer, problem), theta, problem)
+        check_compatible(optimizer_of(experiment.optimizer, problem), theta, problem)
     start = read_starts(run_dir)[-1] if (run_dir / ENVIRONMENT_FILE).exists() else {}
     card = Card(
         name=name,

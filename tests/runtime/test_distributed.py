@@ -166,7 +166,7 @@ def test_a_process_without_the_kernel_is_of_the_run(single, tmp_path):
     """Held-out scores differ in the last bits then; what counts is process 0's."""
     run_dir, variables = tmp_path / "run", {0: {"LOPT_NATIVE": ""}, 1: {"LOPT_NATIVE": "off"}}
     processes = start(run_dir, 2, "--held-out.every", "5", "--held-out.steps", "20", variables=variables)
-    assert ended(processes, 300) == [0, 0], logs(run_dir)
+    assert ended(processes, 600) == [0, 0], logs(run_dir)
     assert_close(checkpoint.load_theta(run_dir), single)
 
 
