@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lopt.config.errors import LoptError
     from lopt.estimators.full_backprop import FullBackpropConfig
     from lopt.estimators.full_es import FullESConfig
     from lopt.estimators.gpes import GPESConfig
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
     from lopt.task.base import Task, TaskConfig, TaskFamily
     from lopt.task.data import ArraySplit, Datasets
     from lopt.task.families import FamilyConfig, MixtureConfig
-    from lopt.task.from_loss import ImportedTaskConfig, task_from_loss
+    from lopt.task.from_loss import task_from_loss
+    from lopt.task.named import ImportedTaskConfig, task_config
     from lopt.training import checkpoint, metrics
     from lopt.training.held_out import HeldOutConfig
     from lopt.training.loggers.base import LoggerConfig
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _NAMES = {
+    "config.errors": ("LoptError",),
     "estimators.full_backprop": ("FullBackpropConfig",),
     "estimators.full_es": ("FullESConfig",),
     "estimators.gpes": ("GPESConfig",),
@@ -84,7 +87,8 @@ _NAMES = {
     "task.base": ("Task", "TaskConfig", "TaskFamily"),
     "task.data": ("ArraySplit", "Datasets"),
     "task.families": ("FamilyConfig", "MixtureConfig"),
-    "task.from_loss": ("ImportedTaskConfig", "task_from_loss"),
+    "task.from_loss": ("task_from_loss",),
+    "task.named": ("ImportedTaskConfig", "task_config"),
     "training": ("checkpoint", "metrics"),  # modules
     "training.held_out": ("HeldOutConfig",),
     "training.loggers.base": ("LoggerConfig",),
@@ -113,6 +117,7 @@ __all__ = [  # noqa: RUF022  by what they are for
     "Task",
     "TaskConfig",
     "TaskFamily",
+    "task_config",
     "task_from_loss",
     # learned optimizers: rule x features x network
     "LearnedMomentumConfig",
@@ -167,6 +172,8 @@ __all__ = [  # noqa: RUF022  by what they are for
     "evaluate",
     "markdown_table",
     "write_report",
+    # errors
+    "LoptError",
 ]
 
 

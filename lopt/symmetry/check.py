@@ -79,6 +79,49 @@ def drop_failing(evaluate: Callable[[PyTree], Any], spec: WeightSpec, params: Py
     return spec.with_factors(lambda factor: dataclasses.replace(factor, fixed=factor.fixed or factor.name in failing))
 
 
+def failing_names(
+    evaluate: Callable[[PyTree], Any],
+    spec: WeightSpec,
+    params: PyTree,
+    key: jax.Array,
+    close: Callable[[Any, Any], bool] | None = None,
+) -> list[str]:
+    """The names of a spec under whose permutations `evaluate` changes.
+
+    Each name is tried as `drop_failing` does: by a cycle and a transposition, at random weights; a nested one by random permutations,
+    one for each index of its owner.
+
+    Args:
+      evaluate: maps params to any pytree of arrays, such as a loss.
+      spec: describes `params`.
+      params: arrays; they set the scale of the random weights.
+      key: draws weights and permutations.
+      close: whether two values are the same; None: but for rounding.
+
+    Returns:
+      the names; none where the function's value is not finite, which says nothing.
+    """
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    weights, before = _generic_point(evaluate, params, rng)
+    if not _finite(before):
+        return []
+    sizes, tolerance = spec.sizes(params), _tolerance(params)
+
+    def orders(name: str) -> list[np.ndarray]:
+        if name in spec.nested:
+            return [np.stack([rng.permutation(sizes[name]) for _ in range(sizes[spec.nested[name]])]) for _ in range(2)]
+        return list(_generators(rng, sizes[name]))
+
+    def same(after: Any) -> bool:
+        return _close(before, after, tolerance) if close is None else close(before, after)
+
+    return [
+        name
+        for name in spec.permutable
+        if not all(same(evaluate(_permute(spec, sizes, weights, {name: order}))) for order in orders(name))
+    ]
+
+
 def _permute(spec: WeightSpec, sizes: Mapping[str, int], params: PyTree, element: Mapping[str, np.ndarray]) -> PyTree:
     """`WeightSpec.permute` in numpy."""
     moved = spec.move(np, dict(named_leaves(params)), sizes, element)
