@@ -1,7 +1,7 @@
 """A UNF optimizer for a Transformer on patches of the digits of scikit-learn, horizon 500: no download.
 
 Command:  python scripts/meta_train.py --config configs/digits_vit.py --run-dir runs/digits_vit
-Cost:     800,000 inner steps; not run yet. One of Adam's took 7 ms on 2 very busy cores
+Cost:     800,000 inner steps of 5.3 ms of a core each: 35 minutes on 2 idle cores
 Expect:   not run to the end here yet. Adam at .01 has a training loss of .06 to .10 after 300 steps
 """
 

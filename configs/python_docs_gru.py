@@ -1,7 +1,7 @@
 """A UNF optimizer for gated recurrent units on the reference that comes with Python, horizon 500: no download.
 
 Command:  python scripts/meta_train.py --config configs/python_docs_gru.py --run-dir runs/python_docs_gru
-Cost:     800,000 inner steps; not run yet. One of Adam's took 9 ms on 2 very busy cores
+Cost:     800,000 inner steps of 5.3 ms of a core each: 35 minutes on 2 idle cores
 Expect:   not run to the end here yet. Adam at .01 has a training loss of 1.90 (2.7 bits per character) after 500 steps
 """
 

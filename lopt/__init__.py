@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lopt.estimators.truncated_es import TruncatedESConfig
     from lopt.evaluation.evaluate import EvaluationConfig, evaluate
     from lopt.evaluation.race import Competitor
+    from lopt.evaluation.suite import SuiteConfig, SuiteTask
     from lopt.evaluation.summary import markdown_table
     from lopt.features.presets import AdafactorFeatures, Celo2Features, CustomFeatures, PaperFeatures
     from lopt.layers.kernels.build import use_native_kernels
@@ -60,6 +61,7 @@ _NAMES = {
     "estimators.truncated_es": ("TruncatedESConfig",),
     "evaluation.evaluate": ("EvaluationConfig", "evaluate"),
     "evaluation.race": ("Competitor",),
+    "evaluation.suite": ("SuiteConfig", "SuiteTask"),
     "evaluation.summary": ("markdown_table",),
     "features.presets": ("AdafactorFeatures", "Celo2Features", "CustomFeatures", "PaperFeatures"),
     "layers.kernels.build": ("use_native_kernels",),
@@ -160,6 +162,8 @@ __all__ = [  # noqa: RUF022  by what they are for
     # evaluation
     "Competitor",
     "EvaluationConfig",
+    "SuiteConfig",
+    "SuiteTask",
     "evaluate",
     "markdown_table",
     "write_report",

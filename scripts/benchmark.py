@@ -73,7 +73,7 @@ def estimators(args: argparse.Namespace) -> Records:
     from lopt.optimizers.momentum import LearnedSGDMConfig
     from lopt.reporting.plots import png
     from lopt.runtime.compilation_cache import use_compilation_cache
-    from lopt.training.trainer import use_all_cores
+    from lopt.runtime.distributed import use_all_cores
     from tasks.mlp import MLPConfig
 
     use_compilation_cache()
@@ -112,7 +112,7 @@ def throughput(args: argparse.Namespace) -> Records:
     from lopt.benchmarks.throughput import stand_in, throughput, with_network
     from lopt.config import load_file
     from lopt.layers.kernels.build import use_native_kernels
-    from lopt.training.trainer import use_all_cores
+    from lopt.runtime.distributed import use_all_cores
 
     timed: dict[str, Any] = {}
     if args.profile:  # timed in a process of its own: recording operations takes time too

@@ -13,23 +13,25 @@ from rich.console import Console
 
 from lopt.config import load_run, to_dict
 from lopt.evaluation.baselines import SCHEDULES
-from lopt.evaluation.evaluate import Competitor, Evaluation, EvaluationConfig, evaluate
+from lopt.evaluation.evaluate import Evaluation, EvaluationConfig, evaluate
 from lopt.evaluation.generalization import KINDS, conditions, dataset_of, generalize, stages, table
+from lopt.evaluation.race import Competitor
 from lopt.evaluation.tuning import TuningError
 from lopt.layers.kernels.build import use_native_kernels
-from lopt.pretrained.bind import fit
-from lopt.pretrained.load import is_trained, open_trained, run_theta
+from lopt.pretrained.bind import bind
+from lopt.pretrained.load import is_trained, open_trained
 from lopt.reporting.generalization_report import write_generalization
 from lopt.reporting.report import terminal_table, write_report
 from lopt.reporting.tables import rich_lines
 from lopt.runtime.compilation_cache import use_compilation_cache
+from lopt.runtime.distributed import use_all_cores
 from lopt.runtime.progress import Stages
 from lopt.runtime.text import plain
 from lopt.task.base import Problem, TaskConfig
 from lopt.task.families import MixtureConfig
 from lopt.training import checkpoint, metrics
 from lopt.training.mixture import optimizer_of, set_up
-from lopt.training.trainer import initial_theta, use_all_cores
+from lopt.training.trainer import initial_theta
 from tasks.datasets import cache_root
 from tasks.datasets.local import local_alternatives
 from tasks.registry import task_configs
@@ -113,7 +115,7 @@ def argument_parser() -> argparse.ArgumentParser:
     tuned = "(default: the run's evaluation.{}; {})"
     text = "how often the distance between learning rates is halved around the best of the grid "
     parser.add_argument("--refinements", type=count, metavar="N", help=text + tuned.format("refinements", default.refinements))
-    text = "momenta that SGDM is tuned over " + tuned.format("momenta", *default.momenta)
+    text = "momenta that SGDM is tuned over " + tuned.format("momenta", 0.9)
     parser.add_argument("--momenta", nargs="+", type=float, metavar="M", help=text)
     text = "schedules that learning rates are tuned with " + tuned.format("schedules", *default.schedules)
     parser.add_argument("--schedules", nargs="+", choices=tuple(SCHEDULES), help=text)
@@ -175,13 +177,13 @@ def trained_optimizer(source: str, problem: Problem, which: str, trust: bool = F
     """A shipped optimizer, or one of a run, a folder or a repository, on a task that need not be one it was trained on.
 
     Raises:
-      ValueError: if its theta cannot serve the task's weights.
+      ValueError: if its theta is not compatible with the task's weights.
     """
     trained = open_trained(source, best=which == "best", trust=trust)
     try:
-        optimizer = fit(trained, problem.spec, problem.param_shapes())
+        optimizer = bind(trained, problem.spec, problem.param_shapes())
     except ValueError as error:
-        raise ValueError(f"'{source}' does not serve the weights of '{problem.name}': {error}") from error
+        raise ValueError(f"'{source}' is not compatible with the weights of '{problem.name}': {error}") from error
     return Competitor(source, optimizer.opt_fn, trained.theta)
 
 
@@ -213,7 +215,7 @@ def of_task(args: argparse.Namespace, config: TaskConfig, console: Console) -> I
 def of_run(args: argparse.Namespace, console: Console) -> Iterator[tuple[Evaluation, list[Path]]]:
     """One evaluation; of a run over several tasks, one of each, in a directory of its own."""
     experiment = load_run(args.run_dir, trust=args.trust)
-    theta, step = run_theta(args.run_dir, best=args.checkpoint == "best")
+    theta, step, _ = checkpoint.chosen_theta(args.run_dir, best=args.checkpoint == "best")
     done = (checkpoint.steps(args.run_dir) or [step])[-1]  # best/ may have been handed on alone
     # A run that was killed may have logged outer steps after its newest checkpoint, which this theta has not seen.
     records = [record for record in metrics.read(args.run_dir) if record["outer_step"] <= done]

@@ -34,16 +34,16 @@ from lopt.evaluation.suite import (
 from lopt.layers.kernels.build import use_native_kernels
 from lopt.layers.kernels.ffi import available_cores
 from lopt.optimizers.config import LearnedOptimizerConfig
-from lopt.pretrained.bind import Trained, fit
+from lopt.pretrained.bind import Trained, bind
 from lopt.pretrained.load import is_trained, open_trained
 from lopt.reporting.suite_report import write_suite
 from lopt.reporting.tables import rich_lines
 from lopt.runtime.compilation_cache import use_compilation_cache
+from lopt.runtime.distributed import use_all_cores
 from lopt.runtime.progress import duration
 from lopt.symmetry.spec import PyTree
 from lopt.task import cache_root
 from lopt.task.base import Problem
-from lopt.training.trainer import use_all_cores
 
 SUITES = Path(__file__).resolve().parents[1] / "configs" / "suite"
 DESCRIPTION = """\
@@ -84,7 +84,7 @@ def entrant(source: str, problem: Problem) -> tuple[Entrant, Any]:
     """An optimizer by name on a task, and what it is, as JSON can hold it.
 
     Raises:
-      ValueError: if there is none of that name, or its theta cannot serve the task's weights.
+      ValueError: if there is none of that name, or its theta is not compatible with the task's weights.
     """
     if not is_trained(source):
         return rival(source), source
@@ -95,9 +95,9 @@ def entrant(source: str, problem: Problem) -> tuple[Entrant, Any]:
 def learned(source: str, trained: Trained, problem: Problem) -> Entrant:
     """A meta-trained optimizer on a task: at the user's rate where its rule has one, which is first tried as it was meta-trained."""
     try:
-        optimizer = fit(trained, problem.spec, problem.param_shapes())
+        optimizer = bind(trained, problem.spec, problem.param_shapes())
     except ValueError as error:
-        raise ValueError(f"'{source}' does not serve the weights of '{problem.name}': {error}") from error
+        raise ValueError(f"'{source}' is not compatible with the weights of '{problem.name}': {error}") from error
     rule = trained.config.rule if isinstance(trained.config, LearnedOptimizerConfig) else None
     if rule is None or not rule.needs_rate:
         return Entrant(source, lambda given: optimizer.opt_fn(given[0]), trained.theta, None)

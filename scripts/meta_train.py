@@ -48,12 +48,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Imported here, so that --help and a wrong argument answer at once.
     from lopt.layers.kernels.build import use_native_kernels
     from lopt.runtime.compilation_cache import use_compilation_cache
-    from lopt.runtime.distributed import PeerError, end_at_once, is_main, join_processes
+    from lopt.runtime.distributed import PeerError, end_at_once, is_main, join_processes, use_all_cores
     from lopt.runtime.locks import BusyError
     from lopt.runtime.meeting import MeetingError
     from lopt.training.checkpoint import CheckpointError
     from lopt.training.metrics import MetricsError
-    from lopt.training.trainer import DivergedError, meta_train, use_all_cores
+    from lopt.training.trainer import DivergedError, meta_train
     from tasks.datasets import DatasetError
 
     use_compilation_cache()

@@ -30,10 +30,10 @@ from lopt.optimizers.base import LearnedOptimizer, learned_optimizer
 from lopt.optimizers.momentum import LearnedMomentumConfig, MomentumRule
 from lopt.reporting.tables import rich_lines
 from lopt.runtime.compilation_cache import use_compilation_cache
+from lopt.runtime.distributed import use_all_cores
 from lopt.symmetry import SpecError, WeightSpec
 from lopt.symmetry.describe import count_layer
 from lopt.training import checkpoint, metrics
-from lopt.training.trainer import use_all_cores
 from tasks.datasets import cache_root
 from tasks.paper_specs import CNN, HEADS, MLP, MLP3, RNN, TRANSFORMER, WeightSpace
 

@@ -69,7 +69,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--channels",
         nargs="+",
         type=positive,
-        default=default.channels,
         metavar="C",
         help=f"of each equivariant layer (default: {' '.join(map(str, default.channels))})",
     )
@@ -114,6 +113,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     from lopt.reporting.tables import rich_lines
     from lopt.runtime.compilation_cache import use_compilation_cache
 
+    if args.channels is not None and set(args.method) == {"statnn"}:
+        sys.exit("predict_generalization.py: --channels does nothing with statnn, which has no equivariant layers: leave it out")
     use_compilation_cache()
     out, console = args.out or args.zoo / "predictions", Console()
     try:
@@ -122,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             for method in args.method:
                 config = PredictionConfig(
                     method=method,
-                    channels=tuple(args.channels),
+                    channels=PredictionConfig().channels if args.channels is None else tuple(args.channels),
                     terms=args.terms,
                     epochs=args.epochs,
                     patience=args.patience,

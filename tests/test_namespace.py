@@ -85,7 +85,7 @@ for name in lopt.available():
         updates, state = tx.update(jax.grad(loss)(params, x), tx.init(params), params)
         print(name, all(bool(jnp.any(update != 0)) for update in jax.tree.leaves(updates)))
     except lopt.pretrained.card.CardError as error:  # made for other networks
-        print(name, "serves only" in str(error))
+        print(name, "compatible only with" in str(error))
 try:
     import tasks
 except ImportError:

@@ -13,9 +13,10 @@ from lopt.benchmarks.machine import peak_megabytes, planned_memory
 from lopt.benchmarks.synthetic import SyntheticMLPConfig, hidden_width
 from lopt.estimators.pes import PESConfig
 from lopt.optimizers.momentum import LearnedMomentumConfig
+from lopt.runtime.distributed import use_all_cores
 from lopt.training.mixture import set_up
 from lopt.training.outer import make_outer_step
-from lopt.training.trainer import MetaTrainConfig, initial_state, on_devices, use_all_cores
+from lopt.training.trainer import MetaTrainConfig, initial_state, on_devices
 from lopt.unroll import UnrollConfig
 
 Axis = Literal["weights", "particles", "tensors", "truncation", "devices"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lopt.config import renew, write_atomically
+from lopt.config import completed, write_atomically
 from lopt.evaluation.summary import Curve
 
 _FORMAT = 1
@@ -56,7 +56,7 @@ def kept_race(path: Path, identity: Mapping[str, Any], data: str | None = None) 
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         text = json.loads(str(arrays.pop("text")))
-        if text["format"] != _FORMAT or renew(text["identity"]) != json.loads(json.dumps(identity)):
+        if text["format"] != _FORMAT or completed(text["identity"]) != json.loads(json.dumps(identity)):
             return None
         if data is not None and text["about"].get("data", data) != data:
             return None

@@ -10,16 +10,16 @@ import jax
 
 from lopt.comparison.config import Plan, Run
 from lopt.comparison.kept import kept_race, race_once
-from lopt.comparison.state import RunState, chosen_theta, state_of
+from lopt.comparison.state import RunState, state_of
 from lopt.config import to_dict
-from lopt.evaluation.baselines import find_baseline
-from lopt.evaluation.evaluate import RACE, TUNE, EvaluationConfig, tune_baseline
+from lopt.evaluation.evaluate import RACE, TUNE, EvaluationConfig, tuned_rival
 from lopt.evaluation.race import Competitor, race
 from lopt.evaluation.summary import Curve
 from lopt.evaluation.tuning_cache import digest
 from lopt.optimizers.momentum import LearnedOptimizer
 from lopt.symmetry.spec import PyTree
 from lopt.task.base import Problem
+from lopt.training import checkpoint
 from lopt.training.mixture import optimizer_of
 from lopt.unroll import make_unroll
 
@@ -106,7 +106,7 @@ class Bench:
         """By label.
 
         Raises:
-          ValueError: naming the rival whose network does not serve the task.
+          ValueError: naming the rival whose network is not compatible with the task.
         """
         found = {}
         for rival in self.plan.config.rivals:
@@ -154,7 +154,7 @@ class Bench:
         state = state_of(run)
         if not state.done:
             return None
-        theta, step, which = chosen_theta(run)
+        theta, step, which = checkpoint.chosen_theta(run.directory)
         identity = self._theta_identity(run, theta)
 
         def compete() -> tuple[Curve, dict[str, Any]]:
@@ -174,6 +174,7 @@ class Bench:
     def _tuned_file(self, name: str) -> tuple[Path, dict[str, Any]]:
         search = {field.name: getattr(self.evaluation, field.name) for field in dataclasses.fields(EvaluationConfig)}
         search = {key: search[key] for key in search if key not in ("cost_turns", "baselines")}
+        search["momenta"] = search["momenta"] or (0.9,)  # as races that are kept name it
         identity = self._identity({"baseline": name, "search": search})
         return self.plan.races / f"tuned-{name.replace(':', '-')}.npz", identity
 
@@ -191,17 +192,12 @@ class Bench:
         Raises:
           TuningError: if it diverged at every learning rate.
         """
-        baseline, config = find_baseline(name), self.evaluation
 
         def compete() -> tuple[Curve, dict[str, Any]]:
-            theta: Any = jax.numpy.float32(baseline.learning_rate or 0.0)
-            about = {"setting": "", "at_edge": False, "data": self.data}
-            if baseline.learning_rate is None:
-                key = jax.random.fold_in(jax.random.key(SEED), TUNE)
-                found = tune_baseline(self.problem, name, config, key, self.cache)
-                theta = config.search(baseline).theta(found.best, config.steps)
-                about |= {"setting": str(found.best), "at_edge": found.at_edge}
-            return self._race(Competitor(baseline.label, baseline.opt_fn, theta, reference)), about
+            key = jax.random.fold_in(jax.random.key(SEED), TUNE)
+            rival, found = tuned_rival(self.problem, name, self.evaluation, key, self.cache, reference=reference)
+            about = {"setting": "" if found is None else str(found.best), "at_edge": found is not None and found.at_edge}
+            return self._race(rival), {**about, "data": self.data}
 
         curve, about = race_once(*self._tuned_file(name), compete, self._known_data)
         return Tuned(dataclasses.replace(curve, reference=reference), about["setting"], about["at_edge"])

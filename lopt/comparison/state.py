@@ -2,16 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from lopt.comparison.config import Plan, Run
 from lopt.config import check_run_dir
 from lopt.runtime.environment import ENVIRONMENT_FILE, read_starts
-from lopt.symmetry.spec import PyTree
 from lopt.training import checkpoint, metrics
 from lopt.training.stall import GAVE_UP
-from lopt.training.trainer import BEST_DIR
 
 Record = Mapping[str, Any]
 
@@ -68,13 +65,6 @@ def state_of(run: Run) -> RunState:
     records = [record for record in metrics.read(run.directory) if record["outer_step"] <= done]
     starts = read_starts(run.directory) if (run.directory / ENVIRONMENT_FILE).exists() else []
     return RunState(done, tuple(records), has_diverged(records, run.experiment.max_skipped), tuple(starts))
-
-
-def chosen_theta(run: Run) -> tuple[PyTree, int, str]:
-    """The theta that is raced: `(theta, outer step, which)`, `best` by the held-out evaluations where the run keeps one, else `newest`."""
-    best: Path = run.directory / BEST_DIR
-    source, which = (best, "best") if checkpoint.steps(best) else (run.directory, "newest")
-    return *checkpoint.load_newest_theta(source), which
 
 
 def seconds_of(records: Sequence[Record], inner_steps: int) -> float:

@@ -6,12 +6,13 @@ int, float, bool, str, None, tuples of these, and further frozen dataclasses. Ea
 
 from lopt.config.command_line import load_file, parse_experiment
 from lopt.config.files import parse_json, replace_durably, write_atomically
-from lopt.config.names import path_of, renew
+from lopt.config.names import path_of
 from lopt.config.serialize import (
     CONFIG_FILE,
     UntrustedConfigError,
     check_run_dir,
     claim_run_dir,
+    completed,
     from_dict,
     load_part,
     load_run,
@@ -26,6 +27,7 @@ __all__ = [
     "UntrustedConfigError",
     "check_run_dir",
     "claim_run_dir",
+    "completed",
     "differences",
     "from_dict",
     "leaves",
@@ -36,7 +38,6 @@ __all__ = [
     "parse_experiment",
     "parse_json",
     "path_of",
-    "renew",
     "replace_durably",
     "save",
     "to_dict",

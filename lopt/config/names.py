@@ -5,6 +5,7 @@ A file names a class of lopt, or of the tasks beside it, by a registered name su
 through one table of aliases.
 """
 
+import functools
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
@@ -175,7 +176,19 @@ def _unroll_of_the_estimator(run: dict[str, Any]) -> dict[str, Any]:
     estimator = run.get("estimator")
     if "unroll" in run or not isinstance(estimator, dict) or "unroll" not in estimator or estimator.get("class") not in NAMES:
         return run
-    return {**run, "estimator": {k: v for k, v in estimator.items() if k != "unroll"}, "unroll": estimator["unroll"]}
+    unroll = dict(estimator["unroll"])
+    if estimator["class"] in ("full_backprop", "full_es") and unroll.get("stagger"):  # which did not read it
+        unroll["stagger"] = None
+    return {**run, "estimator": {k: v for k, v in estimator.items() if k != "unroll"}, "unroll": unroll}
+
+
+def _unset(field: str, unused: Callable[[dict[str, Any]], bool]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """A field that every file had, also where it did nothing: it is None there."""
+    return lambda fields: {**fields, field: None} if field in fields and unused(fields) else fields
+
+
+def _in_turn(*upgrades: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda fields: functools.reduce(lambda found, upgrade: upgrade(found), upgrades, fields)
 
 
 def _without_what_did_nothing(optimizer: dict[str, Any]) -> dict[str, Any]:
@@ -184,6 +197,17 @@ def _without_what_did_nothing(optimizer: dict[str, Any]) -> dict[str, Any]:
 
 
 _UPGRADES: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = MappingProxyType(
-    {"gradient_descent": _without_what_did_nothing, "meta_train": _unroll_of_the_estimator}
+    {
+        "evaluation": _unset("momenta", lambda fields: fields["momenta"] == [0.9]),
+        "family": _unset("input_field", lambda fields: fields.get("input_scale") is None),
+        "gradient_descent": _without_what_did_nothing,
+        "meta_train": _unroll_of_the_estimator,
+        "outer": _unset("final_fraction", lambda fields: fields.get("decay_steps") is None),
+        "unroll": _in_turn(
+            _unset("last", lambda fields: fields.get("meta_loss") != "last"),
+            _unset("min_horizon", lambda fields: fields.get("horizons", "constant") == "constant"),
+            _unset("curriculum_steps", lambda fields: fields.get("horizons") != "curriculum"),
+        ),
+    }
 )
 """Name of a class whose fields have changed -> its fields in a file, all of today's lopt within them, as today's class has them."""

@@ -198,6 +198,23 @@ def _decoded(data: Any, trust: bool, known: Collection[str] = ()) -> Any:
     return config
 
 
+def completed(data: Any) -> Any:
+    """What JSON with configs in it would say today: each as `to_dict` writes it, with all of today's fields.
+
+    So that what was kept under an earlier config is found under the same one. A config that can no longer be read stays as it is.
+    """
+    if isinstance(data, list):
+        return [completed(item) for item in data]
+    if not isinstance(data, dict):
+        return data
+    if "class" in data:
+        try:
+            return to_dict(from_dict(data))
+        except ConfigError:
+            return renew(data)
+    return {name: completed(value) for name, value in data.items()}
+
+
 def save(config: Any, path: str | Path) -> None:
     """Write a config as JSON, atomically. What it names is trusted from then on where this user reads it on this machine.
 

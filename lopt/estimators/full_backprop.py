@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
 from lopt.estimators.base import Estimator
-from lopt.estimators.particles import is_batched, mesh_for, statistics, step_particles, summarize
+from lopt.estimators.particles import check_whole, is_batched, mesh_for, statistics, step_particles, summarize
 from lopt.estimators.truncated_backprop import TruncatedBackpropConfig
 from lopt.symmetry.spec import PyTree
 from lopt.task.base import Datasets
@@ -23,9 +23,10 @@ from lopt.unroll import Clock, Training, Unroll, UnrollConfig
 
 @dataclasses.dataclass(frozen=True)
 class FullBackpropConfig(TruncatedBackpropConfig):
-    """Backpropagation through whole inner trainings, of constant horizon; `unroll.stagger` has no meaning here."""
+    """Backpropagation through whole inner trainings, of constant horizon."""
 
     def check(self, unroll: UnrollConfig) -> None:
+        check_whole(unroll)
         if unroll.horizons != "constant":
             raise ValueError(f"full backpropagation unrolls a constant horizon, not horizons={unroll.horizons!r}")
 

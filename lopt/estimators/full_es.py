@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from lopt.estimators.base import Estimator
 from lopt.estimators.evolution import EvolutionConfig, draw, es_step, member_windows, run_members, same_start
 from lopt.estimators.particles import (
+    check_whole,
     first_of,
     is_batched,
     mesh_for,
@@ -24,13 +25,16 @@ from lopt.estimators.particles import (
 )
 from lopt.symmetry.spec import PyTree
 from lopt.task.base import Datasets
-from lopt.unroll import Clock, Unroll, WindowLosses
+from lopt.unroll import Clock, Unroll, UnrollConfig, WindowLosses
 from lopt.unroll.clock import draw_windows
 
 
 @dataclasses.dataclass(frozen=True)
 class FullESConfig(EvolutionConfig):
-    """Evolution strategies over whole inner trainings; `unroll.stagger` has no meaning here."""
+    """Evolution strategies over whole inner trainings."""
+
+    def check(self, unroll: UnrollConfig) -> None:
+        check_whole(unroll)
 
     def make(self, unroll: Unroll, mesh: Mesh | None = None) -> Estimator:
         return full_es(self, unroll, mesh)
@@ -41,6 +45,7 @@ def full_es(config: FullESConfig, unroll: Unroll, mesh: Mesh | None = None) -> E
 
     Its state is the number of outer steps done, for horizons that grow. `inner_steps` is that of trainings of the longest horizon.
     """
+    config.check(unroll.config)
     mesh = mesh_for(config.particles, mesh)
     batched = is_batched(config.batched, mesh)
     steps = unroll.config.truncation

@@ -12,7 +12,7 @@ from lopt.estimators.base import PARTICLES
 from lopt.runtime.distributed import even_devices
 from lopt.symmetry.spec import PyTree
 from lopt.task.base import Datasets
-from lopt.unroll import Clock, Training, Unroll, WindowLosses, advance, first_clock
+from lopt.unroll import Clock, Training, Unroll, UnrollConfig, WindowLosses, advance, first_clock
 
 StepParticle = Callable[[jax.Array, PyTree, Datasets, PyTree], Any]  # key, theta, datasets, particle
 
@@ -30,6 +30,12 @@ def particle_mesh(particles: int) -> Mesh:
     """A mesh for particles to be sharded over: as many of the devices as divide their number evenly."""
     devices = even_devices(particles)
     return jax.make_mesh((len(devices),), (PARTICLES,), devices=devices, axis_types=(AxisType.Auto,))
+
+
+def check_whole(unroll: UnrollConfig) -> None:
+    """Raise `ValueError` for settings that do nothing where an outer step sees whole inner trainings."""
+    if unroll.stagger:
+        raise ValueError("stagger does nothing where an outer step sees whole inner trainings: leave it out")
 
 
 def map_batched(batched: bool, f: Callable[..., Any], *args: PyTree) -> Any:

@@ -18,29 +18,13 @@ import numpy as np
 
 from lopt.evaluation.baselines import SCHEDULES, Baseline, ScheduleName, find_baseline
 from lopt.evaluation.costs import Cost, measure_costs
-from lopt.evaluation.race import Competitor, check_names, measured_steps, race
-from lopt.evaluation.rollout import OptFn, grid_fn, metrics_fn, on_cpu, seed_keys, train_fn
+from lopt.evaluation.race import Competitor, check_names, race
+from lopt.evaluation.rollout import OptFn, grid_fn, on_cpu, seed_keys
 from lopt.evaluation.summary import Curve, Row, final_losses, summarize, target_loss
 from lopt.evaluation.tuning import Search, Setting, Tuning, TuningError, tune
 from lopt.evaluation.tuning_cache import cached, identity
 from lopt.symmetry.spec import PyTree
 from lopt.task.base import Datasets, Problem
-
-__all__ = [
-    "RACE",
-    "TUNE",
-    "Competitor",
-    "Evaluation",
-    "EvaluationConfig",
-    "evaluate",
-    "measured_steps",
-    "metrics_fn",
-    "race",
-    "seed_keys",
-    "train_fn",
-    "tune_baseline",
-    "tune_rates",
-]
 
 # Folded into the root key, far beyond any outer step, so that no key of a race is one of the meta-training's.
 RACE, TUNE = (zlib.crc32(name) for name in (b"lopt.evaluation.evaluate.race", b"lopt.evaluation.evaluate.tune"))
@@ -62,8 +46,8 @@ class EvaluationConfig:
     """How often a grid whose best lies at an edge is extended beyond it."""
     refinements: int = 1
     """How often the distance between learning rates (and momenta) is halved around the best of the grid."""
-    momenta: tuple[float, ...] = (0.9,)
-    """Momenta that SGDM is tried with; several make a grid with the learning rates, which is extended and refined too."""
+    momenta: tuple[float, ...] | None = None
+    """Momenta that SGDM is tried with, None: 0.9; several make a grid with the learning rates, which is extended and refined too."""
     schedules: tuple[ScheduleName, ...] = ("constant",)
     """Schedules that the rivals' learning rates are tried with: constant, cosine (to zero), warmup_cosine (a tenth of the steps)."""
     window: int = 100
@@ -87,7 +71,9 @@ class EvaluationConfig:
         for name in ("max_extensions", "refinements", "cost_turns"):
             if getattr(self, name) < 0:
                 raise ValueError(f"evaluation.{name} must not be negative, got {getattr(self, name)}")
-        if not self.momenta or len(set(self.momenta)) < len(self.momenta) or not all(0 <= m < 1 for m in self.momenta):
+        if self.momenta is not None and (
+            not self.momenta or len(set(self.momenta)) < len(self.momenta) or not all(0 <= m < 1 for m in self.momenta)
+        ):
             raise ValueError(f"evaluation.momenta must be different numbers from 0 to below 1, got {self.momenta}")
         if not self.schedules or len(set(self.schedules)) < len(self.schedules) or not set(self.schedules) <= {*SCHEDULES}:
             raise ValueError(f"evaluation.schedules must be some of {', '.join(SCHEDULES)}, got {self.schedules}")
@@ -105,12 +91,11 @@ class EvaluationConfig:
 
     def search(self, baseline: Baseline) -> Search:
         """Where a baseline is tuned: what it has no momentum or schedule for is left out."""
-        plain = self.momenta == (0.9,)  # what it has anyway
         return Search(
             baseline.low,
             baseline.high,
             self.points_per_decade,
-            momenta=() if plain or not baseline.has_momentum else self.momenta,
+            momenta=(self.momenta or ()) if baseline.has_momentum else (),
             schedules=self.schedules if baseline.has_schedule else ("constant",),
             refinements=self.refinements,
             max_extensions=self.max_extensions,
@@ -174,6 +159,28 @@ def tune_baseline(problem: Problem, name: str, config: EvaluationConfig, key: ja
         window=config.smoothing,
         cache=cache,
     )
+
+
+def tuned_rival(
+    problem: Problem,
+    name: str,
+    config: EvaluationConfig,
+    key: jax.Array,
+    cache: Path | None = None,
+    *,
+    reference: bool = False,
+    progress: Callable[[str], None] = lambda message: None,
+) -> tuple[Competitor, Tuning | None]:
+    """A baseline that is ready to be raced, and its tuning; None where its learning rate is given. Arguments as of `tune_baseline`."""
+    baseline, found = find_baseline(name), None
+    theta: PyTree = jnp.float32(baseline.learning_rate or 0.0)
+    if baseline.learning_rate is None:
+        progress(f"tuning the learning rate of {baseline.title}: {config.tuning_seeds} seeds x {config.steps} steps each")
+        found = tune_baseline(problem, name, config, key, cache)
+        if found.cached:
+            progress(f"{baseline.title} was tuned before: {found.best}")
+        theta = config.search(baseline).theta(found.best, config.steps)
+    return Competitor(baseline.label, baseline.opt_fn, theta, reference), found
 
 
 def tune_rates(
@@ -292,15 +299,12 @@ def evaluate(
     tunings: dict[str, Tuning] = {}
     rivals = []
     for position, name in enumerate(config.baselines):
-        baseline = find_baseline(name)
-        theta: PyTree = jnp.float32(baseline.learning_rate or 0.0)
-        if baseline.learning_rate is None:
-            progress(f"tuning the learning rate of {baseline.title}: {config.tuning_seeds} seeds x {config.steps} steps each")
-            found = tune_baseline(problem, name, config, jax.random.fold_in(root, TUNE), cache)
-            if found.cached:
-                progress(f"{baseline.title} was tuned before: {found.best}")
-            tunings[baseline.title], theta = found, config.search(baseline).theta(found.best, config.steps)
-        rivals.append(Competitor(baseline.label, baseline.opt_fn, theta, reference=position == 0))
+        rival, found = tuned_rival(
+            problem, name, config, jax.random.fold_in(root, TUNE), cache, reference=position == 0, progress=progress
+        )
+        rivals.append(rival)
+        if found is not None:
+            tunings[find_baseline(name).title] = found
     everyone = [*competitors, *rivals]
     curves = race(
         problem,

@@ -164,8 +164,8 @@ def generalize(
 ) -> Generalization:
     """Race under every condition.
 
-    A condition under which the optimizer cannot be used, as theta does not serve its weights, or no data are found, or no rival trains, is
-    kept with the reason, and the others go on.
+    A condition under which the optimizer cannot be used, as theta is not compatible with its weights, or no data are found, or no rival
+    trains, is kept with the reason, and the others go on.
 
     Args:
       task: what was trained on.
@@ -190,7 +190,7 @@ def generalize(
         try:
             problem = condition.make()
             competitors = list(setup(problem))
-        except ValueError as error:  # no such data, or a theta that does not serve
+        except ValueError as error:  # no such data, or a theta that is not compatible
             found[condition.name] = _one_line(error)
             said("no race", (len(config.baselines) * 2 + 1) * condition.horizon)
             continue

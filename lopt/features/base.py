@@ -186,7 +186,7 @@ def compose(kinds: Sequence[Kind], normal: Channel, state_dtype: Any = jnp.float
         kept = {}
         for name, accumulator in accumulators.items():
             found = [{part: x.astype(state_dtype) for part, x in accumulator.init(w).items()} for w in leaves]
-            parts = found[0] if found else {}
+            parts = found[0] if found else accumulator.init(jnp.zeros(()))  # optax asks for the state of params without leaves
             kept[name] = {part: jax.tree.unflatten(structure, [each[part] for each in found]) for part in parts}
         return {"kept": kept, "shared": [kind.init_shared() for kind in kinds]}
 

@@ -1,8 +1,10 @@
 """What every layer on weight spaces is: a pair of pure functions, and the shapes its features have."""
 
+import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +62,35 @@ def shape_sizes(spec: WeightSpec, shapes: Mapping[str, tuple[int, ...]]) -> dict
     return spec.sizes({path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes.items()})
 
 
+Factory = TypeVar("Factory", bound=Callable[..., Layer])
+
+
+def over_blocks(factory: Factory) -> Factory:
+    """A factory of layers, for specs without axes in parts, as one for all: each block of a leaf is then a leaf of its own.
+
+    Example:
+      >>> @over_blocks
+      ... def double(spec, c_in, c_out):
+      ...     return Layer(lambda key: {}, lambda theta, features: {path: 2 * features[path] for path in spec.paths})
+      >>> layer = double(WeightSpec.parse({"bias": "h", "kernel": "(x! | h) h"}), 1, 1)
+      >>> layer.apply({}, {"bias": jnp.ones((3, 1)), "kernel": jnp.ones((5, 3, 1))})["kernel"].shape
+      (5, 3, 1)
+    """
+
+    @functools.wraps(factory)
+    def make(spec: WeightSpec, *args: Any, **kwargs: Any) -> Layer:
+        if not spec.in_parts:
+            return factory(spec, *args, **kwargs)
+        inner = factory(spec.blocks, *args, **kwargs)
+
+        def apply(theta: PyTree, features: Features) -> dict[str, jax.Array]:
+            return spec.join(jnp, inner.apply(theta, spec.split(features, feature_sizes(spec, features))))
+
+        return Layer(inner.init, apply)
+
+    return cast(Factory, make)
+
+
 def expand_factors(spec: WeightSpec, features: Features, sizes: Mapping[str, int]) -> dict[str, jax.Array]:
     """Features with composed axes split: leaf path -> [one axis per factor, C], for the leaves that are there."""
     return {
@@ -82,6 +113,16 @@ def channels_last(x: jax.Array, shape: Sequence[int]) -> jax.Array:
 def multiply(x: jax.Array, matrix: jax.Array) -> jax.Array:
     """x @ matrix, [..., C] and [C, K], computed channels first."""
     return channels_last(matrix.T @ channels_first(x), x.shape[:-1])
+
+
+def multiply_each(features: Features, matrix: jax.Array) -> dict[str, jax.Array]:
+    """x @ matrix for the features of every leaf, as one product: to compile, each costs as much as all together."""
+    if not features:
+        return {}
+    columns = [channels_first(x) for x in features.values()]
+    ends = list(itertools.accumulate(x.shape[1] for x in columns))
+    products = jnp.split(matrix.T @ jnp.concatenate(columns, axis=1), ends[:-1], axis=1)
+    return {path: channels_last(y, features[path].shape[:-1]) for path, y in zip(features, products, strict=True)}
 
 
 def chain(*layers: Layer) -> Layer:

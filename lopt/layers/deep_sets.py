@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from lopt.layers.base import Early, Features, Layer, PyTree, multiply
+from lopt.layers.base import Early, Features, Layer, PyTree, multiply_each
 from lopt.layers.digest import Digest, Needs
 from lopt.symmetry.spec import WeightSpec
 
@@ -31,7 +31,7 @@ def deep_sets_layer(spec: WeightSpec, c_in: int, c_out: int) -> Layer:
         return {"kernel": jax.random.normal(key, (c_in, c_out), jnp.float32) * c_in**-0.5, "bias": jnp.zeros(c_out, jnp.float32)}
 
     def apply(theta: PyTree, features: Features) -> dict[str, jax.Array]:
-        return {path: _add_bias(multiply(x, theta["kernel"]), theta["bias"]) for path, x in features.items()}
+        return {path: _add_bias(y, theta["bias"]) for path, y in multiply_each(features, theta["kernel"]).items()}
 
     def needs(theta: PyTree, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Needs]:
         return {path: Needs(shape, theta["kernel"]) for path, shape in shapes.items()}

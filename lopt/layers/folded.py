@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from lopt.layers.apply_plan import apply_plan
-from lopt.layers.base import Features, Layer, PyTree, expand_factors, feature_sizes
+from lopt.layers.base import Features, Layer, PyTree, expand_factors, feature_sizes, over_blocks
 from lopt.layers.unf import init_coefficients
 from lopt.symmetry.basis import make_plan
 from lopt.symmetry.spec import SpecError, WeightSpec
 
 
+@over_blocks
 def folded_unf_layer(
     spec: WeightSpec, c_in: int, c_out: int, sizes: Mapping[str, int], fold: Sequence[str], *, bias: bool = True
 ) -> Layer:

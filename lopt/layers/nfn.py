@@ -7,7 +7,7 @@ k positions carries k times the channels, and every pair of positions has its ow
 
 from collections.abc import Mapping
 
-from lopt.layers.base import Layer
+from lopt.layers.base import Layer, over_blocks
 from lopt.layers.folded import folded_unf_layer
 from lopt.symmetry.spec import SpecError, WeightSpec
 
@@ -18,6 +18,7 @@ def window_names(spec: WeightSpec) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
+@over_blocks
 def nfn_layer(spec: WeightSpec, c_in: int, c_out: int, sizes: Mapping[str, int], *, bias: bool = True) -> Layer:
     """The NFN_NP layer: the equivariant layer of a chain of layers with folded window positions.
 

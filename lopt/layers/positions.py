@@ -8,13 +8,14 @@ over-symmetric weight spaces of Zhou et al., "Permutation Equivariant Neural Fun
 import jax
 import jax.numpy as jnp
 
-from lopt.layers.base import Features, Layer, PyTree, expand_factors, feature_sizes
+from lopt.layers.base import Features, Layer, PyTree, expand_factors, feature_sizes, over_blocks
 from lopt.layers.unf import unf_layer
 from lopt.symmetry.spec import WeightSpec
 
 FREQUENCIES = (0.5, 1.0, 2.0)  # half-waves along the axis; with sine and cosine, six channels for each fixed axis
 
 
+@over_blocks
 def position_unf_layer(spec: WeightSpec, c_in: int, c_out: int) -> Layer:
     """The UNF layer on features with sines and cosines of the position along each fixed axis as further channels.
 

@@ -1,4 +1,4 @@
-"""The UNF layer with coefficients shared by role: theta does not grow with depth, and serves networks it has never seen.
+"""The UNF layer with coefficients shared by role: theta does not grow with depth, and is compatible with networks it has never seen.
 
 The basis of "Universal Neural Functionals" (NeurIPS 2024, Algorithm 1) has one coefficient for every pair of tensors and valid
 partition, so theta grows with the square of the number of tensors. Here pairs of tensors that stand in the same relation share
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lopt.layers.base import Layer, PyTree
+from lopt.layers.base import Layer, PyTree, over_blocks
 from lopt.layers.unf import coefficient_layer
 from lopt.symmetry.basis import Blocks, Group, Plan, join_blocks, make_plan
 from lopt.symmetry.spec import Factor, WeightSpec
@@ -64,6 +64,7 @@ def distances(spec: WeightSpec) -> dict[tuple[str, str], int]:
     return result
 
 
+@over_blocks
 def shared_unf_layer(spec: WeightSpec, c_in: int, c_out: int) -> Layer:
     """The equivariant layer whose coefficients depend on the relation of two tensors alone.
 

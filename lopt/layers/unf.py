@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lopt.layers.apply_plan import Channels, apply_plan, plan_needs
-from lopt.layers.base import Early, Features, Layer, PyTree, expand_factors, shape_sizes
+from lopt.layers.base import Early, Features, Layer, PyTree, expand_factors, over_blocks, shape_sizes
 from lopt.layers.digest import Digest, Needs
 from lopt.symmetry.basis import Blocks, Plan, make_plan
 from lopt.symmetry.spec import WeightSpec
@@ -19,6 +19,7 @@ from lopt.symmetry.spec import WeightSpec
 PerOutput = Mapping[str, Mapping[tuple[str, Blocks], np.ndarray]]  # output path -> {(input path, partition): [c_in, c_out]}
 
 
+@over_blocks
 def unf_layer(spec: WeightSpec, c_in: int, c_out: int, sizes: Mapping[str, int] | None = None) -> Layer:
     """The full equivariant linear layer over the tensors of a spec.
 

@@ -7,7 +7,7 @@ over all weights, then 32 -> 1: pointwise again (DeepSets) or one equivariant la
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -19,7 +19,7 @@ from lopt.layers.base import Layer, chain, channels_last
 from lopt.layers.begin import begin_as_deep_sets
 from lopt.layers.deep_sets import deep_sets_layer, pooled_deep_sets_layer
 from lopt.layers.dense import init_dense
-from lopt.layers.digest import Digest, clip_and_normalize, digest, is_digested
+from lopt.layers.digest import Channel, Digest, clip_and_normalize, digest, is_digested
 from lopt.layers.folded import folded_unf_layer
 from lopt.layers.nfn import nfn_layer
 from lopt.layers.pointwise import Pointwise, pointwise, pointwise_bfloat16
@@ -234,25 +234,26 @@ def update_network(hidden: tuple[int, ...], seen: Features, last: Layer, apply_p
             needs = last.early.needs(theta["last"], shapes)
             large = {path: channels for path, channels in large.items() if path in needs}
             digests = digest(layers, large, needs, apply_pointwise, declared=declared, biases=biases)
-        # One matmul over all weights rather than one per tensor; tensors of one shape are neighbours, as layers stack them.
+        # One matmul over all weights rather than one per tensor. Tensors of one shape are clipped and normalised together, which
+        # compiles sooner, and are neighbours, as layers stack them.
         # Channels come first: the rows of the products are then as long as there are weights, not as there are channels.
         paths = sorted(shapes.keys() - digests.keys(), key=lambda path: (shapes[path], path))
+        groups = [(shape, list(members)) for shape, members in itertools.groupby(paths, key=shapes.__getitem__)]
         hidden_features: dict[str, jax.Array] = {}
         if paths:
             with jax.named_scope("features"):
-                finished = [clip_and_normalize(jnp.stack(features.channels[path]), declared) for path in paths]
                 x = jnp.concatenate(
-                    [jnp.reshape(y, (per_weight, math.prod(shapes[path]))) for path, y in zip(paths, finished, strict=True)],
-                    axis=1,
+                    [_finished([features.channels[path] for path in members], declared) for _, members in groups], axis=1
                 )
             with jax.named_scope("trunk"):
                 if biases:
                     wide = [jnp.broadcast_to(biases[path][:, None], (bias.size, math.prod(shapes[path]))) for path in paths]
                     layers[0] = kernel[:per_weight], jnp.concatenate(wide, axis=1)
                 x = apply_pointwise(layers, x)
-                ends = list(itertools.accumulate(math.prod(shapes[path]) for path in paths))
-                splits = jnp.split(x, ends[:-1], axis=1)
-            hidden_features = {path: channels_last(y, shapes[path]) for path, y in zip(paths, splits, strict=True)}
+                ends = list(itertools.accumulate(len(members) * math.prod(shape) for shape, members in groups))
+                for y, (shape, members) in zip(jnp.split(x, ends[:-1], axis=1), groups, strict=True):
+                    columns = jnp.split(y, len(members), axis=1)
+                    hidden_features |= {path: channels_last(z, shape) for path, z in zip(members, columns, strict=True)}
         with jax.named_scope("last_layer"):
             if last.early is not None and digests:
                 out = last.early.apply(theta["last"], hidden_features, digests)
@@ -261,3 +262,10 @@ def update_network(hidden: tuple[int, ...], seen: Features, last: Layer, apply_p
             return {path: jnp.moveaxis(y, -1, 0) for path, y in out.items()}
 
     return UpdateNetwork(init, apply)
+
+
+def _finished(tensors: Sequence[Sequence[jax.Array]], declared: Sequence[Channel]) -> jax.Array:
+    """Channels of tensors of one shape, clipped and normalised, [C, all their weights]."""
+    each = [jnp.stack(x) for x in zip(*tensors, strict=True)]
+    finished = jax.vmap(lambda *channels: clip_and_normalize(jnp.stack(channels), declared), out_axes=1)(*each)
+    return jnp.reshape(finished, (len(declared), math.prod(finished.shape[1:])))

@@ -16,7 +16,9 @@ import optax
 
 from lopt.features.base import Context, Features
 from lopt.networks.update import Sizes, UpdateNetwork
+from lopt.optimizers.leaves import pair, weights_of
 from lopt.optimizers.scalars import positive, read_positive
+from lopt.optimizers.sharding import init_like, on_any_mesh, placed_like
 from lopt.symmetry.spec import PyTree, WeightSpec, named_leaves
 
 ByPath = Mapping[str, jax.Array]
@@ -177,16 +179,24 @@ def _transform(parts: _Parts, theta: PyTree, *, whole: bool) -> optax.GradientTr
     nominal = rule.make_nominal(theta)
 
     def init_fn(params: PyTree) -> OptimizerState:
-        kept = features.init(params) if features is not None else None
-        return OptimizerState(jnp.zeros((), jnp.int32), nominal.init(params), kept)
+        weights = weights_of(params)
+        kept = init_like(features.init, weights) if features is not None else None
+        return OptimizerState(jnp.zeros((), jnp.int32), init_like(nominal.init, weights), kept)
 
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree | None = None, **extra_args: Any
     ) -> tuple[PyTree, OptimizerState]:
         if params is None:
             raise ValueError("a learned optimizer sees the weights: call update(grads, state, params)")
-        context = Context(state.count, *(_float(extra_args.get(name)) for name in ("value", "num_steps")))
-        grads = jax.tree.map(lambda g: g.astype(jnp.float32), updates)
+        found = pair(
+            updates, params, lambda weights: jax.tree.structure(jax.eval_shape(init_fn, weights)) == jax.tree.structure(state)
+        )
+        known = {name: extra_args[name] for name in ("value", "num_steps") if extra_args.get(name) is not None}
+        steps, state = on_any_mesh(step, (found.weights, state), found.grads, state, found.weights, known)
+        return found.updates(jax.tree.leaves(steps)), state
+
+    def step(grads: PyTree, state: PyTree, params: PyTree, known: dict[str, Any]) -> tuple[PyTree, OptimizerState]:
+        context = Context(state.count, *(_float(known.get(name)) for name in ("value", "num_steps")))
         n, after = nominal.update(grads, state.nominal, params)
         f, kept = {}, None
         if features is not None and network is not None:
@@ -202,8 +212,9 @@ def _transform(parts: _Parts, theta: PyTree, *, whole: bool) -> optax.GradientTr
             steps = {path: step + decay * named[path].astype(jnp.float32) for path, step in steps.items()}
         size = -size if whole else size
         found = [(size * steps[path]).astype(w.dtype) for path, w in named.items()]
-        updates = jax.tree.unflatten(jax.tree.structure(params), found)
-        return updates, OptimizerState(jnp.asarray(optax.safe_increment(state.count)), after, kept)
+        updates = jax.tree.map(placed_like, jax.tree.unflatten(jax.tree.structure(params), found), params)
+        after = OptimizerState(jnp.asarray(optax.safe_increment(state.count)), after, kept)
+        return updates, jax.tree.map(placed_like, after, state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -217,7 +228,7 @@ def _scaled(rule: RuleConfig, spec: WeightSpec, path: str, step: jax.Array, w: j
     if rule.relative and w.size:
         step = step * jnp.maximum(jnp.sqrt(jnp.mean(jnp.square(w.astype(jnp.float32)))), 1e-3)
     if rule.fan_in and path in spec.paths:
-        factors = spec.factors(path)
+        factors = spec.all_factors(path)
         if len(w.shape) >= 2 and not any(factor.fixed for factor in factors):
             step = step / math.prod(w.shape[:-1])
     return step

@@ -7,7 +7,7 @@ spec, others for that of the weights that they were trained for, under whatever 
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,17 +15,18 @@ import jax.numpy as jnp
 import optax
 
 from lopt.features.base import Features, WeightFeatures
-from lopt.networks.update import NetworkConfig, Sizes, UNFConfig, UpdateNetwork
+from lopt.networks.update import DeepSetsConfig, NetworkConfig, Sizes, UNFConfig, UpdateNetwork
 from lopt.optimizers.base import LearnedOptimizer, OptimizerConfig
+from lopt.optimizers.leaves import weights_of
 from lopt.pretrained.card import BY_ROLE, CardError, check_theta
 from lopt.symmetry.match import match_leaves
-from lopt.symmetry.spec import PyTree, WeightSpec, is_under, named_leaves
+from lopt.symmetry.spec import PyTree, SpecError, WeightSpec, is_under, named_leaves
 
 _HOLDERS = ("/value", "/raw_value")  # flax.nnx puts one of these behind a path, or not, depending on who asks
 
 
 class Trained(NamedTuple):
-    """A trained optimizer before it is fitted to anybody's weights.
+    """A trained optimizer before it is bound to anybody's weights.
 
     Attributes:
       name: the shipped one's, or the directory.
@@ -72,13 +73,13 @@ def transform(trained: Trained, spec: WeightSpec | None, *, direction: bool = Fa
       direction: what `LearnedOptimizer.scale_by` gives, rather than `opt_fn`.
 
     Raises:
-      CardError, SpecError: as `fit`; where `needs_sizes` says so by `init`, when params are first seen.
+      CardError, SpecError: as `bind`; where `needs_sizes` says so by `init`, when params are first seen.
     """
     if spec is None or not needs_spec(trained.config):
-        return _made(fit(trained, None), trained, direction)
+        return _made(bind(trained, None), trained, direction)
     if needs_sizes(trained.config):
         return _once_sizes_are_known(trained, spec, direction)
-    return _checked(_made(fit(trained, spec), trained, direction), spec)
+    return _checked(_made(bind(trained, spec), trained, direction), spec)
 
 
 def _made(learned: LearnedOptimizer, trained: Trained, direction: bool) -> optax.GradientTransformationExtraArgs:
@@ -89,7 +90,7 @@ def _made(learned: LearnedOptimizer, trained: Trained, direction: bool) -> optax
     return learned.scale_by(trained.theta)
 
 
-def fit(trained: Trained, spec: WeightSpec | None, params: PyTree = None) -> LearnedOptimizer:
+def bind(trained: Trained, spec: WeightSpec | None, params: PyTree = None) -> LearnedOptimizer:
     """The learned optimizer for the weights of a spec, of which its theta is known to be one.
 
     Args:
@@ -146,8 +147,9 @@ def _find_known(trained: Trained, spec: WeightSpec) -> tuple[WeightSpec, dict[st
             return _with_sizes(known, spec, names), names
     listing = "\nor\n".join(str(known) for known in found)
     raise CardError(
-        f"{trained.where}: its coefficients are not shared by role, so this theta serves only networks like the one it was trained on, "
-        f"of any widths:\n{listing}\nbut the spec is\n{spec}"
+        f"{trained.where}: its coefficients are not shared by role, so this theta is compatible only with networks like the one it was "
+        f"trained on, of any widths:\n{listing}\nbut the spec is\n{spec}\n(infer the spec of the weights alone, as of "
+        "equinox.filter(model, equinox.is_inexact_array))"
     )
 
 
@@ -155,7 +157,7 @@ def _with_sizes(known: WeightSpec, spec: WeightSpec, names: Mapping[str, str]) -
     """`known` with the sizes that `spec` was given for the factors of its axes, as these weights may have others."""
     given, sizes = dict(spec.known_sizes), {}
     for path in spec.paths:
-        ours, theirs = spec.factors(path), known.factors(names[path])
+        ours, theirs = spec.all_factors(path), known.all_factors(names[path])
         if len(ours) == len(theirs):
             sizes |= {other.name: given[one.name] for one, other in zip(ours, theirs, strict=True) if one.name in given}
     return dataclasses.replace(known, known_sizes=tuple(sorted(sizes.items())))
@@ -178,13 +180,19 @@ class _Renamed(NetworkConfig):
     """Path of a leaf, and its path in the spec."""
 
     def make(self, spec: WeightSpec, features: Features, outputs: int, sizes: Sizes = None) -> UpdateNetwork:
-        network, names = self.network.make(spec, features, outputs, sizes), dict(self.names)
+        names = dict(self.names)
 
-        def apply(theta: PyTree, features: WeightFeatures) -> dict[str, jax.Array]:
-            known = {path: names[_plain_path(path)] for path in features.channels}
-            channels = {known[path]: x for path, x in features.channels.items()}
-            tensors = {known[path]: x for path, x in features.tensors.items()}
-            out = network.apply(theta, WeightFeatures(channels, tensors, features.shared))
+        @functools.cache
+        def made(spec: WeightSpec) -> UpdateNetwork:
+            return self.network.make(spec, features, outputs, sizes)
+
+        network = made(spec)
+
+        def apply(theta: PyTree, seen: WeightFeatures) -> dict[str, jax.Array]:
+            known = {path: names[_plain_path(path)] for path in seen.channels}
+            channels = {known[path]: x for path, x in seen.channels.items()}
+            tensors = {known[path]: x for path, x in seen.tensors.items()}
+            out = made(_of_weights(spec, channels)).apply(theta, WeightFeatures(channels, tensors, seen.shared))
             return {path: out[name] for path, name in known.items()}
 
         return UpdateNetwork(network.init, apply)
@@ -194,14 +202,45 @@ def _checked(tx: optax.GradientTransformationExtraArgs, spec: WeightSpec) -> opt
     """The transform, whose `init` says which leaf of the params the spec does not describe."""
 
     def init(params: PyTree) -> Any:
-        _plain(spec).validate(_shapes(params))
+        _check_weights(spec, params)
         return tx.init(params)
 
     return optax.GradientTransformationExtraArgs(init, tx.update)
 
 
 def _shapes(params: PyTree) -> dict[str, jax.ShapeDtypeStruct]:
-    return {_plain_path(path): jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.float32) for path, leaf in named_leaves(params)}
+    weights = named_leaves(weights_of(params))
+    return {_plain_path(path): jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for path, leaf in weights}
+
+
+def _of_weights(spec: WeightSpec, paths: Collection[str]) -> WeightSpec:
+    """The spec of these leaves, where the others can be no weights: of a whole model it names functions and counters, all of it fixed."""
+    others = [path for path in spec.paths if path not in paths]
+    if any(not factor.fixed for path in others for factor in spec.factors(path)):
+        return spec
+    return dataclasses.replace(spec, leaves=tuple(leaf for leaf in spec.leaves if leaf[0] in paths)) if others else spec
+
+
+def _check_weights(spec: WeightSpec, params: PyTree) -> None:
+    """Raise `SpecError`, naming the leaf and what to do, unless the spec is of these weights."""
+    shapes = _shapes(params)
+    if not shapes:  # optax asks what a state is like with params that have no leaves
+        return
+    for path, leaf in named_leaves(params):
+        if jnp.issubdtype(getattr(leaf, "dtype", None), jnp.complexfloating):
+            raise SpecError(
+                f"leaf '{path}' is {leaf.dtype}, but where weights are seen together they are real: make its real and its imaginary part "
+                "two leaves of the params, and infer the spec of these"
+            )
+    known = _of_weights(_plain(spec), shapes)
+    missing = [path for path in known.paths if path not in shapes]
+    if missing:
+        raise SpecError(
+            f"the spec does not match the params: no leaf for {missing}. If only a part of the params is trained (a partition, "
+            "optax.masked), infer the spec of that part with the rest closed over: infer_spec(lambda trained, *batch: "
+            "loss(combine(trained, frozen), *batch), trained, *batch)"
+        )
+    known.validate(shapes)
 
 
 def _once_sizes_are_known(trained: Trained, spec: WeightSpec, direction: bool) -> optax.GradientTransformationExtraArgs:
@@ -210,14 +249,17 @@ def _once_sizes_are_known(trained: Trained, spec: WeightSpec, direction: bool) -
     @functools.cache
     def built(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> optax.GradientTransformationExtraArgs:
         params = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes}
-        return _made(fit(trained, spec, params), trained, direction)
+        return _made(bind(trained, spec, params), trained, direction)
 
     def of(params: PyTree) -> optax.GradientTransformationExtraArgs:
         shapes = _shapes(params)
         return built(tuple((path, leaf.shape) for path, leaf in shapes.items()))
 
     def init(params: PyTree) -> Any:
-        _plain(spec).validate(_shapes(params))
+        _check_weights(spec, params)
+        if not _shapes(params):
+            config: Any = trained.config
+            return dataclasses.replace(config, network=DeepSetsConfig()).make(spec).opt_fn(trained.theta).init(params)
         return of(params).init(params)
 
     def update(updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any) -> tuple[PyTree, Any]:

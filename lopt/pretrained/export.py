@@ -9,10 +9,9 @@ from typing import Any
 from lopt.config import load_run, parse_json, to_dict
 from lopt.pretrained import hub
 from lopt.pretrained.card import CARD_FILE, Card, CardError, encode_spec, read_folder, write_folder
-from lopt.pretrained.load import run_theta
 from lopt.runtime.environment import ENVIRONMENT_FILE, read_starts
 from lopt.training import checkpoint, metrics
-from lopt.training.mixture import Setup, check_serves, optimizer_of, set_up
+from lopt.training.mixture import Setup, check_compatible, optimizer_of, set_up
 
 LICENCE = "Apache-2.0"
 _TRAINED = "meta-trained"  # how an evaluation of a run calls its optimizer
@@ -56,16 +55,16 @@ def export_run(
     Raises:
       CardError: if the folder is there and not to be replaced, or naming the file of results that cannot be used.
       ConfigError, CheckpointError: if the run cannot be read.
-      ValueError: if theta does not serve a task of its run.
+      ValueError: if theta is not compatible with a task of its run.
     """
     run_dir, experiment = Path(run_dir), load_run(run_dir, trust=trust)
     if Path(folder).exists() and not overwrite:
         raise CardError(f"{folder} exists already; name another folder, or ask for it to be overwritten")
     races = [race for path in results for race in read_results(path, {name, str(run_dir), str(folder)})]
-    theta, step = run_theta(run_dir, best=best)
+    theta, step, _ = checkpoint.chosen_theta(run_dir, best=best)
     setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, experiment.unroll)
     for problem in setup.problems.values():
-        check_serves(optimizer_of(experiment.optimizer, problem), theta, problem)
+        check_compatible(optimizer_of(experiment.optimizer, problem), theta, problem)
     start = read_starts(run_dir)[-1] if (run_dir / ENVIRONMENT_FILE).exists() else {}
     recipe = to_dict(experiment)
     card = Card(

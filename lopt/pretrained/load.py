@@ -214,17 +214,6 @@ def is_trained(name: str) -> bool:
     return shipped or os.sep in name or any((Path(name) / file).is_file() for file in (CONFIG_FILE, CARD_FILE))
 
 
-def run_theta(run_dir: str | Path, *, best: bool = True) -> tuple[PyTree, int]:
-    """The theta of a run, and the outer step it is of: the best by held-out evaluations where there were any, or the newest.
-
-    Raises:
-      CheckpointError: if there is no checkpoint that is whole.
-    """
-    kept = Path(run_dir) / checkpoint.BEST_DIR
-    source = kept if best and checkpoint.steps(kept) else Path(run_dir)
-    return checkpoint.load_newest_theta(source)
-
-
 def _from_folder(folder: Path, name: str) -> Trained:
     card, theta = read_folder(folder)
     return Trained(name, card_optimizer(card, folder), theta, lambda: card_specs(card, folder), str(folder / THETA_FILE))
@@ -236,7 +225,7 @@ def _from_run(run_dir: Path, best: bool, trust: bool) -> Trained:
         raise ConfigError(
             f"{run_dir / CONFIG_FILE}: optimizer is {type(config).__name__}, which is not the config of an optimizer"
         )
-    theta, _ = run_theta(run_dir, best=best)
+    theta, *_ = checkpoint.chosen_theta(run_dir, best=best)
 
     def specs() -> tuple[WeightSpec, ...]:
         made = load_part(run_dir, "task", trust=trust).make()

@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lopt.symmetry.action import move_leaf
-from lopt.symmetry.spec import Factor, PyTree, WeightSpec, named_leaves
+from lopt.symmetry.spec import PyTree, WeightSpec, named_leaves
 
 
 def drop_failing(evaluate: Callable[[PyTree], Any], spec: WeightSpec, params: PyTree, key: jax.Array) -> WeightSpec:
@@ -62,7 +61,7 @@ def drop_failing(evaluate: Callable[[PyTree], Any], spec: WeightSpec, params: Py
             "no longer nested in the inferred spec. The analysis of lopt.symmetry.nesting may be wrong: please report it",
             stacklevel=3,
         )
-        spec = _replace(spec, lambda factor: dataclasses.replace(factor, owner=None) if factor.name in together else factor)
+        spec = spec.with_factors(lambda factor: dataclasses.replace(factor, owner=None) if factor.name in together else factor)
     alone = [name for name in spec.permutable if name not in spec.nested]
     failing = [name for name in alone if not holds(spec, [{name: order} for order in orders(name)])]
     if failing:
@@ -71,23 +70,14 @@ def drop_failing(evaluate: Callable[[PyTree], Any], spec: WeightSpec, params: Py
             "function is too sensitive to rounding for this check, or a rule of lopt.symmetry.rules is wrong: please report it",
             stacklevel=3,
         )
-    return _replace(spec, lambda factor: dataclasses.replace(factor, fixed=factor.fixed or factor.name in failing))
-
-
-def _replace(spec: WeightSpec, change: Callable[[Factor], Factor]) -> WeightSpec:
-    leaves = tuple((path, tuple(tuple(map(change, axis)) for axis in axes)) for path, axes in spec.leaves)
-    return dataclasses.replace(spec, leaves=leaves)
+    return spec.with_factors(lambda factor: dataclasses.replace(factor, fixed=factor.fixed or factor.name in failing))
 
 
 def _permute(spec: WeightSpec, sizes: Mapping[str, int], params: PyTree, element: Mapping[str, np.ndarray]) -> PyTree:
     """`WeightSpec.permute` in numpy."""
-
-    def moved(item: tuple[str, Any]) -> Any:
-        path, leaf = item
-        return move_leaf(np, leaf, spec.factors(path), spec.owners(path), sizes, element)
-
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return jax.tree.unflatten(jax.tree.structure(params), list(pool.map(moved, named_leaves(params))))
+        moved = spec.move(np, dict(named_leaves(params)), sizes, element, pool.map)
+    return jax.tree.unflatten(jax.tree.structure(params), [moved[path] for path, _ in named_leaves(params)])
 
 
 def _generators(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,8 @@
 import dataclasses
 import itertools
 
-from lopt.symmetry.spec import Axis, Factor, PyTree, WeightSpec
+from lopt.symmetry.notation import Axis, Factor, Part, Segments, map_parts, parts_of
+from lopt.symmetry.spec import PyTree, WeightSpec
 
 
 def numbered(spec: WeightSpec) -> WeightSpec:
@@ -14,13 +15,13 @@ def numbered(spec: WeightSpec) -> WeightSpec:
       bias    n0
       kernel  n1! n0
     """
-    names = dict.fromkeys(factor.name for path in spec.paths for factor in spec.factors(path))
+    names = dict.fromkeys(factor.name for path in spec.blocks.paths for factor in spec.blocks.factors(path))
     numbers = {name: f"n{index}" for index, name in enumerate(names)}
 
     def renamed(factor: Factor) -> Factor:
         return dataclasses.replace(factor, name=numbers[factor.name], owner=numbers.get(factor.owner or ""))
 
-    leaves = tuple((path, tuple(tuple(map(renamed, axis)) for axis in axes)) for path, axes in spec.leaves)
+    leaves = spec.with_factors(renamed).leaves
     return WeightSpec(leaves, tuple(sorted((numbers[name], size) for name, size in spec.known_sizes)))
 
 
@@ -68,26 +69,35 @@ def without_single_indices(spec: WeightSpec, params: PyTree) -> WeightSpec:
     """
     single = {name for name, size in spec.sizes(params).items() if size == 1}
 
-    def kept(axis: Axis) -> Axis:
-        free = (dataclasses.replace(factor, owner=None) if factor.owner in single else factor for factor in axis)
+    def kept(part: Part) -> Part:
+        free = (dataclasses.replace(factor, owner=None) if factor.owner in single else factor for factor in part)
         return tuple(factor for factor in free if factor.name not in single)
 
-    leaves = tuple((path, tuple(map(kept, axes))) for path, axes in spec.leaves)
+    leaves = tuple((path, tuple(map_parts(axis, kept) for axis in axes)) for path, axes in spec.leaves)
     return WeightSpec(leaves, tuple((name, size) for name, size in spec.known_sizes if name not in single))
 
 
 def _without_fixed_names(spec: WeightSpec) -> WeightSpec:
-    """Runs of fixed factors within an axis as one factor, all of one name."""
+    """Runs of fixed factors within an axis, or a part of one, as one factor, all of one name; fixed parts in a row as one part."""
     fixed_name = "fixed" + "".join(spec.permutable)  # longer than any permutable name, so none of them
 
     owners = set(spec.nested.values())  # a fixed owner tells whose permutations are whose
 
-    def merged(axis: Axis) -> Axis:
+    def merged(part: Part) -> Part:
         runs = itertools.groupby(
-            axis, key=lambda factor: Factor(fixed_name, True) if factor.fixed and factor.name not in owners else factor
+            part, key=lambda factor: Factor(fixed_name, True) if factor.fixed and factor.name not in owners else factor
         )
         # Only fixed factors merge: a permutable name that stands twice in a row is two factors.
         return tuple(factor for key, run in runs for factor in ([key] if key.fixed else run))
 
-    leaves = tuple((path, tuple(map(merged, axes))) for path, axes in spec.leaves)
+    def merged_parts(axis: Axis) -> Axis:
+        parts = parts_of(map_parts(axis, merged))
+        fixed = (Factor(fixed_name, True),)
+        # A part of size one is fixed, if it is one of several.
+        named = [fixed if not part and len(parts) > 1 else part for part in parts]
+        runs = itertools.groupby(named)
+        kept = tuple(part for part, run in runs for part in ([part] if part == fixed else run))
+        return Segments(kept) if len(kept) > 1 else next(iter(kept), ())
+
+    leaves = tuple((path, tuple(map(merged_parts, axes))) for path, axes in spec.leaves)
     return WeightSpec(leaves, tuple((name, size) for name, size in spec.known_sizes if name in spec.permutable))

@@ -81,7 +81,7 @@ def count_layer(spec: WeightSpec) -> LayerCount:
       >>> count.num_terms, count.views, count.parameters(c_in=32, c_out=1)
       (10, 6, 322)
     """
-    plan = make_plan(spec.relax())
+    plan = make_plan(spec.relax().blocks)
     return LayerCount(_terms_by_output(plan), len(_pooled(plan)))
 
 
@@ -118,8 +118,12 @@ def describe(spec: WeightSpec, params: PyTree) -> Description:
     """
     sizes, layer = spec.sizes(params), count_layer(spec)
     shapes = {path: tuple(np.shape(leaf)) for path, leaf in named_leaves(params)}
-    leaves = tuple(LeafRow(path, shapes[path], spec.notation(path), layer.terms[path]) for path in spec.paths)
-    moved = {name: tuple(p for p in spec.paths if name in {f.name for f in spec.factors(p)}) for name in spec.names}
+    terms, moved = dict.fromkeys(spec.paths, 0), {name: dict[str, None]() for name in spec.names}
+    for (path, _), block in zip(spec.block_places(), spec.blocks.paths, strict=True):
+        terms[path] += layer.terms[block]
+        for factor in spec.blocks.factors(block):
+            moved[factor.name][path] = None
+    leaves = tuple(LeafRow(path, shapes[path], spec.notation(path), terms[path]) for path in spec.paths)
     fixed = sorted(set(spec.names) - set(spec.permutable))
-    names = tuple(NameRow(name, name in fixed, sizes[name], moved[name]) for name in (*spec.permutable, *fixed))
+    names = tuple(NameRow(name, name in fixed, sizes[name], tuple(moved[name])) for name in (*spec.permutable, *fixed))
     return Description(leaves, names, layer)

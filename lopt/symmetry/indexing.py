@@ -1,12 +1,9 @@
 """Rules for primitives that take parts of axes or look entries up. See `lopt.symmetry.rules` for the table.
 
-A part of an axis that is made of equal blocks (the gates of a recurrent cell, the thirds of a fused query-key-value product)
-leaves the order within a block free: the axis becomes (blocks, block) with the blocks fixed. Parts of unequal length are a
-direct sum, for which specs have no notation; there the largest block that divides all of them is what stays free.
+Where an axis is cut into parts, or joined from them, each part keeps an order of its own (`Sum`): the two operands of `[x, h] @ W`,
+the gates of a recurrent cell. That gates are one order four times is what is then done with them.
 """
 
-import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,20 +11,11 @@ from lopt.symmetry.labels import Label, Uniform, Value
 from lopt.symmetry.trace import Trace, shape_of
 
 
-def _blocks(trace: Trace, label: Label, size: int, parts: Sequence[int]) -> Label | None:
-    """Split an axis into (blocks!, block), the largest block that all `parts` are multiples of; its label, or None if pinned."""
-    block = math.gcd(size, *parts)
-    if block <= 1 or trace.atoms.is_fixed(label):
-        trace.atoms.pin(label)
-        return None
-    return trace.atoms.blocks(label, size // block)[1]
-
-
 def _part(trace: Trace, label: Label, size: int, start: int, length: int, stride: int = 1) -> Label:
     """The label of entries `start, start + stride, ...` of an axis."""
     if length == size:
         return label
-    if length <= 1 or trace.atoms.is_uniform(label):
+    if length == 0 or trace.atoms.is_uniform(label):
         trace.atoms.pin(label)
         return (Uniform(length),) if length != 1 else ()
     if stride > 1:
@@ -37,10 +25,7 @@ def _part(trace: Trace, label: Label, size: int, start: int, length: int, stride
             return outer
         trace.atoms.pin(label)
         return trace.atoms.fresh(length, fixed=True)
-    block = _blocks(trace, label, size, (start, length))
-    if block is None:
-        return trace.atoms.fresh(length, fixed=True)
-    return trace.atoms.fresh(length // trace.atoms.total(block), fixed=True) + block
+    return trace.atoms.part(label, start, start + length)
 
 
 def slice_(trace: Trace, equation: Any, operand: Value) -> Value:
@@ -65,37 +50,27 @@ def split(trace: Trace, equation: Any, operand: Value) -> list[Value]:
 
 
 def concatenate(trace: Trace, equation: Any, *operands: Value) -> Value:
-    """Blocks of all operands move together. A fixed operand, or lengths without a common divisor, pin the whole axis."""
+    """The operands' parts lie one behind the other; on all other axes they lie on one another."""
     axis, atoms = equation.params["dimension"], trace.atoms
     index = trace.join_index(operands)
-    sizes = [shape_of(variable)[axis] for variable in equation.invars]
-    labels = [value.axes[axis] for value in operands]
     rest = [Value((*value.axes[:axis], *value.axes[axis + 1 :])) for value in operands]
     joined = list(trace.join(rest).axes)
-    total = sum(sizes)
-    block = math.gcd(*sizes)
-    if block <= 1 or any(map(atoms.is_fixed, labels)):
-        for label in labels:
-            atoms.pin(label)
-        joined.insert(axis, atoms.fresh(total, fixed=True))
-        return Value(tuple(joined), index, operands[0].offset)
-    inner: list[Label] = []
-    for label, size in zip(labels, sizes, strict=True):
-        inner.append(atoms.blocks(label, size // block)[1])
-    joined.insert(axis, atoms.fresh(total // block, fixed=True) + functools.reduce(atoms.unify, inner))
+    joined.insert(axis, atoms.add([value.axes[axis] for value in operands]))
     return Value(tuple(joined), index, operands[0].offset)
 
 
 def pad(trace: Trace, equation: Any, operand: Value, _: Value) -> Value:
-    """Where something is put before, between or behind, positions count."""
+    """What is put before and behind is one number everywhere; between entries, and where some are left out, positions count."""
     labels: list[Label] = []
     shape = shape_of(equation.outvars[0])
-    for label, padding, size in zip(operand.axes, equation.params["padding_config"], shape, strict=True):
-        if tuple(padding) == (0, 0, 0):
-            labels.append(label)
-        else:
+    for label, (low, high, between), size in zip(operand.axes, equation.params["padding_config"], shape, strict=True):
+        if between or low < 0 or high < 0:
             trace.atoms.pin(label)
             labels.append(trace.atoms.fresh(size, fixed=True))
+        else:
+            around = [(Uniform(width),) if width > 1 else () for width in (low, high)]
+            parts = [*([around[0]] if low else []), label, *([around[1]] if high else [])]
+            labels.append(trace.atoms.add(parts))
     return Value(tuple(labels))
 
 

@@ -7,8 +7,9 @@ it may be too small, never wrong. What is known to be lost:
 
 - Where each index of one axis may permute another in its own way (the width within an attention head, the hidden units of each
   expert), the inner name is nested in the outer one: `dim@heads`. One level of it is found (`lopt.symmetry.nesting`).
-- An axis that is a concatenation of parts of different kind (`[x, h] @ W`) is a direct sum of permutations, for which specs have
-  no notation: it is fixed, or permuted in equal blocks (`lopt.symmetry.indexing`).
+- An axis of very many parts, one behind the other (`lopt.symmetry.labels.MOST_PARTS`), is fixed. One of few (`[x, h] @ W`) is
+  `(inputs! | hidden)`: each part has an order of its own.
+- What a loop does with values that its own steps number or group (an index that is counted up) is fixed.
 - A dropout mask is data, so an axis that is dropped out is fixed: the loss for one key does change, though its distribution
   does not. Infer the spec of the deterministic mode.
 - An argmax or top-k fixes the axis that it looks along, as ties are broken by position, unless `ignore_ties` is set.
@@ -18,7 +19,7 @@ Symmetries other than permutations (signs, scales) are not looked for.
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -90,16 +91,15 @@ def infer_spec(
     call, weights, data = _over_arrays(fn, params, inputs)
     closed = jax.make_jaxpr(call)(weights, data)
 
-    def interpret(**options: Callable[[Any], bool]) -> tuple[Trace, list[Value], list[Leaf]]:
+    def interpret(**options: Callable[[Any], bool]) -> tuple[Trace, list[Value]]:
         trace = Trace(RULES, INDEX_AWARE, MAPS, ignore_ties=ignore_ties, **options)
-        values = _interpret(trace, closed, weights, data)
-        return trace, values, _leaves(trace, flat, values)
+        return trace, _interpret(trace, closed, weights, data)
 
-    trace, values, leaves = interpret()
+    trace, values = interpret()
     trace.report()
-    spec = name_spec(trace.atoms, leaves, trace.nesting.owners(trace.atoms, values))
+    spec = name_spec(trace.atoms, _leaves(trace, flat, values), trace.nesting.owners(trace.atoms, values))
     if trace.constants:
-        _report_constants(leaves, trace, interpret)
+        _report_constants([path for path, leaf in flat if _is_array(leaf)], trace, values, interpret)
     if not check:
         return spec
     run = jax.jit(core.jaxpr_as_fun(closed), compiler_options=_COMPILED_FAST)
@@ -143,31 +143,27 @@ def _interpret(trace: Trace, closed: Any, weights: Sequence[Any], data: Sequence
 
 
 def _report_constants(
-    leaves: Sequence[Leaf], trace: Trace, interpret: Callable[..., tuple[Trace, list[Value], list[Leaf]]]
+    paths: Sequence[str], trace: Trace, values: Sequence[Value], interpret: Callable[..., tuple[Trace, list[Value]]]
 ) -> None:
     """Warn of arrays that alone fix weights, if all of their axes lie on weights': so do those of a model's state, not a batch's."""
 
     def free_atoms(trace: Trace, labels: Iterable[Label]) -> set[int]:
-        found = {factor for label in labels for factor in trace.atoms.resolve(label) if isinstance(factor, int)}
-        return {atom for atom in found if not trace.atoms.is_fixed((atom,))}
+        return {atom for label in labels for atom in trace.atoms.atoms(label) if not trace.atoms.is_fixed((atom,))}
 
-    free, values, _ = interpret(free=lambda array: True)
-    moved = free_atoms(free, (label for value in values for label in value.axes))
-    state = [
-        array
-        for array, value in free.constants
-        if moved.issuperset(factor for label in value.axes for factor in free.atoms.resolve(label) if isinstance(factor, int))
-    ]
-    free, _, freed = interpret(free=lambda array: any(array is one for one in state))
+    free, freed = interpret(free=lambda array: True)
+    moved = free_atoms(free, (label for value in freed for label in value.axes))
+    state = [array for array, value in free.constants if all(moved.issuperset(free.atoms.atoms(label)) for label in value.axes)]
+    free, freed = interpret(free=lambda array: any(array is one for one in state))
     reasons: dict[int, set[int]] = {}
     for array, value in free.constants:
         reasons.setdefault(id(array), set()).update(free_atoms(free, value.axes))
     shapes, fixed = set[tuple[int, ...]](), set[str]()
-    for leaf, other in zip(leaves, freed, strict=True):
-        for axis, movable in zip(leaf.axes, other.axes, strict=True):
-            found = [array for array in state if trace.atoms.is_fixed(axis) and reasons[id(array)].intersection(movable)]
+    for path, value, other in zip(paths, values, freed, strict=True):
+        for label, movable in zip(value.axes, other.axes, strict=True):
+            here = free_atoms(free, [movable]) if trace.atoms.is_fixed(label) else set()
+            found = [array for array in state if reasons[id(array)] & here]
             shapes.update(array.shape for array in found)
-            fixed.update([leaf.path] if found else [])
+            fixed.update([path] if found else [])
     if fixed:
         warnings.warn(
             f"arrays that the function closes over, of shapes {sorted(shapes)}, fix axes of {sorted(fixed)}. If they belong to "
@@ -179,6 +175,9 @@ def _report_constants(
 
 def _leaves(trace: Trace, flat: Sequence[tuple[str, Any]], values: Sequence[Value]) -> list[Leaf]:
     """The atoms of every leaf of the params; leaves that are no arrays have no axes."""
+    for value in values:
+        for label in value.axes:
+            trace.atoms.settle(label)
     remaining = iter(values)
     leaves = []
     for path, leaf in flat:
@@ -186,6 +185,6 @@ def _leaves(trace: Trace, flat: Sequence[tuple[str, Any]], values: Sequence[Valu
             leaves.append(Leaf(path, (), len(flat)))
             continue
         value = next(remaining)
-        axes = tuple(cast(tuple[int, ...], trace.atoms.resolve(label)) for label in value.axes)
+        axes = tuple(map(trace.atoms.segments, value.axes))
         leaves.append(Leaf(path, axes, trace.order.get(id(value), len(flat))))
     return leaves

@@ -11,7 +11,8 @@ import hashlib
 from collections import Counter
 
 from lopt.symmetry.compare import same_up_to_names
-from lopt.symmetry.spec import Axis, Factor, SpecError, WeightSpec
+from lopt.symmetry.notation import Factor, Part, parts_of
+from lopt.symmetry.spec import SpecError, WeightSpec
 
 
 def match_leaves(spec: WeightSpec, known: WeightSpec) -> dict[str, str] | None:
@@ -34,6 +35,8 @@ def match_leaves(spec: WeightSpec, known: WeightSpec) -> dict[str, str] | None:
       >>> match_leaves(WeightSpec.parse({"b": "u", "v": "u y!", "w": "(rows! columns!) u"}), known)
       {'b': 'dense0/bias', 'v': 'dense1/kernel', 'w': 'dense0/kernel'}
     """
+    if spec.in_parts or known.in_parts:
+        return _match_by_blocks(spec, known)
     spec, known = _whole_axes(spec), _whole_axes(known)
     if same_up_to_names(_sorted(spec), _sorted(known)):
         return {path: path for path in spec.paths}
@@ -54,6 +57,20 @@ def match_leaves(spec: WeightSpec, known: WeightSpec) -> dict[str, str] | None:
     return found if same_up_to_names(_sorted(renamed), _sorted(known)) else None
 
 
+def _match_by_blocks(spec: WeightSpec, known: WeightSpec) -> dict[str, str] | None:
+    """`match_leaves` for leaves with axes in parts: all blocks of a leaf are those of one other, in the same places."""
+    found = match_leaves(spec.blocks, known.blocks)
+    if found is None:
+        return None
+    places = {path: {} for path in spec.paths}
+    for (path, which), block in zip(spec.block_places(), spec.blocks.paths, strict=True):
+        other = dict(zip(known.blocks.paths, known.block_places(), strict=True))[found[block]]
+        places[path][which] = other
+    whole = {path: next(iter(others.values()))[0] for path, others in places.items()}
+    same = all(other == (whole[path], which) for path, others in places.items() for which, other in others.items())
+    return whole if same else None
+
+
 def _sorted(spec: WeightSpec) -> WeightSpec:
     return WeightSpec(tuple(sorted(spec.leaves, key=lambda leaf: leaf[0])))
 
@@ -63,7 +80,7 @@ def _whole_axes(spec: WeightSpec) -> WeightSpec:
     owners = set(spec.nested.values())
     count = Counter(factor.name for path in spec.paths for factor in spec.factors(path))
 
-    def whole(axis: Axis) -> Axis:
+    def whole(axis: Part) -> Part:
         factors: list[Factor] = []
         for factor in axis:
             alone = factor.fixed and count[factor.name] == 1 and factor.name not in owners
@@ -75,14 +92,14 @@ def _whole_axes(spec: WeightSpec) -> WeightSpec:
         return tuple(factors)
 
     merged: set[Factor] = set()
-    leaves = tuple((path, tuple(map(whole, axes))) for path, axes in spec.leaves)
+    leaves = tuple((path, tuple(whole(part) for axis in axes for part in parts_of(axis))) for path, axes in spec.leaves)
     return WeightSpec(leaves)
 
 
 def _parts(spec: WeightSpec) -> dict[str, str]:
     """path -> what part the leaf plays: equal for leaves that refinement does not tell apart, of one spec or of two."""
     places = {
-        path: [(index, position, factor) for index, axis in enumerate(axes) for position, factor in enumerate(axis)]
+        path: [(index, position, factor) for index, axis in enumerate(axes) for position, factor in enumerate(parts_of(axis)[0])]
         for path, axes in spec.leaves
     }
     leaf_parts, name_parts = dict.fromkeys(spec.paths, ""), dict.fromkeys(spec.names, "")

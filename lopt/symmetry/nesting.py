@@ -20,13 +20,16 @@ An owner may be fixed. One level is looked for, as specs have one.
 
 import collections
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from lopt.symmetry.labels import Atoms, Label, Value
+from lopt.symmetry.labels import Atoms, Label, Sum, Value
 
 Axes = tuple[Label, ...]
+
+MOST_BLOCKS = 256
 
 
 class Record:
@@ -92,7 +95,9 @@ class Record:
             return [*found, *(groups[atom] for atom in found if atom in groups)]
 
         candidates: dict[int, set[int]] = {}
-        for found in [*map(found_in, self._values), *(_atoms(atoms, value.axes) for value in weights)]:
+        blocks = [found_in(block) for axes in self._values for block in _blocks(atoms, axes)]
+        blocks += [_atoms(atoms, block) for value in weights for block in _blocks(atoms, value.axes)]
+        for found in blocks:
             counts = collections.Counter(found)
             single = {atom for atom, count in counts.items() if count == 1}
             for atom in counts:
@@ -123,7 +128,26 @@ class Record:
 
 
 def _atoms(atoms: Atoms, axes: Sequence[Label]) -> list[int]:
-    return [factor for label in axes for factor in atoms.resolve(label) if isinstance(factor, int)]
+    return [atom for label in axes for atom in atoms.atoms(label)]
+
+
+def _blocks(atoms: Atoms, axes: Axes) -> Iterator[Axes]:
+    """The blocks of a value whose axes have parts, one for each choice of parts; of very many, all axes in one, which nests nothing."""
+
+    def parts(label: Label) -> list[Label]:
+        found: list[Label] = [()]
+        for factor in atoms.resolve(label):
+            if isinstance(factor, Sum):
+                found = [(*start, *end) for start in found for part in factor.parts for end in parts(part)]
+            else:
+                found = [(*start, factor) for start in found]
+        return found
+
+    choices = list(map(parts, axes))
+    if math.prod(map(len, choices)) > MOST_BLOCKS:
+        yield tuple(label for label in axes for _ in range(2))
+    else:
+        yield from itertools.product(*choices)
 
 
 def _choose(atoms: Atoms, candidates: dict[int, set[int]]) -> dict[int, int]:

@@ -8,14 +8,20 @@ Functionals", NeurIPS 2024, section 3). A `WeightSpec` names the permutation of 
     {"head":  {"kernel": "(h! w! c) classes!"}}                    one array axis made of three named factors, row-major
     {"norm":  {"scale": "1 embed", "count": ""}}                   `1`: an axis of size one; "": a rank-0 leaf
     {"query": {"kernel": "embed heads dim@heads"}}                 `@`: each head permutes its own `dim`
+    {"lstm":  {"kernel": "(inputs! | hidden) (gates! hidden)"}}    `|`: one array axis made of parts, one behind the other
+
+A weight with an axis in parts is as many weights as it has blocks, which happen to lie in one array: `WeightSpec.blocks` is the spec
+of these, without parts, for which alone the equivariant basis and the layers are written.
 
 `lopt.symmetry.notation` reads and writes the strings.
 """
 
 import dataclasses
+import functools
+import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +29,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from lopt.symmetry.action import GroupElement, check_element, move_leaf
-from lopt.symmetry.notation import Axis, Factor, SpecError, bind_owners, format_axis, parse_leaf
+from lopt.symmetry.notation import (
+    Axis,
+    Factor,
+    Part,
+    Segments,
+    SpecError,
+    bind_owners,
+    format_axis,
+    map_factors,
+    parse_leaf,
+    parts_of,
+)
 
 __all__ = ["Axis", "Factor", "GroupElement", "PyTree", "SpecError", "WeightSpec", "is_under", "named_leaves", "unknown_prefixes"]
 
@@ -72,6 +89,35 @@ def unknown_prefixes(prefixes: Iterable[str], tree: PyTree) -> list[str]:
     """Those that no leaf of the pytree is under."""
     paths = [path for path, _ in named_leaves(tree)]
     return [prefix for prefix in prefixes if not any(is_under(path, prefix) for path in paths)]
+
+
+def _block_path(path: str, axes: Sequence[Axis], which: Sequence[int]) -> str:
+    places = [str(place) for axis, place in zip(axes, which, strict=True) if isinstance(axis, Segments)]
+    return f"{path}[{','.join(places)}]" if places else path
+
+
+def _part_size(part: Part, sizes: Mapping[str, int]) -> int:
+    return math.prod(sizes[factor.name] for factor in part)
+
+
+_CONTRADICTION: dict[str, int] = {"": -1}
+
+
+def _solve(axis: Axis, size: int, known: Mapping[str, int]) -> dict[str, int] | None:
+    """The size of the one name of an axis that is not known; {} if all are, None if more than one is not."""
+    unknown = {factor.name for part in parts_of(axis) for factor in part if factor.name not in known}
+    if len(unknown) > 1:
+        return None
+    left, times = size, 0
+    for part in parts_of(axis):
+        places = sum(factor.name in unknown for factor in part)
+        of_known = math.prod(known[factor.name] for factor in part if factor.name in known)
+        if places > 1:
+            return None
+        left, times = (left, times + of_known) if places else (left - of_known, times)
+    if not unknown:
+        return {} if left == 0 else _CONTRADICTION
+    return {unknown.pop(): left // times} if times and left >= 0 and left % times == 0 else _CONTRADICTION
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,14 +169,79 @@ class WeightSpec:
         for name, owner in self.nested.items():
             if owner in self.nested or owner == name:
                 raise SpecError(f"'{name}' is nested in '{owner}', which is nested itself: one level is all that specs have")
-        for path in self.paths:
-            self.owners(path)
+        blocks: dict[str, str] = {}
+        axes = dict(self.leaves)
+        for path, block, which in self._blocks():
+            bind_owners(path, tuple(factor for part in block for factor in part))
+            name = _block_path(path, axes[path], which)
+            if blocks.setdefault(name, path) != path:
+                raise SpecError(
+                    f"leaves '{blocks[name]}' and '{path}' both have a block of the path '{name}': rename one of them"
+                )
 
     def _factors(self) -> Iterator[tuple[str, Factor]]:
         for path, axes in self.leaves:
             for axis in axes:
-                for factor in axis:
-                    yield path, factor
+                for part in parts_of(axis):
+                    for factor in part:
+                        yield path, factor
+
+    def _blocks(self) -> Iterator[tuple[str, tuple[Part, ...], tuple[int, ...]]]:
+        """For every block of every leaf the leaf's path, the part of each axis that the block lies in, and which it is."""
+        for path, axes in self.leaves:
+            for which in itertools.product(*(range(len(parts_of(axis))) for axis in axes)):
+                yield path, tuple(parts_of(axis)[place] for axis, place in zip(axes, which, strict=True)), which
+
+    @functools.cached_property
+    def in_parts(self) -> bool:
+        """Whether an axis of some leaf is made of parts."""
+        return any(isinstance(axis, Segments) for _, axes in self.leaves for axis in axes)
+
+    @functools.cached_property
+    def blocks(self) -> "WeightSpec":
+        """The spec of the blocks, each a leaf of its own: `path[i]` for part i of a leaf's one axis in parts, `path[i,j]` of two.
+
+        Example:
+          >>> print(WeightSpec.parse({"bias": "gates", "kernel": "(x! | h) gates"}).blocks)
+          bias       gates
+          kernel[0]  x! gates
+          kernel[1]  h gates
+        """
+        if not self.in_parts:
+            return self
+        axes = dict(self.leaves)
+        leaves = tuple((_block_path(path, axes[path], which), block) for path, block, which in self._blocks())
+        return WeightSpec(leaves, self.known_sizes)
+
+    def block_places(self) -> list[tuple[str, tuple[int, ...]]]:
+        """For every leaf of `blocks` the path of the leaf that it is a block of, and which part of each axis it lies in."""
+        return [(path, which) for path, _, which in self._blocks()]
+
+    def split(self, arrays: Mapping[str, Any], sizes: Mapping[str, int]) -> dict[str, Any]:
+        """The blocks of arrays: path -> array to path of `blocks` -> array. Axes behind those of a leaf, such as channels, are kept."""
+        found = {}
+        for path, axes in self.leaves:
+            if path not in arrays:
+                continue
+            if not any(isinstance(axis, Segments) for axis in axes):
+                found[path] = arrays[path]
+                continue
+            ends = [list(itertools.accumulate((_part_size(part, sizes) for part in parts_of(axis)), initial=0)) for axis in axes]
+            for which in itertools.product(*(range(len(parts_of(axis))) for axis in axes)):
+                index = tuple(slice(end[place], end[place + 1]) for end, place in zip(ends, which, strict=True))
+                found[_block_path(path, axes, which)] = arrays[path][index]
+        return found
+
+    def join(self, xp: Any, blocks: Mapping[str, Any]) -> dict[str, Any]:
+        """The arrays of which `split` makes these blocks; `xp` is numpy or jax.numpy."""
+
+        def joined(path: str, axes: tuple[Axis, ...], which: tuple[int, ...]) -> Any:
+            if len(which) == len(axes):
+                return blocks[_block_path(path, axes, which)]
+            parts = [joined(path, axes, (*which, place)) for place in range(len(parts_of(axes[len(which)])))]
+            return parts[0] if len(parts) == 1 else xp.concatenate(parts, axis=len(which))
+
+        return {path: joined(path, axes, ()) for path, axes in self.leaves}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -153,8 +264,21 @@ class WeightSpec:
         return tuple(path for path, _ in self.leaves)
 
     def factors(self, path: str) -> tuple[Factor, ...]:
-        """All factors of a leaf, composed axes expanded: one per axis of the reshaped leaf."""
-        return tuple(factor for axis in dict(self.leaves)[path] for factor in axis)
+        """All factors of a leaf, composed axes expanded: one per axis of the reshaped leaf.
+
+        Raises:
+          SpecError: if an axis of the leaf is made of parts, so that `blocks` has to be asked.
+        """
+        axes = dict(self.leaves)[path]
+        if any(isinstance(axis, Segments) for axis in axes):
+            raise SpecError(
+                f"leaf '{path}' ('{self.notation(path)}') has an axis made of parts: ask for the factors of `spec.blocks`"
+            )
+        return tuple(factor for axis in axes for factor in parts_of(axis)[0])
+
+    def all_factors(self, path: str) -> tuple[Factor, ...]:
+        """The factors of all axes of a leaf, those of parts one after the other."""
+        return tuple(factor for axis in dict(self.leaves)[path] for part in parts_of(axis) for factor in part)
 
     def owners(self, path: str) -> tuple[int | None, ...]:
         """For each of a leaf's `factors`, the position of the one that it is nested in."""
@@ -183,7 +307,11 @@ class WeightSpec:
         def relaxed(factor: Factor) -> Factor:
             return dataclasses.replace(factor, fixed=factor.fixed and bool(names) and factor.name not in names)
 
-        leaves = tuple((path, tuple(tuple(map(relaxed, axis)) for axis in axes)) for path, axes in self.leaves)
+        return self.with_factors(relaxed)
+
+    def with_factors(self, change: Callable[[Factor], Factor]) -> "WeightSpec":
+        """The spec with its factors changed, each by itself."""
+        leaves = tuple((path, tuple(map_factors(axis, change) for axis in axes)) for path, axes in self.leaves)
         return dataclasses.replace(self, leaves=leaves)
 
     def without(self, *names: str) -> "WeightSpec":
@@ -201,10 +329,8 @@ class WeightSpec:
                 f"cannot take out {sorted(names)} and leave {orphans}, which are nested in them: take them out together"
             )
 
-        def kept(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
-            return tuple((factor,) for axis in axes for factor in axis if factor.name not in names)
-
-        return WeightSpec(tuple((path, kept(axes)) for path, axes in self.leaves))
+        spec = self.blocks  # an axis may be taken out of some blocks of a leaf and not out of others
+        return WeightSpec(tuple((path, tuple((f,) for f in spec.factors(path) if f.name not in names)) for path in spec.paths))
 
     def sizes(self, params: PyTree) -> dict[str, int]:
         """Check that the spec describes `params` and return the size of every name.
@@ -232,7 +358,7 @@ class WeightSpec:
         composed: list[tuple[str, Axis, int]] = []
         for path, axes in self.leaves:
             for axis, size in zip(axes, shapes[path], strict=True):
-                if len(axis) == 1:
+                if not isinstance(axis, Segments) and len(axis) == 1:
                     record(axis[0].name, size, path)
                 else:
                     composed.append((path, axis, size))
@@ -240,20 +366,18 @@ class WeightSpec:
         while composed:
             pending = []
             for path, axis, size in composed:
-                unknown = [factor.name for factor in axis if factor.name not in found]
-                known = math.prod(found[factor.name][0] for factor in axis if factor.name in found)
-                if len(unknown) > 1:
+                solved = _solve(axis, size, {name: known for name, (known, _) in found.items()})
+                if solved is None:
                     pending.append((path, axis, size))
-                elif not unknown and known == size:
-                    continue
-                elif unknown and known and size % known == 0:
-                    record(unknown[0], size // known, path)
-                else:
-                    sizes = {factor.name: found[factor.name][0] for factor in axis if factor.name in found}
+                elif solved == _CONTRADICTION:
+                    sizes = {f.name: found[f.name][0] for part in parts_of(axis) for f in part if f.name in found}
                     raise SpecError(
                         f"leaf '{path}' of shape {shapes[path]}: the axis '{format_axis(axis)}' has size {size}, which does not "
                         f"factor with {sizes}"
                     )
+                else:
+                    for name, of in solved.items():
+                        record(name, of, path)
             if len(pending) == len(composed):
                 path, axis, _ = pending[0]
                 raise SpecError(
@@ -299,10 +423,25 @@ class WeightSpec:
         """
         sizes = self.sizes(params)
         check_element(element, sizes, self.nested)
-        leaves = [
-            move_leaf(jnp, leaf, self.factors(path), self.owners(path), sizes, element) for path, leaf in named_leaves(params)
-        ]
-        return jax.tree.unflatten(jax.tree.structure(params), leaves)
+        moved = self.move(jnp, dict(named_leaves(params)), sizes, element)
+        return jax.tree.unflatten(jax.tree.structure(params), [moved[path] for path, _ in named_leaves(params)])
+
+    def move(
+        self,
+        xp: Any,
+        leaves: Mapping[str, Any],
+        sizes: Mapping[str, int],
+        element: GroupElement,
+        each: Callable[..., Iterable[Any]] = map,
+    ) -> dict[str, Any]:
+        """`permute` for path -> array, in numpy or jax.numpy, of what is known to fit; `each` is `map`, or one that runs in threads."""
+        spec = self.blocks
+        blocks = self.split(leaves, sizes)
+
+        def moved(path: str) -> Any:
+            return move_leaf(xp, blocks[path], spec.factors(path), spec.owners(path), sizes, element)
+
+        return self.join(xp, dict(zip(spec.paths, each(moved, spec.paths), strict=True)))
 
     def sample(self, key: jax.Array, params: PyTree) -> dict[str, jax.Array]:
         """A uniformly random group element: a permutation of int [n] for each permutable name, [m, n] for a nested one."""

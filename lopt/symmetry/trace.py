@@ -151,9 +151,7 @@ class Trace:
 
     def freedom(self, value: Value) -> tuple[int | bool, ...]:
         """How uniform a value is: what a loop's fixpoint can only lower."""
-        axes = [self.atoms.resolve(label) for label in value.axes]
-        sizes = [self.atoms.total(tuple(factor for factor in axis if isinstance(factor, Uniform))) for axis in axes]
-        return (*sizes, value.index is None)
+        return (*map(self.atoms.uniformity, value.axes), value.index is None)
 
     def fixpoint(self, start: Sequence[Value], body: Callable[[list[Value]], list[Value]]) -> list[Value]:
         """The labels of a loop's carry: those of its start, joined with what the body makes of them until nothing changes."""

@@ -229,8 +229,8 @@ class FamilyConfig(TaskConfig):
     """Range of a factor on the initial weights; None: 1."""
     input_scale: Range | None = None
     """Range of a factor on the inputs; None: 1."""
-    input_field: str = "image"
-    """The array of the batches that `input_scale` multiplies."""
+    input_field: str | None = None
+    """The array of the batches that `input_scale` multiplies; None: image."""
     examples: int | None = None
     """Size of the training set that each inner training draws for itself; None: all examples."""
     batch_sizes: tuple[int, ...] = ()
@@ -243,13 +243,17 @@ class FamilyConfig(TaskConfig):
     scales: tuple[Range, ...] = CELO_SCALES
     """Ranges that a reparametrised training draws its scales from, each as likely, log-uniform within."""
 
+    def __post_init__(self) -> None:
+        if self.input_field is not None and self.input_scale is None:
+            raise ValueError(f"input_field={self.input_field!r} does nothing without input_scale: leave it out")
+
     def make(self) -> Problem:
         """Load the data and build the family."""
         family = self.task.make()
         if self.examples is not None:
             family = vary_examples(family, self.examples)
         if self.input_scale is not None:
-            family = vary_input_scale(family, self.input_field, self.input_scale)
+            family = vary_input_scale(family, self.input_field or "image", self.input_scale)
         if self.init_scale is not None:
             family = vary_init_scale(family, self.init_scale)
         if self.batch_sizes:

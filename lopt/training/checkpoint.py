@@ -288,6 +288,22 @@ def load_newest_theta(run_dir: str | Path) -> tuple[PyTree, int]:
     return _decode_containers(content.theta, content), content.step
 
 
+def chosen_theta(run_dir: str | Path, *, best: bool = True) -> tuple[PyTree, int, str]:
+    """The theta of a run that is raced and loaded.
+
+    Args:
+      run_dir: the run directory.
+      best: the one that did best in the held-out evaluations, where there were any; False: the newest.
+
+    Returns:
+      theta, the outer step it is of, and which it is: "best" or "newest". Errors are those of `load_theta`.
+    """
+    kept = Path(run_dir) / BEST_DIR
+    if best and steps(kept):
+        return *load_newest_theta(kept), "best"
+    return *load_newest_theta(run_dir), "newest"
+
+
 def pack_theta(theta: PyTree, step: int) -> bytes:
     """The bytes of a safetensors file that holds theta alone, and the outer step it is of; `ValueError` names what cannot be stored."""
     return _pack(step, {"theta": theta})

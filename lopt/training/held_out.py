@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
-from lopt.evaluation.evaluate import seed_keys, train_fn
+from lopt.evaluation.rollout import seed_keys, train_fn
 from lopt.evaluation.summary import final_losses
 from lopt.optimizers.momentum import OptimizerConfig
 from lopt.symmetry.spec import PyTree
 from lopt.task.base import Problem, TaskConfig
-from lopt.training.mixture import check_serves, optimizer_of
+from lopt.training.mixture import check_compatible, optimizer_of
 
 HELD_OUT = zlib.crc32(b"lopt.training.held_out")  # folded into the root key, far beyond any outer step
 
@@ -58,7 +58,7 @@ def make_held_out(
       A function whose metrics are `held_out/TASK` and, the smaller the better, `held_out/score`.
 
     Raises:
-      ValueError: naming the task that theta cannot serve.
+      ValueError: naming the task that theta is not compatible with.
     """
     made = [task.make() for task in config.tasks]
     problems = {problem.name: problem for problem in made} or dict(trained_on)
@@ -68,7 +68,7 @@ def make_held_out(
     races = {}
     for name, problem in problems.items():
         learned = optimizer_of(optimizer, problem)
-        check_serves(learned, theta, problem)
+        check_compatible(learned, theta, problem)
         keys = seed_keys(jax.random.fold_in(key, zlib.crc32(name.encode())), config.seeds)
         races[name] = (train_fn(problem, learned.opt_fn, config.steps), keys, problem)
     window = max(1, config.steps // 10)

@@ -1,8 +1,8 @@
 """One theta over several inner problems: their meta-gradients are added up, by weights.
 
 Each problem has an optimizer for its own weights and an estimator with particles of its own; all are part of one outer step, compiled
-together. What fits them together is theta: that of DeepSets and of a UNF shared by role serves any weights, that of a plain UNF those
-of one spec, of whatever widths.
+together. What they have in common is theta: that of DeepSets and of a UNF shared by role is compatible with any weights, that of
+a plain UNF with those of one spec, of whatever widths.
 """
 
 import zlib
@@ -57,19 +57,19 @@ def _union(one: PyTree, other: PyTree, first: str, second: str, where: str) -> P
     if jax.tree.map(jnp.shape, one) != jax.tree.map(jnp.shape, other):
         shapes = [jax.tree.map(jnp.shape, tree) for tree in (one, other)]
         raise ValueError(
-            f"one theta cannot serve both '{first}' and '{second}': its {where} has shapes {shapes[0]} for one, {shapes[1]} for the "
-            f"other. {_ADVICE}"
+            f"one theta is not compatible with both '{first}' and '{second}': its {where} has shapes {shapes[0]} for one, {shapes[1]} for "
+            f"the other. {_ADVICE}"
         )
     return one
 
 
 _ADVICE = (
-    "The update network DeepSetsConfig() or UNFConfig(share='role') serves any weights; a plain UNF serves problems of one spec, of "
-    "any widths."
+    "The update network DeepSetsConfig() or UNFConfig(share='role') is compatible with any weights; a plain UNF with problems of one spec, "
+    "of any widths."
 )
 
 
-def check_serves(optimizer: LearnedOptimizer, theta: PyTree, problem: Problem) -> None:
+def check_compatible(optimizer: LearnedOptimizer, theta: PyTree, problem: Problem) -> None:
     """Raise `ValueError`, naming the problem, unless the optimizer with this theta can update its weights.
 
     Args:
@@ -86,7 +86,7 @@ def check_serves(optimizer: LearnedOptimizer, theta: PyTree, problem: Problem) -
     try:
         jax.eval_shape(update, theta, params)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"this theta does not serve the weights of '{problem.name}': {error}. {_ADVICE}") from error
+        raise ValueError(f"this theta is not compatible with the weights of '{problem.name}': {error}. {_ADVICE}") from error
 
 
 def combine(estimators: Mapping[str, Estimator], probabilities: Sequence[float]) -> Estimator:
@@ -150,7 +150,7 @@ def set_up(
       unroll: the inner trainings.
 
     Raises:
-      ValueError: naming the problem, if one theta cannot serve all.
+      ValueError: naming the problem, if one theta is not compatible with all.
     """
     made = task.make()
     problems = made.problems if isinstance(made, TaskMixture) else (made,)
@@ -165,7 +165,7 @@ def set_up(
     optimizer = joint_optimizer(optimizers)
     theta = jax.eval_shape(optimizer.init, jax.random.key(0))
     for name, problem in named.items():
-        check_serves(optimizers[name], theta, problem)
+        check_compatible(optimizers[name], theta, problem)
     sources = {name: problem.datasets for name, problem in named.items()}
     return Setup(named, optimizer, combine(estimators, made.probabilities), _Sources(sources), mesh)
 

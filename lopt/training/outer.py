@@ -33,8 +33,8 @@ class OuterConfig:
     """Other arguments of the optimizer, such as ('b2', 0.99)."""
     warmup_steps: int = 0
     """Outer steps over which the step size rises linearly from zero."""
-    final_fraction: float = 0.1
-    """The step size after decay_steps, as a part of learning_rate."""
+    final_fraction: float | None = None
+    """The step size after decay_steps, as a part of learning_rate; None: 0.1."""
     freeze: tuple[tuple[str, int], ...] = ()
     """Parts of theta, by the beginning of their path, that stay as they are for so many outer steps, such as ('network', 200): first the
     scalars are trained, then f as well."""
@@ -52,8 +52,10 @@ class OuterConfig:
             raise ValueError(
                 f"outer.decay_steps must be None or more than outer.warmup_steps={self.warmup_steps}, got {self.decay_steps}"
             )
-        if not 0 <= self.final_fraction <= 1:
+        if self.final_fraction is not None and not 0 <= self.final_fraction <= 1:
             raise ValueError(f"outer.final_fraction must lie in [0, 1], got {self.final_fraction}")
+        if self.final_fraction is not None and self.decay_steps is None:
+            raise ValueError(f"outer.final_fraction={self.final_fraction} does nothing without outer.decay_steps: leave it out")
         if self.average is not None and not 0 <= self.average < 1:
             raise ValueError(f"outer.average must lie in [0, 1) or be None, got {self.average}")
         _factory(self.optimizer, dict(self.options))
@@ -62,7 +64,8 @@ class OuterConfig:
         """The step size, or what it is as a function of the outer step."""
         rate = self.learning_rate
         if self.decay_steps is not None:
-            later = optax.cosine_decay_schedule(rate, self.decay_steps - self.warmup_steps, alpha=self.final_fraction)
+            final = 0.1 if self.final_fraction is None else self.final_fraction
+            later = optax.cosine_decay_schedule(rate, self.decay_steps - self.warmup_steps, alpha=final)
         else:
             later = optax.constant_schedule(rate)
         if self.warmup_steps:

@@ -27,7 +27,6 @@ from lopt.estimators.base import PARTICLES, EstimatorConfig
 from lopt.evaluation.evaluate import EvaluationConfig
 from lopt.optimizers.momentum import LearnedOptimizer, OptimizerConfig
 from lopt.runtime import distributed
-from lopt.runtime.distributed import use_all_cores
 from lopt.runtime.environment import ENVIRONMENT_FILE, changes, environment, packages, read_starts, record_start
 from lopt.runtime.locks import LOCK_FILE
 from lopt.runtime.progress import Progress
@@ -45,21 +44,6 @@ from lopt.training.outer import MetaTrainState, OuterConfig, check_freeze, make_
 from lopt.training.run_dir import claimed
 from lopt.training.stall import GAVE_UP, Stall
 from lopt.unroll import UnrollConfig
-
-__all__ = [
-    "BEST_DIR",
-    "DivergedError",
-    "MetaTrainConfig",
-    "MetaTrainState",
-    "OuterConfig",
-    "Result",
-    "initial_state",
-    "initial_theta",
-    "make_outer_step",
-    "meta_train",
-    "on_devices",
-    "use_all_cores",
-]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +144,7 @@ def meta_train(
         meta-gradient is zero or not finite.
       DisagreementError: if the processes of the run were not started alike.
       PeerError: if another process of the run has stopped.
-      ValueError: if one theta cannot serve all problems; names them.
+      ValueError: if one theta cannot be compatible with all problems; names them.
     """
     run_dir = Path(run_dir)
     if experiment.outer_steps < 0 or min(experiment.save_every, experiment.keep_checkpoints, experiment.max_skipped) < 1:

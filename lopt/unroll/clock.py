@@ -36,14 +36,14 @@ def draw_windows(config: UnrollConfig, key: jax.Array, age: jax.Array) -> jax.Ar
         # Rounded down from a range that ends just above the longest: every number of windows gets its share.
         drawn = jnp.exp(jax.random.uniform(key, (), minval=math.log(shortest), maxval=math.log(longest + 1)))
         return jnp.clip(drawn.astype(jnp.int32), shortest, longest)
-    progress = jnp.minimum(age.astype(jnp.float32) / config.curriculum_steps, 1.0)
+    progress = jnp.minimum(age.astype(jnp.float32) / (config.curriculum_steps or 1000), 1.0)
     return jnp.round(shortest * (longest / shortest) ** progress).astype(jnp.int32)
 
 
 def first_clock(config: UnrollConfig, key: jax.Array, particle: jax.Array, particles: int) -> Clock:
     """The clock of a particle's first inner training: with `stagger`, the P particles' resets are spread evenly over the windows."""
     windows = draw_windows(config, key, jnp.int32(0))
-    if config.stagger:
+    if config.stagger is not False:
         windows = windows - (particle * windows) // particles
     return Clock(jnp.int32(0), (windows * config.truncation).astype(jnp.int32), jnp.int32(0))
 

@@ -21,10 +21,11 @@ class UnrollConfig:
     (`last`), or the smallest loss (`min`)."""
     loss_cap: float = 1.5
     """Losses above this many times the loss of a constant prediction count as that much (`inf`: no cap); capped steps are counted."""
-    stagger: bool = True
-    """Give the particles' first inner trainings different lengths, so that at every outer step they stand at different points."""
-    last: int = 100
-    """Steps at the end of an inner training that meta_loss `last` averages."""
+    stagger: bool | None = None
+    """Give the particles' first inner trainings different lengths, so that at every outer step they stand at different points. None: yes,
+    but where an outer step sees whole inner trainings."""
+    last: int | None = None
+    """Steps at the end of an inner training that meta_loss `last` averages; None: 100."""
     meta_data: MetaData = "train"
     """The split that the meta-loss is measured on: the very batches that are trained on (`train`, the paper; it costs nothing), or
     others, which takes one forward pass more in each inner step."""
@@ -33,8 +34,8 @@ class UnrollConfig:
     min_horizon to T over curriculum_steps (`curriculum`). Whole windows."""
     min_horizon: int | None = None
     """The shortest inner training of `log_uniform` and `curriculum`; None: one window."""
-    curriculum_steps: int = 1000
-    """Outer steps after which a curriculum has reached T."""
+    curriculum_steps: int | None = None
+    """Outer steps after which a curriculum has reached T; None: 1000."""
 
     def __post_init__(self) -> None:
         if self.truncation < 1:
@@ -46,12 +47,19 @@ class UnrollConfig:
             raise ValueError(f"min_horizon={self.min_horizon} is longer than horizon={self.horizon}")
         if not self.loss_cap > 0:
             raise ValueError(f"loss_cap must be positive, got {self.loss_cap}")
-        for name in ("last", "curriculum_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, value in (("last", self.last), ("curriculum_steps", self.curriculum_steps)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         _check_choice("meta_loss", self.meta_loss, MetaLoss)
         _check_choice("meta_data", self.meta_data, MetaData)
         _check_choice("horizons", self.horizons, Horizons)
+        for name, used, where in (
+            ("last", self.meta_loss == "last", f"meta_loss={self.meta_loss!r}"),
+            ("min_horizon", self.horizons != "constant", f"horizons={self.horizons!r}"),
+            ("curriculum_steps", self.horizons == "curriculum", f"horizons={self.horizons!r}"),
+        ):
+            if getattr(self, name) is not None and not used:
+                raise ValueError(f"{name}={getattr(self, name)} does nothing with {where}: leave it out")
 
     @property
     def windows(self) -> int:

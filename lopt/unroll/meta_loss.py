@@ -30,7 +30,7 @@ def share(config: UnrollConfig, losses: jax.Array, clock: Clock, best: jax.Array
     windows = (clock.horizon // losses.shape[0]).astype(jnp.float32)
     if config.meta_loss == "min":
         return windows * (smallest - jnp.where(jnp.isinf(best), 0.0, best)), smallest
-    count = jnp.minimum(1 if config.meta_loss == "final" else config.last, clock.horizon)
+    count = jnp.minimum(1 if config.meta_loss == "final" else config.last or 100, clock.horizon)
     steps = clock.step + jnp.arange(losses.shape[0], dtype=jnp.int32)
     counted = jnp.where(steps >= clock.horizon - count, losses, 0.0)
     return jnp.sum(counted) * windows / count.astype(jnp.float32), smallest

@@ -70,9 +70,8 @@ class PredictionConfig:
     train_models: int | None = None
     """Models of the training part that are used, at most: how good a predictor gets with fewer. None: all."""
 
-    ABSENT: ClassVar[Mapping[str, Any]] = MappingProxyType(
-        {"terms": None}
-    )  # in files that were written before there was the field
+    ABSENT: ClassVar[Mapping[str, Any]] = MappingProxyType({"terms": None})  # in files from before there was the field
+    GONE: ClassVar[Mapping[str, Any]] = MappingProxyType({"others": None})  # in files from when there was one
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for a field that is out of range."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lopt.config import parse_json, renew, to_dict, write_atomically
+from lopt.config import completed, parse_json, to_dict, write_atomically
 from lopt.evaluation.summary import markdown
 from lopt.reporting.plots import png
 from lopt.runtime.environment import stamp
@@ -60,7 +60,7 @@ def kept_predictions(
     if not path.is_file():
         return []
     seeds_there, content = _read(path)
-    before, now = renew(content["config"]), to_dict(config)
+    before, now = completed(content["config"]), to_dict(config)
     differ = [f"{name} {before.get(name)!r}, now {value!r}" for name, value in now.items() if before.get(name) != value]
     if content["zoo"] != {"name": zoo, "models": models, "label": label}:
         differ.append(f"the zoo {content['zoo']}")

@@ -20,10 +20,11 @@ from lopt.comparison.progress import PlanProgress
 from lopt.comparison.races import Bench
 from lopt.comparison.report import readme, table, write_comparison
 from lopt.comparison.results import rows
-from lopt.comparison.state import chosen_theta, has_diverged, state_of
+from lopt.comparison.state import has_diverged, state_of
 from lopt.comparison.work import InterruptedPlanError, carry_out, collect
 from lopt.config import ConfigError, claim_run_dir
-from lopt.evaluation.evaluate import RACE, Competitor, race
+from lopt.evaluation.evaluate import RACE
+from lopt.evaluation.race import Competitor, race
 from lopt.task.base import ArraySplit, Datasets
 from lopt.training import checkpoint, metrics
 from lopt.training.trainer import meta_train
@@ -184,12 +185,12 @@ def test_the_step_is_that_of_the_theta_that_is_raced(done, tmp_path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "load_theta", load_while_it_trains)
-        assert chosen_theta(run)[1:] == (6, "newest")
+        assert checkpoint.chosen_theta(run.directory)[1:] == (6, "newest")
     for file in (run.directory / checkpoint.CHECKPOINTS_DIR).iterdir():
         if "4." not in file.name:
             file.write_bytes(file.read_bytes()[:100])
     with pytest.warns(RuntimeWarning, match="looking for an earlier"):
-        found, step, which = chosen_theta(run)
+        found, step, which = checkpoint.chosen_theta(run.directory)
     assert (step, which) == (4, "newest")
     assert_bit_equal(found, theta)
 

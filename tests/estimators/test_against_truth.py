@@ -18,11 +18,11 @@ from lopt.unroll import UnrollConfig
 from tests.estimators.quadratic import sample_gradients, smoothed_gradient, truncated_gradient
 
 WINDOWS, TRUNCATION, SIGMA, PARTICLES = 4, 2, 0.1, 2000
-UNROLL = {"horizon": WINDOWS * TRUNCATION, "truncation": TRUNCATION, "loss_cap": float("inf"), "stagger": False, "last": 3}
+UNROLL = {"horizon": WINDOWS * TRUNCATION, "truncation": TRUNCATION, "loss_cap": float("inf"), "stagger": False}
 
 
 def unroll(meta_loss="mean", **changes):
-    return UnrollConfig(**{**UNROLL, "meta_loss": meta_loss, **changes})
+    return UnrollConfig(**{**UNROLL, "meta_loss": meta_loss, "last": 3 if meta_loss == "last" else None, **changes})
 
 
 def smoothed(*segments):
@@ -161,6 +161,9 @@ def test_settings_that_make_no_sense_are_refused():
         PESConfig(1, antithetic=False)
     with pytest.raises(ValueError, match="constant horizon, not horizons='curriculum'"):
         FullBackpropConfig(4).check(unroll(horizons="curriculum"))
+    for whole in (FullESConfig(), FullBackpropConfig()):
+        with pytest.raises(ValueError, match="stagger does nothing where an outer step sees whole inner trainings"):
+            whole.check(unroll(stagger=True))
     with pytest.raises(ValueError, match=r"sigmas are given for \['speed'\], but theta has the parts \['idle', 'rate'\]"):
         sample_gradients(PESConfig(2, sigmas=(("speed", 0.1),)), unroll(), trainings=1)
 

@@ -106,7 +106,7 @@ def test_each_condition_is_raced_or_says_why_not(result):
     assert found.task == "digits4_mlp_4"
     assert found.races["5 x steps"].config.steps == 5 * 20
     assert found.races["5 x steps"].curves[0].losses.shape == (2, 100)
-    assert found.found["width x 2"] == "this theta does not serve the weights"
+    assert found.found["width x 2"] == "this theta is not compatible with the weights"
     # The same seeds and batches as far as they go: what a condition does not change is the same.
     start, longer = found.races["as trained"].curves[0].losses, found.races["5 x steps"].curves[0].losses
     np.testing.assert_allclose(longer[:, :20], start, rtol=1e-4)
@@ -125,7 +125,7 @@ def test_figures_are_relative_to_the_reference_under_the_condition(result):
     shown = {(line[0], line[1]): line for line in lines[1:]}
     assert shown["as trained", "Adam 0.03"][3:] == ["1.00", "1.00x", "0"]
     assert shown["as trained", "bad"][3:] == ["diverged", "never", "2 of 2"]
-    assert shown["width x 2", "none: this theta does not serve the weights"][2:] == [""] * 4
+    assert shown["width x 2", "none: this theta is not compatible with the weights"][2:] == [""] * 4
 
 
 def test_progress_adds_up_to_what_was_announced(result):

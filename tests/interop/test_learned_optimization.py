@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 
 from lopt.estimators.pes import PESConfig
 from lopt.evaluation.baselines import find_baseline
-from lopt.evaluation.evaluate import metrics_fn, seed_keys, train_fn
+from lopt.evaluation.rollout import metrics_fn, seed_keys, train_fn
 from lopt.interop.learned_optimization import as_lo_optimizer, from_lo_task, restore_jax_names
 from lopt.networks.update import UNFConfig
 from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedSGDMConfig

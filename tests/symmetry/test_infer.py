@@ -11,12 +11,12 @@ import pytest
 from lopt.symmetry import WeightSpec, infer_spec
 from lopt.symmetry.compare import numbered
 from lopt.symmetry.spec import named_leaves
-from tests.symmetry import sequence_networks
+from tests.symmetry import concatenation_networks, sequence_networks
 from tests.symmetry.networks import Network
 
-NETWORKS = sequence_networks.NETWORKS  # and those of networks.py, on which it builds
+NETWORKS = sequence_networks.NETWORKS | concatenation_networks.NETWORKS  # and those of networks.py, on which they build
 
-Place = tuple[str, int]  # leaf path, position among the leaf's factors
+Place = tuple[str, int]  # path of a block of a leaf, position among its factors
 
 
 def infer(network: Network, **options) -> WeightSpec:
@@ -26,8 +26,8 @@ def infer(network: Network, **options) -> WeightSpec:
 def places(spec: WeightSpec) -> dict[str, list[Place]]:
     """name -> where it stands."""
     found: dict[str, list[Place]] = {}
-    for path in spec.paths:
-        for position, factor in enumerate(spec.factors(path)):
+    for path in spec.blocks.paths:
+        for position, factor in enumerate(spec.blocks.factors(path)):
             found.setdefault(factor.name, []).append((path, position))
     return found
 
@@ -39,20 +39,21 @@ class Mover:
     """
 
     def __init__(self, network: Network, spec: WeightSpec):
-        self.sizes = spec.sizes(network.params)
-        self.names = {(path, i): factor.name for path in spec.paths for i, factor in enumerate(spec.factors(path))}
-        shapes = {path: [self.sizes[factor.name] for factor in spec.factors(path)] for path in spec.paths}
-        structure = jax.tree.structure(network.params)
+        self.sizes, blocks = spec.sizes(network.params), spec.blocks
+        self.names = {(path, i): factor.name for path in blocks.paths for i, factor in enumerate(blocks.factors(path))}
+        shapes = {path: [self.sizes[factor.name] for factor in blocks.factors(path)] for path in blocks.paths}
+        structure, arrays = jax.tree.structure(network.params), dict(named_leaves(network.params))
 
         def evaluate(indices):
-            leaves = []
-            for path, leaf in named_leaves(network.params):
-                moved = jnp.reshape(leaf, shapes[path])
+            found = {}
+            for path, block in spec.split(arrays, self.sizes).items():
+                moved = jnp.reshape(block, shapes[path])
                 for position, size in enumerate(shapes[path]):
                     # An index for every entry but those along factors that stand alone, which may differ from row to row.
                     moved = jnp.take_along_axis(moved, indices[path, position], axis=position) if size else moved
-                leaves.append(jnp.reshape(moved, leaf.shape))
-            return jax.tree.leaves(network.fn(jax.tree.unflatten(structure, leaves), *network.inputs))
+                found[path] = jnp.reshape(moved, block.shape)
+            leaves = spec.join(jnp, found)
+            return jax.tree.leaves(network.fn(jax.tree.unflatten(structure, [leaves[path] for path in arrays]), *network.inputs))
 
         self.shapes = shapes
         self.compiled = jax.jit(evaluate)
@@ -135,7 +136,7 @@ def test_the_spec_written_by_hand_is_found(network):
 
 
 def owners_of(spec: WeightSpec) -> dict[Place, int | None]:
-    return {(path, position): owner for path in spec.paths for position, owner in enumerate(spec.owners(path))}
+    return {(path, position): owner for path in spec.blocks.paths for position, owner in enumerate(spec.blocks.owners(path))}
 
 
 def test_the_function_is_invariant_and_no_more_can_be_freed_or_untied(network):

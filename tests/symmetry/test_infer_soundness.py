@@ -129,6 +129,36 @@ def concatenate(rng, pool):
     return jnp.concatenate([x, fitting[rng.integers(len(fitting))]], axis)
 
 
+def beside(rng, pool):
+    """[x, y] @ W for vectors x and y, and as many rows of a matrix, or columns, as there are entries."""
+    x, y = (jnp.mean(value.reshape(-1, value.shape[-1]), axis=0) for value in (some(rng, pool), some(rng, pool)))
+    row = jnp.concatenate([x, jnp.sin(y)])
+    matrices = [value for value in (*pool, *(value.T for value in pool)) if value.ndim == 2 and len(value) >= len(row)]
+    if not matrices or rng.random() < 0.3:
+        return row
+    return jnp.tanh(row @ matrices[rng.integers(len(matrices))][: len(row)])
+
+
+def exchange(rng, pool):
+    """Parts of unequal length in another order, one of them changed."""
+    x = some(rng, pool)
+    axis = axis_of(rng, x)
+    places = np.sort(rng.integers(x.shape[axis] + 1, size=2))
+    first, second, third = jnp.split(x, places, axis)
+    changed = jnp.concatenate([third, jnp.cos(first), second], axis)
+    return changed * x if rng.random() < 0.3 else changed
+
+
+def joined_and_split(rng, pool):
+    """What is joined from several is cut at other places."""
+    x = some(rng, pool)
+    axis = axis_of(rng, x)
+    both = jnp.concatenate([x, jnp.sin(partner(rng, pool, x)), x], axis)
+    return jax.lax.slice_in_dim(
+        both, int(rng.integers(x.shape[axis])), int(rng.integers(x.shape[axis], 3 * x.shape[axis])) + 1, 1, axis
+    )
+
+
 def stack(rng, pool):
     x = some(rng, pool)
     return jnp.stack([x, partner(rng, pool, x)], axis_of(rng, x))
@@ -331,7 +361,7 @@ OPERATIONS: list[Operation] = [
     add, multiply, contract, transpose, reshape, split_axis, merge_axes, reduce, softmax, normalize, broadcast, part, halves,
     reverse, concatenate, stack, pad, repeat, tile, cumulate, order, pick, choose, write, mask, diagonal, scan, each,
     repeat_while, branch, convolve, pool_window, wrap, identity, embed, compare_places, segments, over_a_name, solve, grouped_rows,
-    pooled_gradient, reduce_by,
+    pooled_gradient, reduce_by, beside, exchange, joined_and_split,
 ]  # fmt: skip
 LIKELY: list[Operation] = [add, multiply, contract, merge_axes, split_axis, reduce, normalize, transpose, scan, softmax]
 
@@ -389,6 +419,16 @@ def permutable_if_sound(seed: int, operation: Operation) -> int:
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
 def test_random_programs_are_invariant(operation):
     assert sum(permutable_if_sound(seed, operation) for seed in range(3)) >= 3
+
+
+def test_some_of_the_programs_have_axes_in_parts():
+    found = 0
+    for operation in (beside, exchange, joined_and_split, part):
+        for seed in range(6):
+            program, params = random_program(seed, operation)
+            data = jnp.asarray(np.random.default_rng(seed).normal(size=(3, 4)), jnp.float32)
+            found += infer_spec(program, params, data, check=False).in_parts
+    assert found >= 6
 
 
 @pytest.mark.slow

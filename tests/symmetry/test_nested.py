@@ -249,7 +249,7 @@ def test_inference_finds_what_is_nested_and_nothing_else(case):
 
 
 def test_the_check_unnests_what_a_wrong_analysis_nested(monkeypatch):
-    monkeypatch.setattr("lopt.symmetry.nesting.Record.owners", lambda self, atoms: {1: 0})
+    monkeypatch.setattr("lopt.symmetry.nesting.Record.owners", lambda self, atoms, weights: {1: 0})
     params = {"w": jax.random.normal(jax.random.key(0), (3, 4))}
     with pytest.warns(UserWarning, match="no longer nested"):
         found = infer_spec(lambda p: jnp.sum(jnp.mean(p["w"], 0) ** 3), params)

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from lopt.estimators.pes import PESConfig
-from lopt.evaluation.evaluate import metrics_fn, seed_keys, train_fn
+from lopt.evaluation.rollout import metrics_fn, seed_keys, train_fn
 from lopt.optimizers.momentum import LearnedOptimizer, LearnedSGDMConfig
 from lopt.symmetry import WeightSpec
 from lopt.symmetry.spec import named_leaves

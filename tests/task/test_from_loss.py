@@ -14,7 +14,7 @@ import lopt
 from lopt.config import from_dict, load_file, to_dict
 from lopt.estimators.pes import PESConfig
 from lopt.evaluation.baselines import find_baseline
-from lopt.evaluation.evaluate import metrics_fn, seed_keys, train_fn
+from lopt.evaluation.rollout import metrics_fn, seed_keys, train_fn
 from lopt.networks.update import UNFConfig
 from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedSGDMConfig
 from lopt.symmetry import SpecError, WeightSpec

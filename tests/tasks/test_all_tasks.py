@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from lopt.evaluation.baselines import find_baseline
-from lopt.evaluation.evaluate import metrics_fn, seed_keys, train_fn
+from lopt.evaluation.rollout import metrics_fn, seed_keys, train_fn
 from lopt.symmetry import infer_spec
 from lopt.symmetry.compare import same_group, without_single_indices
 from lopt.symmetry.spec import named_leaves

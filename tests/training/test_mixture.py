@@ -15,10 +15,11 @@ from lopt.networks.update import DeepSetsConfig, UNFConfig
 from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedSGDMConfig
 from lopt.task.families import MixtureConfig
 from lopt.training import checkpoint, metrics
+from lopt.training.checkpoint import BEST_DIR
 from lopt.training.held_out import HeldOutConfig, make_held_out
 from lopt.training.mixture import combine, joint_optimizer, optimizer_of, set_up
 from lopt.training.outer import OuterConfig
-from lopt.training.trainer import BEST_DIR, MetaTrainConfig, meta_train
+from lopt.training.trainer import MetaTrainConfig, meta_train
 from lopt.unroll import UnrollConfig
 from tasks.cnn import CNNConfig
 from tasks.mlp import MLPConfig
@@ -120,11 +121,11 @@ def test_one_theta_trains_a_perceptron_convolutions_and_recurrence_in_one_outer_
     assert np.isfinite(last["held_out/digits8_cnn_2_2_2"])
     start = before(jax.random.fold_in(jax.random.key(run.seed), 0))
     moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), result.theta, start)
-    assert all(jax.tree.leaves(moved)), "every part of theta serves some task"
+    assert all(jax.tree.leaves(moved)), "every part of theta is for some task"
 
 
 def test_a_theta_that_cannot_serve_all_is_refused_by_name(tmp_path):
-    with pytest.raises(ValueError, match=r"cannot serve both 'digits8_mlp_3' and 'digits8_mlp_4_4'.*share='role'"):
+    with pytest.raises(ValueError, match=r"is not compatible with both 'digits8_mlp_3' and 'digits8_mlp_4_4'.*share='role'"):
         meta_train(experiment((SMALL, DEEP), UNFConfig((4,))), tmp_path / "run", progress=False)
 
 
@@ -168,7 +169,7 @@ def test_held_out_evaluation_is_logged_and_the_best_is_kept(tmp_path):
 def test_a_held_out_task_that_theta_cannot_serve_is_refused_before_training(tmp_path):
     held = dataclasses.replace(HELD, tasks=(DEEP,))
     single = experiment((), UNFConfig((4,)), task=SMALL, held_out=held)
-    with pytest.raises(ValueError, match="does not serve the weights of 'digits8_mlp_4_4'"):
+    with pytest.raises(ValueError, match="is not compatible with the weights of 'digits8_mlp_4_4'"):
         meta_train(single, tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 

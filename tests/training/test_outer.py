@@ -102,6 +102,7 @@ def test_any_optimizer_of_optax_by_name():
         ({"learning_rate": 0.0}, "outer.learning_rate and outer.clip_norm must be positive"),
         ({"decay_steps": 5, "warmup_steps": 5}, "outer.decay_steps must be None or more than outer.warmup_steps=5, got 5"),
         ({"final_fraction": 2.0}, r"outer.final_fraction must lie in \[0, 1\], got 2.0"),
+        ({"final_fraction": 0.5}, "outer.final_fraction=0.5 does nothing without outer.decay_steps"),
         ({"average": 1.0}, r"outer.average must lie in \[0, 1\) or be None, got 1.0"),
         ({"warmup_steps": -1}, "outer.warmup_steps must not be negative"),
     ],

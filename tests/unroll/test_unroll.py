@@ -60,7 +60,7 @@ def losses_of(config, losses, step, horizon, task=None, best=np.inf):
 )
 def test_shares_of_the_windows_average_to_the_meta_loss(task, kind, expected):
     losses, best, shares = [2.0, 1.5, 1.0, 0.5, 0.5, 1.25], np.inf, []
-    config = UnrollConfig(horizon=6, truncation=2, meta_loss=kind, last=3)
+    config = UnrollConfig(horizon=6, truncation=2, meta_loss=kind, last=3 if kind == "last" else None)
     for i in (0, 2, 4):
         out, best = losses_of(config, losses[i : i + 2], i, 6, task, best)
         shares.append(float(out.meta_loss))
@@ -145,6 +145,9 @@ def test_a_curriculum_grows_to_the_whole_horizon():
         ({"horizons": "curriculum", "min_horizon": 75}, "min_horizon must be a positive multiple of truncation=50, got 75"),
         ({"horizons": "log_uniform", "min_horizon": 2050}, "min_horizon=2050 is longer than horizon=2000"),
         ({"last": 0}, "last must be at least 1, got 0"),
+        ({"last": 5}, "last=5 does nothing with meta_loss='final': leave it out"),
+        ({"min_horizon": 50}, "min_horizon=50 does nothing with horizons='constant'"),
+        ({"horizons": "log_uniform", "curriculum_steps": 5}, "curriculum_steps=5 does nothing with horizons='log_uniform'"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, message):

@@ -199,9 +199,9 @@ def test_the_script(tmp_path, capsys):
         "1",
         "--spec",
         str(spec),
-        "--channels",
-        "4",
     ]
+    with pytest.raises(SystemExit, match="--channels does nothing with statnn"):
+        predict_generalization.main([*arguments, "--channels", "4"])
     predict_generalization.main(arguments)
     assert "statnn, seed 1" in (printed := capsys.readouterr().out)
     assert "Kendall tau" in printed

@@ -1,0 +1,59 @@
+"""State and updates that lie on devices as the weights do."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.experimental.shard_alike import shard_alike
+from jax.sharding import NamedSharding, PartitionSpec
+
+from lopt.symmetry.spec import PyTree
+
+
+def init_like(init: Callable[[PyTree], PyTree], weights: PyTree) -> PyTree:
+    """init(weights), zeros, of which every leaf that stands for a weight and has its shape is sharded as it is, under `jit` too.
+
+    Outside of `jit`, and on meshes with explicit axes, what is made by `zeros_like` is; on others the compiler must be told.
+    """
+    return optax.tree.map_params(init, _zeros_of, init(weights), weights)
+
+
+def placed_like(x: Any, w: Any) -> Any:
+    """An array sharded as a weight of its shape is."""
+    return shard_alike(w, x)[1] if _is_untold(x, w) else x
+
+
+def _is_untold(x: Any, w: Any) -> bool:
+    """Whether it is left to the compiler where x lies, though w says where it should."""
+    if jax.device_count() == 1 or not isinstance(w, jax.core.Tracer) or x.shape != w.shape or _explicit(w) is not None:
+        return False
+    return not jax.sharding.get_abstract_mesh().manual_axes
+
+
+def _zeros_of(x: Any, w: Any) -> Any:
+    # Zeros of one shape are one constant to the compiler, which has one sharding for all of them; these are computed, each from its weight.
+    return jax.lax.clamp(0.0, jax.lax.is_finite(w).astype(jnp.float32), 0.0).astype(x.dtype) if _is_untold(x, w) else x
+
+
+def _explicit(x: Any) -> NamedSharding | None:
+    """Where an array lies, if that is part of its type."""
+    sharding = jax.typeof(x).sharding
+    return sharding if sharding.mesh.explicit_axes else None
+
+
+def on_any_mesh(fn: Callable[..., PyTree], like: PyTree, *args: PyTree) -> PyTree:
+    """fn(*args), where arguments may lie on a mesh with explicit axes, which products and reshapes would have to be told of one by one.
+
+    Args:
+      fn: pure.
+      like: of the structure of what it returns, sharded as that is to be.
+      *args: pytrees of arrays.
+    """
+    found = [sharding for x in jax.tree.leaves(args) if (sharding := _explicit(x)) is not None]
+    if not found:
+        return fn(*args)
+    whole = NamedSharding(found[0].mesh, PartitionSpec())
+    out = jax.tree.map(lambda x: _explicit(x) or whole, like)
+    return jax.sharding.auto_axes(fn, out_sharding=out)(*args)

@@ -1,0 +1,96 @@
+"""State and updates lie where the weights do, and are those of one device: FSDP and tensor-parallel layouts over eight devices.
+
+On meshes with automatic axes the compiler may cut what an update returns finer than the weights, but never more coarsely.
+
+In a process of its own, as the number of devices is set once.
+"""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+CODE = """
+import json, sys
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+import lopt
+from lopt.features.presets import AdafactorFeatures
+from lopt.networks.update import UNFConfig
+from lopt.optimizers.config import LearnedOptimizerConfig
+from lopt.optimizers.direction import DirectionRule
+from lopt.symmetry import WeightSpec
+
+spec = WeightSpec.parse({"up": {"w": "in! hidden", "b": "hidden"}, "down": {"w": "hidden out!", "b": "out!"}, "more": "out! hidden"})
+shapes = {"up": {"w": (8, 16), "b": (16,)}, "down": {"w": (16, 8), "b": (8,)}, "more": (8, 16)}
+LAYOUTS = {
+    "fsdp": {"up": {"w": P(("x", "y")), "b": P(("x", "y"))}, "down": {"w": P(("x", "y")), "b": P(("x", "y"))}, "more": P("x")},
+    "tensor": {"up": {"w": P("x", "y"), "b": P("y")}, "down": {"w": P("y", "x"), "b": P()}, "more": P(None, "y")},
+}
+
+def transform(name):
+    if name == "loaded":
+        return lopt.load("small-mixture-unf", spec=spec)
+    config = LearnedOptimizerConfig(DirectionRule(weight_decay=0.1), AdafactorFeatures(), UNFConfig((4,), share="role"))
+    optimizer = config.make(spec)
+    return optimizer.opt_fn(optimizer.init(jax.random.key(0)))
+
+def draw(seed):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda s: jnp.asarray(rng.normal(size=s), jnp.float32), shapes, is_leaf=lambda x: isinstance(x, tuple))
+
+def train(tx, params, grads, state):
+    for _ in range(2):
+        updates, state = step(tx, grads, state, params)
+        params = optax.apply_updates(params, updates)
+    return updates, state
+
+def step(tx, grads, state, params):
+    return jax.jit(tx.update)(grads, state, params)
+
+def finer(x, w):
+    return all(a <= b for a, b in zip(x.sharding.shard_shape(x.shape), w.sharding.shard_shape(w.shape), strict=True))
+
+tx, axes, layout = transform(sys.argv[1]), AxisType[sys.argv[2]], LAYOUTS[sys.argv[3]]
+params, grads = draw(0), draw(1)
+expected = train(tx, params, grads, tx.init(params))
+mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(axes, axes))
+with jax.set_mesh(mesh):
+    place = jax.tree.map(lambda p: NamedSharding(mesh, p), layout, is_leaf=lambda x: isinstance(x, P))
+    params, grads = jax.device_put(params, place), jax.device_put(grads, place)
+    for init in (tx.init, jax.jit(tx.init)):
+        state = init(params)
+        differing = []
+        def check(x, w, exact=True):
+            if x.shape == w.shape and not (x.sharding.is_equivalent_to(w.sharding, x.ndim) or (not exact and finer(x, w))):
+                differing.append((x.shape, str(x.sharding), str(w.sharding)))
+            return x
+        optax.tree.map_params(tx, check, state, params)
+        assert not differing, (init, differing)
+    found = train(tx, params, grads, state)
+    exact = axes == AxisType.Explicit
+    optax.tree.map_params(tx, lambda x, w: check(x, w, exact), found[1], params)
+    jax.tree.map(lambda x, w: check(x, w, exact), found[0], params)
+    assert not differing, differing
+    shapes_of = jax.eval_shape(tx.init, params)
+    assert jax.tree.structure(shapes_of) == jax.tree.structure(state)
+jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), found, expected)
+print("same")
+"""
+
+
+@pytest.mark.parametrize("layout", ["fsdp", "tensor"])
+@pytest.mark.parametrize("axes", ["Auto", "Explicit"])
+@pytest.mark.parametrize("name", ["loaded", pytest.param("adafactor", marks=pytest.mark.slow)])
+def test_over_eight_devices_as_on_one(name, axes, layout):
+    command = [sys.executable, "-c", textwrap.dedent(CODE), name, axes, layout]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert found.returncode == 0, found.stderr[-3000:]
+    assert found.stdout.strip().endswith("same")
