@@ -18,6 +18,7 @@ treat them as permutable: `relax` the specs.
 import dataclasses
 from collections.abc import Mapping
 
+from lopt.symmetry.notation import map_factors
 from lopt.symmetry.spec import Factor, PyTree, WeightSpec
 from tasks.cnn import cnn_spec
 from tasks.mlp import mlp_spec
@@ -56,7 +57,7 @@ def renamed(spec: WeightSpec, **names: str) -> WeightSpec:
     def rename(factor: Factor) -> Factor:
         return dataclasses.replace(factor, name=names.get(factor.name, factor.name))
 
-    leaves = tuple((path, tuple(tuple(map(rename, axis)) for axis in axes)) for path, axes in spec.leaves)
+    leaves = tuple((path, tuple(map_factors(axis, rename) for axis in axes)) for path, axes in spec.leaves)
     return dataclasses.replace(spec, leaves=leaves)
 
 
