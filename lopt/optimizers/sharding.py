@@ -35,7 +35,8 @@ def _is_untold(x: Any, w: Any) -> bool:
 
 def _zeros_of(x: Any, w: Any) -> Any:
     # Zeros of one shape are one constant to the compiler, which has one sharding for all of them; these are computed, each from its weight.
-    return jax.lax.clamp(0.0, jax.lax.is_finite(w).astype(jnp.float32), 0.0).astype(x.dtype) if _is_untold(x, w) else x
+    zero = jnp.float32(0)
+    return jax.lax.clamp(zero, jax.lax.is_finite(w).astype(jnp.float32), zero).astype(x.dtype) if _is_untold(x, w) else x
 
 
 def _explicit(x: Any) -> NamedSharding | None:
