@@ -9,6 +9,7 @@ RUN ?= runs/digits_mlp
 # Most of the time is spent compiling, on one core a process: two workers take half as long as one.
 PYTEST_ARGS ?= -n logical --maxprocesses 4 --dist worksteal
 PIP_ARGS ?=
+TRY ?=
 TESTS ?=
 # The fast tests compile more than they compute: without LLVM's optimisations they take about half as long. The slow ones have them.
 FAST_XLA_FLAGS ?= --xla_backend_optimization_level=0
@@ -65,13 +66,14 @@ clean: ## Remove caches and builds; environments and runs stay
 
 # The file is written last: an interrupted installation is done again.
 $(INSTALLED): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= ($(if $(TRY),(3, 99),(3, 13))))' 2>/dev/null || { \
 		echo "make: lopt needs Python 3.11, 3.12 or 3.13, but PYTHON=$(PYTHON) is $$($(PYTHON) --version 2>&1 | head -n 1);" \
-			"name another one, as in 'make PYTHON=/path/to/python3.11 ...'" >&2; exit 1; }
+			"name another one, as in 'make PYTHON=/path/to/python3.11 ...'." \
+			"A newer Python is tried, without a promise, by 'make TRY=1 PYTHON=python3.14 VENV=.venv-next ...'" >&2; exit 1; }
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { \
 		echo "make: '$(PYTHON) -m venv' failed; Debian and Ubuntu keep it in the package python3-venv" >&2; exit 1; }
 	@echo "Installing lopt into $(VENV); the first time takes a few minutes"
-	@$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -e '.[dev]'
+	@$(PY) -m pip install --quiet --disable-pip-version-check $(if $(TRY),--ignore-requires-python) $(PIP_ARGS) -e '.[dev]'
 	@touch $@
 
 # What learned-optimization 0.0.1 asks for cannot be installed, so it goes in without.

@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lopt.config.errors import LoptError
     from lopt.estimators.full_backprop import FullBackpropConfig
     from lopt.estimators.full_es import FullESConfig
     from lopt.estimators.gpes import GPESConfig
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedSGDMConfig, MomentumRule, SGDMRule
     from lopt.optimizers.nominals import AdamNominal, MomentumNominal, MuonNominal, NAdamNominal, NoNominal
     from lopt.optimizers.schedules import ScheduleConfig
+    from lopt.pretrained.diagnose import diagnose
     from lopt.pretrained.export import push
     from lopt.pretrained.load import available, load, scale_by
     from lopt.reporting.report import write_report
@@ -40,7 +42,8 @@ if TYPE_CHECKING:
     from lopt.task.base import Task, TaskConfig, TaskFamily
     from lopt.task.data import ArraySplit, Datasets
     from lopt.task.families import FamilyConfig, MixtureConfig
-    from lopt.task.from_loss import ImportedTaskConfig, task_from_loss
+    from lopt.task.from_loss import task_from_loss
+    from lopt.task.named import ImportedTaskConfig, task_config
     from lopt.training import checkpoint, metrics
     from lopt.training.held_out import HeldOutConfig
     from lopt.training.loggers.base import LoggerConfig
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _NAMES = {
+    "config.errors": ("LoptError",),
     "estimators.full_backprop": ("FullBackpropConfig",),
     "estimators.full_es": ("FullESConfig",),
     "estimators.gpes": ("GPESConfig",),
@@ -75,6 +79,7 @@ _NAMES = {
     "optimizers.momentum": ("LearnedMomentumConfig", "LearnedSGDMConfig", "MomentumRule", "SGDMRule"),
     "optimizers.nominals": ("AdamNominal", "MomentumNominal", "MuonNominal", "NAdamNominal", "NoNominal"),
     "optimizers.schedules": ("ScheduleConfig",),
+    "pretrained.diagnose": ("diagnose",),
     "pretrained.export": ("push",),
     "pretrained.load": ("available", "load", "scale_by"),
     "reporting.report": ("write_report",),
@@ -84,7 +89,8 @@ _NAMES = {
     "task.base": ("Task", "TaskConfig", "TaskFamily"),
     "task.data": ("ArraySplit", "Datasets"),
     "task.families": ("FamilyConfig", "MixtureConfig"),
-    "task.from_loss": ("ImportedTaskConfig", "task_from_loss"),
+    "task.from_loss": ("task_from_loss",),
+    "task.named": ("ImportedTaskConfig", "task_config"),
     "training": ("checkpoint", "metrics"),  # modules
     "training.held_out": ("HeldOutConfig",),
     "training.loggers.base": ("LoggerConfig",),
@@ -98,6 +104,7 @@ _WHERE = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = [  # noqa: RUF022  by what they are for
     # a trained optimizer in a loop
     "available",
+    "diagnose",
     "infer_spec",
     "load",
     "push",
@@ -113,6 +120,7 @@ __all__ = [  # noqa: RUF022  by what they are for
     "Task",
     "TaskConfig",
     "TaskFamily",
+    "task_config",
     "task_from_loss",
     # learned optimizers: rule x features x network
     "LearnedMomentumConfig",
@@ -167,6 +175,8 @@ __all__ = [  # noqa: RUF022  by what they are for
     "evaluate",
     "markdown_table",
     "write_report",
+    # errors
+    "LoptError",
 ]
 
 

@@ -31,6 +31,7 @@ from lopt.benchmarks.growth import AXIS_VALUES, growth_along_axis
 from lopt.benchmarks.options import fill_in
 from lopt.benchmarks.records import append, read
 from lopt.config import write_atomically
+from lopt.runtime.program import reporting_errors, take_debug
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "docs" / "benchmarks"
@@ -102,7 +103,8 @@ def memory(args: argparse.Namespace) -> Records:
 
 
 def throughput(args: argparse.Namespace) -> Records:
-    options = ("--steps", args.steps, *(("--data", args.data) if args.data else ()))
+    given = (("--data", args.data), ("--task", args.task))
+    options = ("--steps", args.steps, *(part for pair in given if pair[1] for part in pair))
     if len(args.networks) > 1 or len(args.config) > 1:
         options += ("--profile",) if args.profile else ()
         for path, network in itertools.product(args.config, args.networks):
@@ -113,6 +115,7 @@ def throughput(args: argparse.Namespace) -> Records:
     from lopt.config import load_file
     from lopt.layers.kernels.build import use_native_kernels
     from lopt.runtime.distributed import use_all_cores
+    from lopt.task.named import task_config
 
     timed: dict[str, Any] = {}
     if args.profile:  # timed in a process of its own: recording operations takes time too
@@ -121,6 +124,8 @@ def throughput(args: argparse.Namespace) -> Records:
     use_all_cores()
     use_native_kernels()
     experiment = with_network(load_file(args.config[0]), args.networks[0])
+    if args.task:
+        experiment = dataclasses.replace(experiment, task=task_config(args.task))
     with stand_in(experiment, args.data) as experiment:
         found = throughput(experiment, 1 if args.profile else args.steps, profile=args.profile)
     yield complete("throughput", **{"config": args.config[0].stem, **found, **timed})
@@ -247,11 +252,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    argv, debug = take_debug(argv)
     args = parse(argv)
-    for record in args.run(args):
-        print(json.dumps(record), flush=True)
-        if args.record is not None:
-            append(args.record / f"{args.command}.jsonl", record)
+    with reporting_errors("benchmark.py", debug=debug):
+        for record in args.run(args):
+            print(json.dumps(record), flush=True)
+            if args.record is not None:
+                append(args.record / f"{args.command}.jsonl", record)
 
 
 if __name__ == "__main__":

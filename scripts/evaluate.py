@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import difflib
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -11,30 +10,32 @@ from typing import Any
 
 from rich.console import Console
 
-from lopt.config import load_run, to_dict
+from lopt.commands.evaluate import OPTIMIZER_HELP, READERS, by_hand_and_trained, on_task, place_of, trained_optimizer
+from lopt.comparison.compare import compare
+from lopt.comparison.config import plan_of_runs
+from lopt.comparison.report import short_table
+from lopt.config import ConfigError, load_run, parse_part, to_dict
 from lopt.evaluation.baselines import SCHEDULES
 from lopt.evaluation.evaluate import Evaluation, EvaluationConfig, evaluate
 from lopt.evaluation.generalization import KINDS, conditions, dataset_of, generalize, stages, table
 from lopt.evaluation.race import Competitor
-from lopt.evaluation.tuning import TuningError
 from lopt.layers.kernels.build import use_native_kernels
-from lopt.pretrained.bind import bind
-from lopt.pretrained.load import is_trained, open_trained
 from lopt.reporting.generalization_report import write_generalization
 from lopt.reporting.report import terminal_table, write_report
 from lopt.reporting.tables import rich_lines
 from lopt.runtime.compilation_cache import use_compilation_cache
 from lopt.runtime.distributed import use_all_cores
+from lopt.runtime.program import DEBUG_HELP, reporting_errors, take_debug
 from lopt.runtime.progress import Stages
 from lopt.runtime.text import plain
 from lopt.task.base import Problem, TaskConfig
 from lopt.task.families import MixtureConfig
+from lopt.task.named import task_config, task_names
 from lopt.training import checkpoint, metrics
 from lopt.training.mixture import optimizer_of, set_up
 from lopt.training.trainer import initial_theta
 from tasks.datasets import cache_root
 from tasks.datasets.local import local_alternatives
-from tasks.registry import task_configs
 
 DESCRIPTION = """\
 With --run-dir, race the optimizer that a run has meta-trained, on initialisations it has not seen, against itself before
@@ -54,15 +55,19 @@ With --generalize, race beyond the horizon (5 T), on other widths, data, batch s
 tuned anew under each; it writes generalization.html .md .csv .json and .png, the heat map. What it costs grows with --seeds,
 --tuning-seeds, --steps and the conditions named.
 """
-EPILOG = """\
+TASK_HELP = "a task: {}; or of your own, by the function that makes it: module:function or path/to/file.py:function"
+EPILOG = f"""\
+{DEBUG_HELP}
 With --task, every field of the task is an option too: --task NAME --help lists them.
 Compiled programs are kept below ~/.cache/lopt; LOPT_COMPILATION_CACHE=DIR moves them, LOPT_COMPILATION_CACHE=off keeps none.
 What baselines were tuned to is kept there too, in tuning/.
 
 examples:
   python scripts/evaluate.py --run-dir runs/digits --steps 300 --seeds 10
+  python scripts/evaluate.py --run-dir runs/unf-0 runs/unf-1 runs/sgdm-0 runs/sgdm-1
   python scripts/evaluate.py --task mlp --optimizer adam sgdm adamw:1e-3 --steps 300 --seeds 3 --task.hidden 64 64
   python scripts/evaluate.py --task mlp --optimizer adam small-mixture-unf runs/digits --steps 300
+  python scripts/evaluate.py --task my_task.py:make_task --task.width 64 --optimizer adam runs/digits
   python scripts/evaluate.py --run-dir runs/digits --generalize horizon width --seeds 3 --tuning-seeds 2
   python scripts/evaluate.py --task mlp --optimizer adam sgdm nadamw lion muon --steps 300 --refinements 2
       --momenta 0.5 0.9 0.99 --schedules constant cosine warmup_cosine"""
@@ -92,16 +97,19 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "--run-dir", type=Path, metavar="RUN", help="directory that scripts/meta_train.py wrote; its newest checkpoint"
+        "--run-dir",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="directory that scripts/meta_train.py wrote. Of several, on one task, those that differ by their seed alone are pooled: "
+        "figures are means over meta-seeds, with their standard errors",
     )
-    what.add_argument("--task", metavar="NAME", help=f"a task of tasks/, one of {', '.join(task_configs())}")
+    what.add_argument("--task", metavar="NAME", help=TASK_HELP.format(", ".join(task_names())))
     parser.add_argument(
         "--optimizer",
         nargs="+",
         metavar="OPT",
-        help="rivals: adam, sgdm or the name of an optimizer of optax, with a tuned learning rate or as NAME:RATE with that one; "
-        "or a trained one: the name of a shipped one, a run directory, a folder with a card, or hf://owner/name (default: the run's "
-        "evaluation.baselines; adam sgdm)",
+        help=f"{OPTIMIZER_HELP} (by hand, default: the run's evaluation.baselines; adam sgdm)",
     )
     default = EvaluationConfig()
     for option, metavar, text, value in (
@@ -138,24 +146,6 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def task_config(parser: argparse.ArgumentParser, name: str, fields: Sequence[str]) -> TaskConfig:
-    """The config of a task by its registered name, with typed overrides such as `--task.hidden 64 64`."""
-    configs = task_configs()
-    if name not in configs:
-        near = difflib.get_close_matches(name, configs, n=1)
-        parser.error(
-            f"no task '{name}'{f', did you mean {near[0]}?' if near else ';'} the tasks are: {', '.join(sorted(configs))}"
-        )
-
-    import tyro  # takes 0.2 s
-
-    arguments = dataclasses.make_dataclass("Arguments", [("task", configs[name], dataclasses.field(default=configs[name]()))])
-    parsed: Any = tyro.cli(
-        arguments, prog="evaluate.py", description=parser.format_help(), args=fields, config=(tyro.conf.AvoidSubcommands,)
-    )
-    return parsed.task
-
-
 def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, TaskConfig | None]:
     """The program's arguments and, with --task, the config of the task."""
     argv, parser = list(sys.argv[1:] if argv is None else argv), argument_parser()
@@ -167,24 +157,22 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, TaskConfig | 
     if args.data is not None and "data" not in (KINDS if args.generalize == [] else args.generalize or ()):
         parser.error("--data names what --generalize data races on; give that too")
     if args.task is not None:
-        return args, task_config(parser, args.task, ["--help"] if wants_help else rest)
+        fields = ["--help"] if wants_help else rest
+        try:
+            config = task_config(args.task)
+            return args, parse_part(config, fields, "task", prog="evaluate.py", description=parser.format_help(), readers=READERS)
+        except ConfigError as error:
+            parser.error(f"--task: {error}")
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    several = len(args.run_dir) > 1
+    unused = [
+        option for option, value in (("--generalize", args.generalize), ("--seed", args.seed)) if several and value is not None
+    ]
+    unused += ["--checkpoint"] if several and args.checkpoint != "best" else []
+    if unused:
+        parser.error(f"{unused[0]} is for one run, not for several that are pooled")
     return args, None
-
-
-def trained_optimizer(source: str, problem: Problem, which: str, trust: bool = False) -> Competitor:
-    """A shipped optimizer, or one of a run, a folder or a repository, on a task that need not be one it was trained on.
-
-    Raises:
-      ValueError: if its theta is not compatible with the task's weights.
-    """
-    trained = open_trained(source, best=which == "best", trust=trust)
-    try:
-        optimizer = bind(trained, problem.spec, problem.param_shapes())
-    except ValueError as error:
-        raise ValueError(f"'{source}' is not compatible with the weights of '{problem.name}': {error}") from error
-    return Competitor(source, optimizer.opt_fn, trained.theta)
 
 
 def overrides(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
@@ -192,9 +180,9 @@ def overrides(args: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     fields = ("steps", "seeds", "tuning_seeds", "refinements", "momenta", "schedules")
     given = {name: getattr(args, name) for name in fields if getattr(args, name) is not None}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    trained = [name for name in args.optimizer or () if is_trained(name)]
-    if args.optimizer is not None:
-        given["baselines"] = tuple(name for name in args.optimizer if name not in trained)
+    by_hand, trained = by_hand_and_trained(args.optimizer or ())
+    if by_hand:  # what is trained races against the default rivals, unless others are named
+        given["baselines"] = by_hand
     return given, trained
 
 
@@ -204,21 +192,44 @@ def kept_searches(args: argparse.Namespace) -> Path | None:
 
 def of_task(args: argparse.Namespace, config: TaskConfig, console: Console) -> Iterator[tuple[Evaluation, list[Path]]]:
     given, trained = overrides(args)
-    evaluation_config, problem = EvaluationConfig(**given), config.make()
-    learned = [trained_optimizer(source, problem, args.checkpoint, args.trust) for source in trained]
-    evaluation = evaluate(problem, learned, evaluation_config, args.seed or 0, partial(say, console), kept_searches(args))
-    out = args.out or Path("runs") / "evaluate" / args.task
+    evaluation = on_task(
+        config,
+        EvaluationConfig(**given),
+        trained,
+        seed=args.seed or 0,
+        which=args.checkpoint,
+        cache=kept_searches(args),
+        say=partial(say, console),
+        trust=args.trust,
+    )
+    out = args.out or place_of(args.task)
     out.mkdir(parents=True, exist_ok=True)
     yield evaluation, write_report(evaluation, out, configs={"task": to_dict(config)})
 
 
+def pooled(args: argparse.Namespace, console: Console) -> list[Path]:
+    """A comparison of runs, those that differ by their seed alone pooled."""
+    given, trained = overrides(args)
+    if trained:
+        raise ConfigError(
+            f"'{trained[0]}' cannot race against pooled runs; give runs as --run-dir, and optimizers by hand as --optimizer"
+        )
+    out = args.out or Path("runs") / "evaluate" / "pooled"
+    command = f"python scripts/evaluate.py --run-dir {' '.join(map(str, args.run_dir))} --out {out}"
+    plan = plan_of_runs(args.run_dir, out / "races", command, given)
+    found, paths = compare(plan, out, train=False, cache=kept_searches(args), console=console)
+    console.print(rich_lines(short_table(found), plan.title))
+    return paths
+
+
 def of_run(args: argparse.Namespace, console: Console) -> Iterator[tuple[Evaluation, list[Path]]]:
     """One evaluation; of a run over several tasks, one of each, in a directory of its own."""
-    experiment = load_run(args.run_dir, trust=args.trust)
-    theta, step, _ = checkpoint.chosen_theta(args.run_dir, best=args.checkpoint == "best")
-    done = (checkpoint.steps(args.run_dir) or [step])[-1]  # best/ may have been handed on alone
+    (run_dir,) = args.run_dir
+    experiment = load_run(run_dir, trust=args.trust)
+    theta, step, _ = checkpoint.chosen_theta(run_dir, best=args.checkpoint == "best")
+    done = (checkpoint.steps(run_dir) or [step])[-1]  # best/ may have been handed on alone
     # A run that was killed may have logged outer steps after its newest checkpoint, which this theta has not seen.
-    records = [record for record in metrics.read(args.run_dir) if record["outer_step"] <= done]
+    records = [record for record in metrics.read(run_dir) if record["outer_step"] <= done]
     given, trained = overrides(args)
     config: EvaluationConfig = dataclasses.replace(experiment.evaluation, **given)
     setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, experiment.unroll)
@@ -232,7 +243,7 @@ def of_run(args: argparse.Namespace, console: Console) -> Iterator[tuple[Evaluat
             *(trained_optimizer(source, problem, args.checkpoint, args.trust) for source in trained),
         ]
         evaluation = evaluate(problem, competitors, config, seed, partial(say, console), kept_searches(args))
-        out = args.out or args.run_dir
+        out = args.out or run_dir
         if len(setup.problems) > 1:
             out = out / name
         out.mkdir(parents=True, exist_ok=True)
@@ -255,15 +266,16 @@ def generalizations(args: argparse.Namespace, config: TaskConfig | None, console
     given, trained = overrides(args)
     if config is not None:
         tasks, evaluation, seed = (config,), EvaluationConfig(**given), args.seed or 0
-        sources, base = {name: name for name in trained}, Path("runs") / "evaluate" / args.task
+        sources, base = {name: name for name in trained}, place_of(args.task)
     else:
-        experiment = load_run(args.run_dir, trust=args.trust)
+        (run_dir,) = args.run_dir
+        experiment = load_run(run_dir, trust=args.trust)
         tasks = experiment.task.tasks if isinstance(experiment.task, MixtureConfig) else (experiment.task,)
         evaluation, seed = (
             dataclasses.replace(experiment.evaluation, **given),
             args.seed if args.seed is not None else experiment.seed,
         )
-        sources, base = {"meta-trained": str(args.run_dir), **{name: name for name in trained}}, args.run_dir
+        sources, base = {"meta-trained": str(run_dir), **{name: name for name in trained}}, run_dir
 
     def setup(problem: Problem) -> list[Competitor]:
         return [
@@ -283,12 +295,16 @@ def generalizations(args: argparse.Namespace, config: TaskConfig | None, console
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args, config = parse(argv)
-    use_compilation_cache()
-    use_native_kernels()
-    use_all_cores()
-    console = Console()
-    try:
+    argv, debug = take_debug(argv)
+    with reporting_errors("evaluate.py", debug=debug):
+        args, config = parse(argv)
+        use_compilation_cache()
+        use_native_kernels()
+        use_all_cores()
+        console = Console()
+        if config is None and len(args.run_dir) > 1:
+            show(pooled(args, console), console)
+            return
         if args.generalize is not None:
             for paths in generalizations(args, config, console):
                 show(paths, console)
@@ -296,9 +312,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         for evaluation, paths in of_run(args, console) if config is None else of_task(args, config, console):
             console.print(terminal_table(evaluation))
             show(paths, console)
-    # ImportError: hf://... without the Hub's client; the message says what to install.
-    except (TuningError, checkpoint.CheckpointError, metrics.MetricsError, ValueError, OSError, ImportError) as error:
-        sys.exit(f"evaluate.py: {error}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """Make the folder of a trained optimizer from a run: theta.safetensors and card.json, for lopt.load, to be sent or shipped."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from lopt.runtime.program import DEBUG_HELP, reporting_errors, take_debug
 
 DESCRIPTION = """\
 Write OUT with theta.safetensors and card.json, whole or not at all, from the run directory RUN. The tasks of the run are made once
 more, for their names and symmetries, so their data must be on this machine. Then, in any script: lopt.load("OUT")."""
-EPILOG = """\
+EPILOG = f"""\
+{DEBUG_HELP}
+
 example:
   python scripts/evaluate.py --task mlp --optimizer adam sgdm runs/small_mixture --steps 300 --seeds 10 --out runs/evaluate/unf
   python scripts/export_optimizer.py --run-dir runs/small_mixture --name small-mixture-unf --out runs/small-mixture-unf
@@ -38,13 +41,12 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    argv, debug = take_debug(argv)
     args = argument_parser().parse_args(argv)
     # Imported here, so that --help and a wrong argument answer at once.
     from lopt.pretrained.export import export_run
-    from lopt.training.checkpoint import CheckpointError
-    from tasks.datasets import DatasetError
 
-    try:
+    with reporting_errors("export_optimizer.py", debug=debug):
         card = export_run(
             args.run_dir,
             args.out,
@@ -58,8 +60,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             overwrite=args.overwrite,
             trust=args.trust,
         )
-    except (CheckpointError, DatasetError, ValueError, OSError) as error:
-        sys.exit(f"export_optimizer.py: {error}")
     print(f"{args.out}: {card.name}, sha256 {card.sha256}")
 
 

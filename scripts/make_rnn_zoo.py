@@ -1,18 +1,16 @@
 """Train a zoo of recurrent networks on character addition, with what each came to."""
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from lopt.config import ConfigError
+from lopt.runtime.program import reporting_errors, take_debug
 from lopt.runtime.progress import Stages
 from lopt.weight_space.make import ZooConfig, make_zoo, total_weight
 from lopt.weight_space.plots import write_histogram
-from lopt.weight_space.store import ZooError
 from tasks.addition import AdditionConfig
 
 DESCRIPTION = """\
@@ -45,20 +43,18 @@ class Arguments:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    argv, debug = take_debug(argv)
     args = tyro.cli(Arguments, prog="make_rnn_zoo.py", description=DESCRIPTION, args=argv, config=(tyro.conf.AvoidSubcommands,))
 
     from lopt.runtime.compilation_cache import use_compilation_cache
     from lopt.runtime.distributed import use_all_cores
-    from lopt.runtime.locks import BusyError
 
     use_compilation_cache()
     use_all_cores()
-    try:
+    with reporting_errors("make_rnn_zoo.py", debug=debug):
         with Stages(total_weight(args.zoo, args.out)) as view:
             models = make_zoo(args.zoo, args.out, view.stage)
         path = write_histogram(args.out, "success")
-    except (BusyError, ZooError, ConfigError, ValueError, OSError) as error:
-        sys.exit(f"make_rnn_zoo.py: {error}")
     diverged = args.zoo.models - models
     print(f"{models} models in {args.out}" + (f"; {diverged} diverged and were left out" if diverged else ""))
     print(path)

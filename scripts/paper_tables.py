@@ -15,13 +15,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from lopt.comparison.compare import compare
 from lopt.comparison.config import ComparisonConfig, Plan, make_plan
-from lopt.comparison.races import Bench
-from lopt.comparison.report import short_table, write_comparison
-from lopt.comparison.state import state_of
-from lopt.comparison.work import Found, InterruptedPlanError, carry_out, collect
+from lopt.comparison.report import short_table
+from lopt.comparison.work import InterruptedPlanError
 from lopt.config import load_file
-from lopt.evaluation.tuning import TuningError
 from lopt.features.presets import PaperFeatures
 from lopt.layers.kernels.build import use_native_kernels
 from lopt.layers.nfn import nfn_layer
@@ -31,14 +29,14 @@ from lopt.optimizers.momentum import LearnedMomentumConfig, MomentumRule
 from lopt.reporting.tables import rich_lines
 from lopt.runtime.compilation_cache import use_compilation_cache
 from lopt.runtime.distributed import use_all_cores
+from lopt.runtime.program import DEBUG_HELP, reporting_errors, take_debug
 from lopt.symmetry import SpecError, WeightSpec
 from lopt.symmetry.describe import count_layer
-from lopt.training import checkpoint, metrics
 from tasks.datasets import cache_root
 from tasks.paper_specs import CNN, HEADS, MLP, MLP3, RNN, TRANSFORMER, WeightSpace
 
 ROOT = Path(__file__).resolve().parents[1]
-COMPARISONS = ROOT / "configs" / "paper"
+COMPARISONS = ROOT / "configs" / "paper"  # scripts/compare.py carries out any other
 DEFAULTS = LearnedMomentumConfig()
 # As printed: "Universal Neural Functionals" (NeurIPS 2024), the table of f's sizes; the three scalars are included.
 PAPER_PARAMETERS: dict[tuple[str, str], int] = {
@@ -180,7 +178,7 @@ def print_parameters(console: Console) -> None:
     console.print(view)
 
 
-FIGURE2 = """\
+FIGURE2 = f"""\
 Meta-train every rival of configs/paper/TASK.py from several seeds, race them against tuned Adam and SGDM, and draw the paper's figure 2
 with the budget written in it. The order of work is seed 0 of all rivals, then seed 1, so that a part is a comparison too.
 
@@ -189,7 +187,9 @@ the same command goes on; what is done is not done again. The report is written 
   figure2.png           training loss over inner steps, held-out loss over outer steps
   README.md             picture, table, budget, devices, what differs from the paper, an independent re-run's figures beside ours
   table.md .csv .json   the figures;  curves.npz  the races;  metrics.npz  the meta-trainings
-  theta/                the meta-parameters that were raced"""
+  theta/                the meta-parameters that were raced
+
+{DEBUG_HELP}"""
 
 
 def comparisons() -> dict[str, Path]:
@@ -198,7 +198,9 @@ def comparisons() -> dict[str, Path]:
 
 
 def add_figure2(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--task", required=True, choices=comparisons(), help="a comparison of configs/paper/")
+    parser.add_argument(
+        "--task", required=True, choices=comparisons(), help="a comparison of configs/paper/; one of your own: scripts/compare.py"
+    )
     parser.add_argument(
         "--budget", default="paper", metavar="NAME", help="one of the comparison's: paper, cpu, smoke (default: paper)"
     )
@@ -224,24 +226,16 @@ def report_dir(args: argparse.Namespace, plan: Plan) -> Path:
 
 def figure2(args: argparse.Namespace, console: Console) -> None:
     plan = plan_of(args)
-    labels = [rival.label for rival in plan.config.rivals]
-    unknown = [label for label in args.rivals or () if label not in labels]
-    if unknown:
-        raise ValueError(f"no rival '{unknown[0]}' in {args.task}; its rivals are {', '.join(labels)}")
-    chosen = args.rivals or labels
-    bench, out = Bench(plan, cache_root() / "tuning"), report_dir(args, plan)
-
-    def found() -> Found:
-        # A run that another process may be on is taken only where the race of its theta is kept.
-        return collect(
-            bench, lambda run: run.label in chosen and (args.draw or state_of(run).is_over(run.experiment.outer_steps))
-        )
-
-    if not args.draw:
-        carry_out(bench, chosen, console=console, after_seed=lambda: write_comparison(found(), out))
-    last = found()
-    console.print(rich_lines(short_table(last), f"{plan.title}, budget {plan.budget.name}"))
-    for path in write_comparison(last, out):
+    found, paths = compare(
+        plan,
+        report_dir(args, plan),
+        labels=args.rivals or (),
+        train=not args.draw,
+        cache=cache_root() / "tuning",
+        console=console,
+    )
+    console.print(rich_lines(short_table(found), f"{plan.title}, budget {plan.budget.name}"))
+    for path in paths:
         console.print(str(path), soft_wrap=True)
 
 
@@ -257,6 +251,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    argv, debug = take_debug(argv)
     args, console = argument_parser().parse_args(argv), Console()
     if args.what == "parameters":
         print_parameters(console)
@@ -264,13 +259,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     use_compilation_cache()
     use_native_kernels()
     use_all_cores()
-    try:
-        figure2(args, console)
-    except (checkpoint.CheckpointError, metrics.MetricsError, TuningError, ValueError, OSError) as error:
-        sys.exit(f"paper_tables.py: {error}")
-    except (InterruptedPlanError, KeyboardInterrupt) as error:
-        print(f"{str(error) or 'interrupted'}; the same command goes on from there", file=sys.stderr)
-        return 130
+    with reporting_errors("paper_tables.py", debug=debug):
+        try:
+            figure2(args, console)
+        except (InterruptedPlanError, KeyboardInterrupt) as error:
+            print(f"{str(error) or 'interrupted'}; the same command goes on from there", file=sys.stderr)
+            return 130
     return 0
 
 

@@ -6,11 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from lopt.runtime.program import reporting_errors, take_debug
 from lopt.runtime.progress import Stages
 from lopt.weight_space.predict import Method, PredictionConfig, train_predictor
 from lopt.weight_space.read import Zoo, read_zoo
-from lopt.weight_space.report import differences, kept_predictions, read_predictions, table, write_predictions, write_report
-from lopt.weight_space.store import ZooError, read_spec
+from lopt.weight_space.report import (
+    differences,
+    is_papers_zoo,
+    kept_predictions,
+    read_predictions,
+    table,
+    write_predictions,
+    write_report,
+)
+from lopt.weight_space.store import read_spec
 
 DESCRIPTION = """\
 Train predictors of a label of a zoo's models, such as their success rate on unseen data, from the models' weights. Eight tenths of the
@@ -106,6 +115,7 @@ def train_seeds(zoo: Zoo, config: PredictionConfig, out: Path, args: argparse.Na
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    argv, debug = take_debug(argv)
     args = parse(argv)
 
     from rich.console import Console
@@ -117,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit("predict_generalization.py: --channels does nothing with statnn, which has no equivariant layers: leave it out")
     use_compilation_cache()
     out, console = args.out or args.zoo / "predictions", Console()
-    try:
+    with reporting_errors("predict_generalization.py", debug=debug):
         zoo = read_zoo(args.zoo, args.label, None if args.spec is None else read_spec(args.spec))
         with Stages(len(args.method) * args.seeds * args.epochs, console=console) as view:
             for method in args.method:
@@ -130,11 +140,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                     train_models=args.train_models,
                 )
                 train_seeds(zoo, config, out, args, view)
-        paths = write_report(out)
-    except (ZooError, ValueError, OSError) as error:
-        sys.exit(f"predict_generalization.py: {error}")
+        paper = is_papers_zoo(args.zoo, args.label)
+        paths = write_report(out, paper=paper)
     predictions, _ = read_predictions(out)
-    console.print(rich_lines(table(predictions), f"{args.label} of {len(zoo.labels):,} models: the test part"))
+    console.print(rich_lines(table(predictions, paper=paper), f"{args.label} of {len(zoo.labels):,} models: the test part"))
     if further := differences(predictions):
         console.print(rich_lines(further, "errors over the models of the test part"))
     for path in paths:

@@ -105,6 +105,8 @@ def throughput(command: argparse.ArgumentParser, root: Path) -> None:
         "f, or learned SGDM without one; config: what the file has (default: %(default)s)",
     )
     command.add_argument("--networks", nargs="+", choices=networks, default=Sized(["config"], ["config"]), help=text)
+    text = "in place of the config's: a task's name, or module:function or path/to/file.py:function, which makes one of your own"
+    command.add_argument("--task", metavar="NAME", help=text)
     text = "outer steps that are timed (default: %(default)s)"
     command.add_argument("--steps", type=at_least(1), default=Sized(20, 1), metavar="N", help=text)
     text = "data set for the task; random: noise of its shapes, for one that is not at hand (default: the config's)"

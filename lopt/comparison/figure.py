@@ -20,7 +20,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLORS = ("#CC79A7", "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9")  # in the order of the rivals
+# In the order of the rivals; the first six are drawn solid.
+COLORS = (
+    "#CC79A7",
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#E69F00",
+    "#56B4E9",
+    "#B2182B",
+    "#6A5ACD",
+    "#999933",
+    "#F564E3",
+    "#00BA38",
+    "#8C564B",
+)
 GREYS = ("#333333", "#8C8C8C", "#5F5F5F", "#B0B0B0")
 DASHES = ((0, (6, 2)), (0, (2, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (1, 2)))
 SCORE, META_LOSS = "held_out/score", "meta_loss"
@@ -94,6 +108,19 @@ def color_of(found: Found, label: str) -> str:
     return COLORS[labels.index(label) % len(COLORS)]
 
 
+def look_of(found: Found, label: str) -> dict[str, Any]:
+    """Colour, dash and width of a learned optimizer's line; every one of the first twelve has its own."""
+    labels = [rival.label for rival in found.plan.config.rivals]
+    place = labels.index(label)
+    return {"color": color_of(found, label), "linestyle": "-" if place < 6 else DASHES[place % 4], "linewidth": 2.0}
+
+
+def look_by_hand(place: int, learned: int) -> dict[str, Any]:
+    """The same of a rival by hand, by its place among them: grey, and beyond four in a colour that no learned one has."""
+    color = GREYS[place] if place < len(GREYS) else COLORS[-1 - (place - len(GREYS)) % max(len(COLORS) - learned, 1)]
+    return {"color": color, "linestyle": DASHES[place % 4], "linewidth": 1.5}
+
+
 def _label(found: Found, row: Row) -> str:
     label = f"{row.label}: {loss_text(row)}; {speedup_text(row)}"
     if not row.is_learned:
@@ -115,9 +142,9 @@ def _draw_race(ax: "Axes", found: Found, lines: Mapping[str, Row]) -> list[Any]:
     for label, row in lines.items():
         steps, mean, error = mean_curve(curves[row.label], smoothing)
         if row.is_learned:
-            look: dict[str, Any] = {"color": color_of(found, row.label), "linewidth": 2.0, "zorder": 6}
+            look = {**look_of(found, row.label), "zorder": 6}
         else:
-            look = {"color": GREYS[by_hand % 4], "linestyle": DASHES[by_hand % 4], "linewidth": 1.5, "zorder": 5}
+            look = {**look_by_hand(by_hand, len(found.plan.config.rivals)), "zorder": 5}
             by_hand += 1
         handles += ax.plot(steps, mean, label=label, **look)
         ax.fill_between(steps, mean - error, mean + error, color=look["color"], alpha=0.2, linewidth=0, zorder=2)
@@ -170,7 +197,7 @@ def _draw_meta_training(ax: "Axes", found: Found) -> None:
         common = np.isfinite(values).all(axis=0)  # the mean is of all runs, or it would jump where one ends
         mean, error = over_seeds(values[:, common])
         lonely = "o" if common.sum() == 1 else None
-        ax.plot(at[common], mean, color=color, linewidth=2.0, marker=lonely, ms=3, zorder=6)
+        ax.plot(at[common], mean, **look_of(found, label), marker=lonely, ms=3, zorder=6)
         ax.fill_between(at[common], mean - error, mean + error, color=color, alpha=0.2, linewidth=0, zorder=2)
     if ranges:
         loss_axis(ax, *zip(*ranges, strict=True), start=_first_finite(starts))

@@ -115,11 +115,11 @@ def _run(entry: Entry) -> dict[str, Any]:
 def _beside(found: Found) -> str:
     published = found.plan.config.published
     if not published:
-        return "No independent re-run of this task is published."
+        return ""
     ours = {row.label: speedup_text(row) for row in rows(found)}
     lines = [["optimizer", "speed-up here", "re-run"]]
     lines += [[one.label, ours.get(one.label, "not run"), f"{one.speedup:g} ± {one.error:g}x"] for one in published]
-    return f"The figures of {found.plan.config.source}, at the paper's budget:\n\n{markdown(lines)}"
+    return f"## Beside others\n\nThe figures of {found.plan.config.source}, at the paper's budget:\n\n{markdown(lines)}\n\n"
 
 
 def _runs(found: Found) -> str:
@@ -151,17 +151,14 @@ def readme(found: Found) -> str:
         "many outer steps in a row.",
     ]
     packages = environment()["packages"]
+    differs = f"## What differs from the paper\n\n{bullets(plan.budget.differs)}\n\n" if plan.budget.differs else ""
     return f"""# {plan.title}: budget `{plan.budget.name}`
 
-![training loss over inner steps, and held-out loss over outer steps](figure2.png)
+![training loss over inner steps, and held-out loss over outer steps]({plan.picture})
 
 {markdown(table(found))}
 
-## Beside others
-
-{_beside(found)}
-
-## Budget
+{_beside(found)}## Budget
 
 {bullets(budget_lines(found))}
 
@@ -169,19 +166,15 @@ def readme(found: Found) -> str:
 
 Drawn with {", ".join(f"{name} {version}" for name, version in packages.items())}.
 
-## What differs from the paper
-
-{bullets(plan.budget.differs or ("Nothing is known to differ.",))}
-
-## Definitions
+{differs}## Definitions
 
 {bullets(definitions)}
 
 ## Files
 
 `table.md`, `table.csv`, `table.json`: the figures. `curves.npz`: the races. `metrics.npz`: the meta-trainings. `theta/`: the
-meta-parameters that were raced, each with its config, for `scripts/evaluate.py --task {plan.task} --optimizer adam theta/LABEL-SEED`.
-Again: `python scripts/paper_tables.py figure2 --task {plan.task} --budget {plan.budget.name}`.
+meta-parameters that were raced, each with its config, as `lopt.load` and `scripts/evaluate.py --optimizer adam theta/LABEL-SEED` take them.
+Again: `{plan.command}`.
 """
 
 
@@ -198,7 +191,7 @@ def _write_theta(entry: Entry, directory: Path) -> Path:
 
 
 def write_comparison(found: Found, directory: str | Path) -> list[Path]:
-    """Write figure2.png, README.md, table.md, .csv and .json, curves.npz, metrics.npz and theta/, each file atomically.
+    """Write the picture, README.md, table.md, .csv and .json, curves.npz, metrics.npz and theta/, each file atomically.
 
     Args:
       found: what to report; a part of a plan will do.
@@ -210,7 +203,7 @@ def write_comparison(found: Found, directory: str | Path) -> list[Path]:
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     files = {
-        "figure2.png": plots.png(comparison_figure(found)),
+        found.plan.picture: plots.png(comparison_figure(found)),
         "README.md": readme(found).encode(),
         "table.md": (markdown(table(found)) + "\n").encode(),
         "table.csv": csv_text(found).encode(),

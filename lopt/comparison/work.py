@@ -12,6 +12,7 @@ from lopt.comparison.config import Plan, Run
 from lopt.comparison.progress import Job, PlanProgress
 from lopt.comparison.races import Bench, Entry, Tuned
 from lopt.comparison.state import check_runs, state_of
+from lopt.config.errors import LoptError
 from lopt.evaluation.baselines import find_baseline
 from lopt.runtime.locks import BusyError, only_process
 from lopt.training.trainer import DivergedError, meta_train
@@ -19,7 +20,7 @@ from lopt.training.trainer import DivergedError, meta_train
 Task = Callable[[PlanProgress], str | None]  # does a job, and says how it ended; None: it is left to another process
 
 
-class InterruptedPlanError(RuntimeError):
+class InterruptedPlanError(LoptError, RuntimeError):
     """Ctrl-C or SIGTERM ended a meta-training between two outer steps; its state is saved. The message says which."""
 
 

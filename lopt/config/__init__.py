@@ -4,7 +4,8 @@ An experiment is a Python file with a docstring and a module-level `config`, an 
 int, float, bool, str, None, tuples of these, and further frozen dataclasses. Each class sits beside what it configures.
 """
 
-from lopt.config.command_line import load_file, parse_experiment
+from lopt.config.command_line import load_file, parse_experiment, parse_part
+from lopt.config.errors import LoptError
 from lopt.config.files import parse_json, replace_durably, write_atomically
 from lopt.config.names import path_of
 from lopt.config.serialize import (
@@ -24,6 +25,7 @@ from lopt.config.tree import ConfigError, differences, leaves, operational, vali
 __all__ = [
     "CONFIG_FILE",
     "ConfigError",
+    "LoptError",
     "UntrustedConfigError",
     "check_run_dir",
     "claim_run_dir",
@@ -37,6 +39,7 @@ __all__ = [
     "operational",
     "parse_experiment",
     "parse_json",
+    "parse_part",
     "path_of",
     "replace_durably",
     "save",

@@ -11,6 +11,8 @@ import platform
 import stat
 from pathlib import Path
 
+from lopt.config.errors import LoptError
+
 CACHE_DIR = "LOPT_CACHE_DIR"
 COMPILATION_CACHE = "LOPT_COMPILATION_CACHE"  # `off`, or a directory
 
@@ -23,7 +25,7 @@ def cache_root() -> Path:
     return (Path(shared) if os.path.isabs(shared) else Path("~/.cache").expanduser()) / "lopt"
 
 
-class UntrustedCacheError(RuntimeError):
+class UntrustedCacheError(LoptError, RuntimeError):
     """A directory of kept things that somebody else could have put something into; the message says how to mend it."""
 
 

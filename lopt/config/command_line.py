@@ -3,8 +3,6 @@
 import argparse
 import ast
 import dataclasses
-import hashlib
-import importlib.util
 import os
 import sys
 import traceback
@@ -12,8 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from lopt.config.serialize import FILE_MODULE
-from lopt.config.tree import ConfigError, validate
+from lopt.config.choices import Readers, describe_choices, exchange
+from lopt.config.importing import import_file
+from lopt.config.tree import ConfigError, is_config, validate
+
+CHOICES = """\
+Parts that are a choice are exchanged by name, such as --estimator nres. The new part has its own defaults; where both have a field, a
+value that the file has given to it is kept:"""
 
 
 def _available(directory: Path) -> str:
@@ -33,7 +36,7 @@ def load_file(path: str | Path) -> Any:
     """Import a config file and return its `config`.
 
     Args:
-      path: a Python file; it is imported by path, so its directory need not be importable.
+      path: a Python file; it is imported by path, and may import the modules beside it.
 
     Raises:
       ConfigError: the file is missing (the message lists those beside it) or cannot be imported, has no `config`, or its
@@ -42,19 +45,14 @@ def load_file(path: str | Path) -> Any:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"no config file {path}; those in {path.parent} are\n{_available(path.parent)}")
-    location = path.resolve()
-    name = f"{FILE_MODULE}{path.stem}_{hashlib.sha256(str(location).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, location)
-    if spec is None or spec.loader is None:
+    if path.suffix != ".py":
         raise ConfigError(f"{path} is not a Python file: its name must end in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look up the annotations of their fields there
+    location = str(path.resolve())
     try:
-        spec.loader.exec_module(module)
+        module = import_file(path, again=True)
     except Exception as error:
-        del sys.modules[name]
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(location)]
-        lines += [error.lineno] if isinstance(error, SyntaxError) and error.filename == str(location) else []
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == location]
+        lines += [error.lineno] if isinstance(error, SyntaxError) and error.filename == location else []
         where = f"{path}, line {lines[-1]}" if lines else str(path)
         raise ConfigError(f"{where}: {type(error).__name__}: {error}") from error
     if not hasattr(module, "config"):
@@ -74,10 +72,12 @@ def parse_experiment(
     config_dir: str | Path,
     help_config: str | Path | None = None,
     extra: Any = None,
+    readers: Readers | None = None,
 ) -> tuple[Any, Path, Any]:
     """Read `--config FILE --run-dir RUN` and overrides of any field, such as `--seed 1 --estimator.sigma 0.02`.
 
-    Anything wrong is reported by name on stderr, with exit status 2; `--help` lists the config files and the fields.
+    A part that is a choice is exchanged by its name (`lopt.config.choices`): `--estimator nres --estimator.sigma 0.02`. Anything wrong
+    is reported by name on stderr, with exit status 2; `--help` lists the config files, the choices and the fields.
 
     Args:
       argv: the arguments after the program's name; None for those of this process.
@@ -86,6 +86,7 @@ def parse_experiment(
       config_dir: where the config files are, to list them.
       help_config: the config file whose fields `--help` shows when no `--config` is given.
       extra: a dataclass of further arguments that are no part of the experiment, with their defaults.
+      readers: what the name of a part may be besides a registered one, by the base class of the part.
 
     Returns:
       The file's config with the overrides in place, the run directory, and `extra` with its overrides.
@@ -97,25 +98,85 @@ def parse_experiment(
     first.add_argument("--config")
     file = first.parse_known_args(argv)[0].config
     listing = f"Config files:\n{_available(Path(config_dir))}"
-    if file is None and {"-h", "--help"}.isdisjoint(argv):
+    if file is None and not help_is_wanted(argv):
         first.error(f"--config FILE is required.\n{listing}")
     shown = help_config if file is None else file
     try:
         config = None if shown is None else load_file(shown)
-        arguments = _arguments(config, extra)
+        if config is not None:
+            config, argv = exchange(config, argv, readers=readers)
+        arguments = _arguments(None if config is None else opened(config), extra)
     except ConfigError as error:
         first.error(str(error))
     note = "See the fields of one: --config FILE --help"
     if shown is not None:
         note = f"Below are the fields of {shown} with its values as defaults; each can be overridden."
+        if help_is_wanted(argv):
+            note = f"{CHOICES}\n{chr(10).join(describe_choices(config))}\n\n{note}"
 
     import tyro  # takes 0.2 s
 
-    # A field whose class is a choice between several keeps the file's class, rather than becoming a subcommand.
+    # A field whose class is a choice between several keeps the class that it has, rather than becoming a subcommand.
     parsed: Any = tyro.cli(
         arguments, prog=prog, description=f"{description}\n\n{listing}\n\n{note}", args=argv, config=(tyro.conf.AvoidSubcommands,)
     )
-    return parsed.experiment, parsed.run_dir, getattr(parsed, "extra", None)
+    return closed(parsed.experiment), parsed.run_dir, getattr(parsed, "extra", None)
+
+
+def parse_part(
+    config: Any, argv: Sequence[str], name: str, *, prog: str, description: str, readers: Readers | None = None
+) -> Any:
+    """A config with overrides of its fields as `--NAME.field VALUE`, and nothing else.
+
+    Args:
+      config: with the defaults.
+      argv: the overrides.
+      name: of the config on the command line, such as "task".
+      prog: the program's name, for help.
+      description: what the program does, for help.
+      readers: as of `parse_experiment`.
+
+    Raises:
+      ConfigError: if a part of it is exchanged for one that there is not.
+    """
+    import tyro
+
+    config, argv = exchange(config, argv, prefix=name, readers=readers)
+    given = opened(config)
+    arguments = dataclasses.make_dataclass("Arguments", [(name, type(given), dataclasses.field(default=given))])
+    parsed: Any = tyro.cli(arguments, prog=prog, description=description, args=argv, config=(tyro.conf.AvoidSubcommands,))
+    return closed(getattr(parsed, name))
+
+
+def help_is_wanted(argv: Sequence[str]) -> bool:
+    """Whether `-h` or `--help` is among the arguments."""
+    return not {"-h", "--help"}.isdisjoint(argv)
+
+
+def opened(config: Any) -> Any:
+    """A tree in which every part that takes its options from elsewhere, by a method `opened`, stands with these as fields."""
+    return _map(config, "opened")
+
+
+def closed(config: Any) -> Any:
+    """The inverse of `opened`, with the values that the fields have now."""
+    return _map(config, "closed")
+
+
+def _map(config: Any, method: str) -> Any:
+    if not is_config(config):
+        return config
+    if hasattr(config, method):
+        return getattr(config, method)()
+    changed = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        mapped = tuple(_map(item, method) for item in value) if type(value) is tuple else _map(value, method)
+        if field.init and (
+            any(a is not b for a, b in zip(mapped, value, strict=True)) if type(value) is tuple else mapped is not value
+        ):
+            changed[field.name] = mapped
+    return dataclasses.replace(config, **changed) if changed else config
 
 
 def _arguments(config: Any, extra: Any = None) -> type:

@@ -6,7 +6,6 @@ have imported these before, or have written that very file on this machine, of w
 
 import dataclasses
 import hashlib
-import importlib
 import json
 import math
 import warnings
@@ -16,11 +15,12 @@ from typing import Any
 
 from lopt.config.caches import UntrustedCacheError, cache_root, is_private, private_directory
 from lopt.config.files import parse_json, write_atomically
+from lopt.config.importing import FILE_MODULE, home_of, import_place
 from lopt.config.names import name_of, path_of, registered, renew
-from lopt.config.tree import ConfigError, differences, imported_functions, is_config, is_frozen, join, parts, validate
+from lopt.config.tree import ConfigError, differences, imported_functions, is_config, is_frozen, join, parts, shown, validate
 
 CONFIG_FILE = "config.json"
-FILE_MODULE = "lopt_config_file_"  # prefix of the names under which config files are imported
+HOME = "class_directory"  # beside "class": where the module of somebody's own class lies
 
 
 class UntrustedConfigError(ConfigError):
@@ -43,7 +43,10 @@ def _class_name(cls: type, path: str) -> str:
 def _encode(value: Any, path: str) -> Any:
     if is_config(value):
         fields = [field.name for field in dataclasses.fields(value) if field.init]
-        return {"class": _class_name(type(value), path), **{f: _encode(getattr(value, f), join(path, f)) for f in fields}}
+        name = _class_name(type(value), path)
+        home = home_of(type(value).__module__) if ":" in name else None
+        about = {"class": name, **({} if home is None else {HOME: home})}
+        return {**about, **{f: _encode(getattr(value, f), join(path, f)) for f in fields}}
     if type(value) is tuple:
         return [_encode(item, f"{path}[{index}]") for index, item in enumerate(value)]
     if type(value) is float and not math.isfinite(value):
@@ -51,7 +54,7 @@ def _encode(value: Any, path: str) -> Any:
     if value is None or type(value) in (bool, int, float, str):
         return value
     raise ConfigError(
-        f"{path} is {value!r} of type {type(value).__name__}; a config holds int, float, bool, str, None, tuples and dataclasses"
+        f"{path} is {shown(value)} of type {type(value).__name__}; a config holds int, float, bool, str, None, tuples and dataclasses"
     )
 
 
@@ -59,7 +62,8 @@ def to_dict(config: Any) -> dict[str, Any]:
     """A config as what JSON can hold, from which `from_dict` makes an equal one.
 
     A dataclass becomes an object with its class as `"class"` (no field can have that name): a registered name (`lopt.config.names`),
-    or `"module:Class"` for a class of somebody else. A tuple becomes an array, and a float without a JSON number `{"float": "inf"}`.
+    or `"module:Class"` for a class of somebody else, with the directory that its module lies in. A tuple becomes an array, and a float
+    without a JSON number `{"float": "inf"}`.
 
     Raises:
       ConfigError: naming the field whose value JSON cannot hold, or whose class cannot be imported again.
@@ -90,8 +94,8 @@ def _strangers(value: Any, path: str, known: Collection[str]) -> Iterator[tuple[
 def _imports(place: str) -> Collection[str]:
     """The fields by which a class of lopt's imports what they name."""
     try:
-        return getattr(_load_class(place), "IMPORTS", ())
-    except (ImportError, AttributeError):  # whoever needs the class will say so
+        return getattr(import_place(place), "IMPORTS", ())
+    except (ConfigError, ImportError):  # whoever needs the class will say so
         return ()
 
 
@@ -111,19 +115,11 @@ def _refuse_strangers(data: Any, known: Collection[str] = ()) -> None:
         )
 
 
-def _load_class(place: str) -> Any:
-    module, _, qualname = place.partition(":")
-    found: Any = importlib.import_module(module)
-    for part in qualname.split("."):
-        found = getattr(found, part)
-    return found
-
-
-def _find_class(name: Any, path: str) -> type:
+def _find_class(name: Any, path: str, home: Any = None) -> type:
     place = path_of(name) if isinstance(name, str) else None
     try:
-        found = _load_class(place or str(name))
-    except (ImportError, AttributeError, ValueError) as error:
+        found = import_place(place or str(name), home if isinstance(home, str) else None)
+    except (ConfigError, ImportError) as error:
         raise ConfigError(f"{path or 'config'} is of the class {name!r}, which cannot be imported: {error}") from error
     if not isinstance(found, type) or not is_frozen(found):
         raise ConfigError(f"{path or 'config'} is of the class {name!r}, which is not a frozen dataclass")
@@ -139,10 +135,10 @@ def _decode(value: Any, path: str) -> Any:
         return float(value["float"])
     if "class" not in value:
         raise ConfigError(f"{path or 'config'} is an object without a 'class'")
-    cls = _find_class(value["class"], path)
+    cls = _find_class(value["class"], path, value.get(HOME))
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     value = _without_gone(value, cls, path)
-    unknown = sorted(value.keys() - fields.keys() - {"class"})
+    unknown = sorted(value.keys() - fields.keys() - {"class", HOME})
     if unknown:
         names = ", ".join(join(path, name) for name in unknown)
         raise ConfigError(f"unknown field {names}: {cls.__name__} has the fields {', '.join(fields)}")
@@ -325,19 +321,20 @@ def _load_beside(run_dir: str | Path, config: Any) -> Any:
     return _read_run(run_dir, lambda data, trusted: _decoded(data, trusted, _known(config)))
 
 
-def claim_run_dir(run_dir: str | Path, config: Any) -> None:
+def claim_run_dir(run_dir: str | Path, config: Any, *, begun: bool = True) -> None:
     """Make a run directory and write the config into it; one that is there already must hold a run of the same config.
 
     Args:
       run_dir: the run directory; created if missing.
       config: of the run that is about to start or resume. Of one that is there, operational fields may differ, and the new values
         are written.
+      begun: False: a config that is there is only that of an attempt, which came to nothing; this one takes its place.
 
     Raises:
       ConfigError: naming the fields that differ and may not, or if the directory cannot be written, or as `to_dict` and `load_run`.
     """
     path = Path(run_dir) / CONFIG_FILE
-    same = check_run_dir(run_dir, config) and not differences(_load_beside(run_dir, config), config)
+    same = begun and check_run_dir(run_dir, config) and not differences(_load_beside(run_dir, config), config)
     try:
         if not same:
             path.parent.mkdir(parents=True, exist_ok=True)

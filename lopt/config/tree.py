@@ -6,8 +6,10 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
+from lopt.config.errors import LoptError
 
-class ConfigError(ValueError):
+
+class ConfigError(LoptError, ValueError):
     """A config that cannot be read, written or built; the message names the file and the field."""
 
 
@@ -30,7 +32,7 @@ def parts(value: Any) -> Iterator[Any]:
     """All configs within a config, itself first."""
     if is_config(value):
         yield value
-        for field in dataclasses.fields(value):
+        for field in filter(lambda field: field.init, dataclasses.fields(value)):
             yield from parts(getattr(value, field.name))
     elif isinstance(value, tuple):
         for item in value:
@@ -45,7 +47,7 @@ def leaves(config: Any) -> dict[str, str]:
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
     if is_config(value):
         yield path, type(value).__qualname__
-        for field in dataclasses.fields(value):
+        for field in filter(lambda field: field.init, dataclasses.fields(value)):
             yield from _leaves(getattr(value, field.name), join(path, field.name))
     elif isinstance(value, tuple) and any(map(is_config, value)):
         for index, item in enumerate(value):
@@ -59,16 +61,28 @@ def imported_functions(config: Any) -> list[str]:
     return [getattr(config, name) for name in getattr(type(config), "IMPORTS", ())]
 
 
-def _fits(value: Any, hint: Any) -> bool:
+def shown(value: Any) -> str:
+    """A value for a message: its `repr`, with the kind and shape of arrays in place of their numbers."""
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"an array {value.dtype}{list(value.shape)}"
+    if type(value) in (tuple, list):
+        opening, closing = "()" if type(value) is tuple else "[]"
+        return opening + ", ".join(map(shown, value)) + ("," * (type(value) is tuple and len(value) == 1)) + closing
+    if type(value) is dict:
+        return "{" + ", ".join(f"{key!r}: {shown(item)}" for key, item in value.items()) + "}"
+    return repr(value)
+
+
+def fits(value: Any, hint: Any) -> bool:
     """Whether a value is of the annotated type; annotations that are not understood fit everything."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, arg) for arg in args)
+        return any(fits(value, arg) for arg in args)
     if origin is typing.Literal:
         return any(type(value) is type(arg) and value == arg for arg in args)
     if origin is tuple and isinstance(value, tuple):
         hints = args[:1] * len(value) if args[1:] == (Ellipsis,) else args
-        return len(value) == len(hints) and all(map(_fits, value, hints))
+        return len(value) == len(hints) and all(map(fits, value, hints))
     if hint in (int, float):
         return isinstance(value, (int, hint)) and not isinstance(value, bool)
     if hint is None:
@@ -86,13 +100,15 @@ def validate(config: Any, path: str = "") -> None:
     """
     cls = type(config)
     if not is_config(config) or not is_frozen(cls):
-        raise ConfigError(f"{path or 'config'} is {config!r}: not an instance of a frozen dataclass")
+        raise ConfigError(f"{path or 'config'} is {shown(config)}: not an instance of a frozen dataclass")
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(config):
+        if not field.init:
+            continue  # derived, or kept in memory alone
         name, value, hint = join(path, field.name), getattr(config, field.name), hints[field.name]
-        if not _fits(value, hint):
+        if not fits(value, hint):
             expected = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
-            raise ConfigError(f"{name} is {value!r}, which is not of type {expected}")
+            raise ConfigError(f"{name} is {shown(value)}, which is not of type {expected}")
         for index, item in enumerate(value if isinstance(value, tuple) else ()):
             if is_config(item):
                 validate(item, f"{name}[{index}]")
@@ -120,7 +136,7 @@ _OPERATIONAL = "operational"
 def _differences(a: Any, b: Any, path: str, skipped: str | None) -> Iterator[tuple[str, Any, Any]]:
     if is_config(a) and type(a) is type(b):
         for field in dataclasses.fields(a):
-            if skipped not in field.metadata:
+            if field.init and skipped not in field.metadata:
                 yield from _differences(getattr(a, field.name), getattr(b, field.name), join(path, field.name), skipped)
     elif isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b) and any(map(is_config, a)):
         for index, items in enumerate(zip(a, b, strict=True)):

@@ -192,7 +192,7 @@ def _optax_factories() -> dict[str, Callable[..., optax.GradientTransformation]]
 def _of_optax(name: str) -> Baseline:
     factories = _optax_factories()
     if name not in factories:
-        near = difflib.get_close_matches(name, [*BASELINES, *factories], n=3, cutoff=0.5)
+        near = difflib.get_close_matches(name, list({**BASELINES, **factories}), n=3, cutoff=0.5)
         raise ValueError(
             f"there is no baseline '{name}'"
             + (f"; did you mean {' or '.join(near)}?" if near else ".")

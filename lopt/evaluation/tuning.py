@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from lopt.config.errors import LoptError
 from lopt.evaluation.baselines import SCHEDULES, Hyper, Schedule
 
 
-class TuningError(RuntimeError):
+class TuningError(LoptError, RuntimeError):
     """No setting that was tried trains without diverging."""
 
 

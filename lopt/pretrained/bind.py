@@ -20,7 +20,7 @@ from lopt.optimizers.base import LearnedOptimizer, OptimizerConfig
 from lopt.optimizers.leaves import weights_of
 from lopt.pretrained.card import BY_ROLE, CardError, check_theta
 from lopt.symmetry.match import match_leaves
-from lopt.symmetry.spec import PyTree, SpecError, WeightSpec, is_under, named_leaves
+from lopt.symmetry.spec import Factor, PyTree, SpecError, WeightSpec, is_under, named_leaves
 
 _HOLDERS = ("/value", "/raw_value")  # flax.nnx puts one of these behind a path, or not, depending on who asks
 
@@ -79,7 +79,7 @@ def transform(trained: Trained, spec: WeightSpec | None, *, direction: bool = Fa
         return _made(bind(trained, None), trained, direction)
     if needs_sizes(trained.config):
         return _once_sizes_are_known(trained, spec, direction)
-    return _checked(_made(bind(trained, spec), trained, direction), spec)
+    return _for_what_is_trained(_checked(_made(bind(trained, spec), trained, direction), spec), trained, spec, direction)
 
 
 def _made(learned: LearnedOptimizer, trained: Trained, direction: bool) -> optax.GradientTransformationExtraArgs:
@@ -208,6 +208,57 @@ def _checked(tx: optax.GradientTransformationExtraArgs, spec: WeightSpec) -> opt
     return optax.GradientTransformationExtraArgs(init, tx.update)
 
 
+def trained_part(spec: WeightSpec, paths: Collection[str]) -> WeightSpec:
+    """The symmetry that is left where only some of the weights are trained: frozen ones are data, which tie down what they share.
+
+    Args:
+      spec: of all weights.
+      paths: of those that are trained.
+
+    Example:
+      >>> spec = WeightSpec.parse({"w0": "in! a", "w1": "a b", "w2": "b out!"})
+      >>> print(trained_part(spec, ["w0", "w1"]))
+      w0  in! a
+      w1  a b!
+    """
+    frozen = {factor.name for path in spec.paths if path not in paths for factor in spec.all_factors(path)}
+
+    def tied(factor: Factor) -> Factor:
+        return dataclasses.replace(factor, fixed=True, owner=None) if factor.name in frozen else factor
+
+    left = WeightSpec(tuple(leaf for leaf in spec.with_factors(tied).leaves if leaf[0] in paths))
+    return dataclasses.replace(left, known_sizes=tuple((name, size) for name, size in spec.known_sizes if name in left.names))
+
+
+def _for_what_is_trained(
+    whole: optax.GradientTransformationExtraArgs, trained: Trained, spec: WeightSpec, direction: bool
+) -> optax.GradientTransformationExtraArgs:
+    """The transform, which also takes a part of the weights, as `optax.masked` and `optax.multi_transform` give it."""
+    plain = _plain(spec)
+    trainable = {path for path in plain.paths if any(not factor.fixed for factor in plain.all_factors(path))}
+
+    @functools.cache
+    def part(paths: frozenset[str]) -> optax.GradientTransformationExtraArgs:
+        left = trained_part(plain, paths)
+        try:
+            return _checked(_made(bind(trained, left), trained, direction), left)
+        except CardError as error:
+            frozen = ", ".join(path for path in plain.paths if path not in paths)
+            raise CardError(
+                f"{error}\n(without {frozen}, which are not among the params: coefficients that are not shared by role are of all weights "
+                "together, so such an optimizer cannot train a part of them)"
+            ) from error
+
+    def of(params: PyTree) -> optax.GradientTransformationExtraArgs:
+        paths = frozenset(_shapes(params))
+        return part(paths) if paths and paths < set(plain.paths) and not trainable <= paths else whole
+
+    def update(updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any) -> tuple[PyTree, Any]:
+        return (whole if params is None else of(params)).update(updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(lambda params: of(params).init(params), update)
+
+
 def _shapes(params: PyTree) -> dict[str, jax.ShapeDtypeStruct]:
     weights = named_leaves(weights_of(params))
     return {_plain_path(path): jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for path, leaf in weights}
@@ -227,7 +278,7 @@ def _check_weights(spec: WeightSpec, params: PyTree) -> None:
     if not shapes:  # optax asks what a state is like with params that have no leaves
         return
     for path, leaf in named_leaves(params):
-        if jnp.issubdtype(getattr(leaf, "dtype", None), jnp.complexfloating):
+        if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.complexfloating):
             raise SpecError(
                 f"leaf '{path}' is {leaf.dtype}, but where weights are seen together they are real: make its real and its imaginary part "
                 "two leaves of the params, and infer the spec of these"

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from lopt.config import ConfigError, from_dict, parse_json, path_of, write_atomically
+from lopt.config.errors import LoptError
 from lopt.config.files import sync
 from lopt.optimizers.momentum import LearnedOptimizer, OptimizerConfig
 from lopt.runtime.text import plain
@@ -30,7 +31,7 @@ _FORMAT = "lopt-optimizer-1"
 BY_ROLE = "network/last"  # the part of theta that grows with what it has seen, where coefficients are shared by role
 
 
-class CardError(ValueError):
+class CardError(LoptError, ValueError):
     """A trained optimizer that cannot be read, written or used; the message names the file, and the field or the leaf."""
 
 
@@ -201,6 +202,11 @@ def _is_part(name: Any) -> bool:
     return place is not None and place.startswith(("lopt.optimizers.", "lopt.features.", "lopt.networks."))
 
 
+def strange_classes(encoded: Any) -> list[Any]:
+    """What an encoded optimizer names that is none of lopt's optimizers, features and networks."""
+    return list(dict.fromkeys(name for name in _classes(encoded) if not _is_part(name)))
+
+
 def card_optimizer(card: Card, folder: str | Path) -> OptimizerConfig:
     """The config of the learned optimizer, made of lopt's optimizers, features and networks alone.
 
@@ -208,7 +214,7 @@ def card_optimizer(card: Card, folder: str | Path) -> OptimizerConfig:
       CardError: naming the class that is not one of these, or the field at fault.
     """
     path, encoded = Path(folder) / CARD_FILE, card.recipe.get("optimizer")
-    strangers = [name for name in _classes(encoded) if not _is_part(name)]
+    strangers = strange_classes(encoded)
     if strangers or not isinstance(encoded, dict):
         named = f"names the class {strangers[0]!r}" if strangers else "is not an object"
         raise CardError(

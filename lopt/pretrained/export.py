@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lopt.config import load_run, parse_json, to_dict
+from lopt.config.serialize import HOME
 from lopt.pretrained import hub
-from lopt.pretrained.card import CARD_FILE, Card, CardError, encode_spec, read_folder, write_folder
+from lopt.pretrained.card import CARD_FILE, Card, CardError, encode_spec, read_folder, strange_classes, write_folder
 from lopt.runtime.environment import ENVIRONMENT_FILE, read_starts
 from lopt.training import checkpoint, metrics
 from lopt.training.mixture import Setup, check_compatible, optimizer_of, set_up
@@ -53,20 +54,28 @@ def export_run(
       The card.
 
     Raises:
-      CardError: if the folder is there and not to be replaced, or naming the file of results that cannot be used.
+      CardError: if the folder is there and not to be replaced, naming the file of results that cannot be used, or the class of the
+        optimizer that `lopt.load` would refuse.
       ConfigError, CheckpointError: if the run cannot be read.
       ValueError: if theta is not compatible with a task of its run.
     """
     run_dir, experiment = Path(run_dir), load_run(run_dir, trust=trust)
     if Path(folder).exists() and not overwrite:
         raise CardError(f"{folder} exists already; name another folder, or ask for it to be overwritten")
+    recipe = public_recipe(to_dict(experiment))
+    strangers = strange_classes(recipe["optimizer"])
+    if strangers:
+        raise CardError(
+            f"the optimizer of {run_dir} is made of {', '.join(map(repr, strangers))}, which {'is' if len(strangers) == 1 else 'are'} none "
+            "of lopt's: whoever loads a folder imports nothing that it names, so the folder would be of no use. The run itself can be "
+            f"loaded by whoever has that code, lopt.load({str(run_dir)!r})"
+        )
     races = [race for path in results for race in read_results(path, {name, str(run_dir), str(folder)})]
     theta, step, _ = checkpoint.chosen_theta(run_dir, best=best)
     setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, experiment.unroll)
     for problem in setup.problems.values():
         check_compatible(optimizer_of(experiment.optimizer, problem), theta, problem)
     start = read_starts(run_dir)[-1] if (run_dir / ENVIRONMENT_FILE).exists() else {}
-    recipe = to_dict(experiment)
     card = Card(
         name=name,
         summary=summary or f"{type(experiment.optimizer).__name__} trained on {', '.join(setup.problems)}",
@@ -83,6 +92,16 @@ def export_run(
         sha256="",
     )
     return write_folder(folder, card, theta, step, overwrite=overwrite)
+
+
+def public_recipe(value: Any) -> Any:
+    """An encoded config without the directories of the machine that it is from: where the code of one's own tasks and classes lies."""
+    if isinstance(value, list):
+        return [public_recipe(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    private = {HOME} | ({"directory"} if value.get("class") == "imported_task" else set())
+    return {name: public_recipe(item) for name, item in value.items() if name not in private}
 
 
 def push(source: str | os.PathLike[str], repo_id: str, *, name: str | None = None, private: bool = False, **about: Any) -> str:

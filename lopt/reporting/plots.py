@@ -18,17 +18,33 @@ from lopt.evaluation.summary import Curve, Estimate, Goal, final_losses, target_
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
-# In the order of the competitors. The first, the one that the picture is about, is drawn heavier and on top.
-COLORS = ("#D55E00", "#7F7F7F", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-DASHES = ("-", (0, (5, 1.5)), "-", (0, (1, 1)), (0, (3, 1, 1, 1)), "-", (0, (5, 1.5)))
+# In the order of the competitors, the same in all pictures of a report. The first, the one that the picture is about, is drawn heavier
+# and on top. The first seven are Okabe and Ito's; the others were chosen to be as far from all before as can be, to any eye.
+COLORS = (
+    "#D55E00",
+    "#7F7F7F",
+    "#0072B2",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#B2182B",
+    "#6A5ACD",
+    "#999933",
+    "#F564E3",
+    "#00BA38",
+)
+_SOLID, _DASHED, _DOTTED, _MIXED = "-", (0, (5, 1.5)), (0, (1, 1)), (0, (3, 1, 1, 1))
+DASHES = (_SOLID, _DASHED, _SOLID, _DOTTED, _MIXED, _SOLID, _DASHED, _DOTTED, _MIXED, _SOLID, _DASHED, _DOTTED)
+MOST = len(COLORS)  # competitors in one panel; more have a panel each
 
 
 def line_look(index: int) -> dict[str, Any]:
-    """Colour, dash and width of a competitor's line, by its place. Where colours come again, it is with another dash."""
-    round_, place = divmod(index, len(COLORS))
-    dash = DASHES[(place + round_) % len(DASHES)]
-    return {"color": COLORS[place], "linestyle": dash, "linewidth": 2.2 if index == 0 else 1.5}
+    """Colour, dash and width of a competitor's line, by its place; every one of the first twelve has its own."""
+    place = index % MOST
+    return {"color": COLORS[place], "linestyle": DASHES[place], "linewidth": 2.2 if index == 0 else 1.5}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +122,8 @@ def curves_figure(curves: Sequence[Curve], *, task: str, window: int, look: Look
     Losses are averaged over a short trailing window (2% of T) to be readable. A seed leaves the mean where it diverges, with a
     cross at that step; the legend counts such seeds. The dashed line is the reference's mean final loss. A dot on it marks the mean
     number of steps after which a competitor is at the reference's final loss, as the table has it: in the same seed, and by the mean
-    over `window` steps, hence later than the drawn curve. It is open where it is of some seeds alone, as the others never are.
+    over `window` steps, hence later than the drawn curve. It is open where it is of some seeds alone, as the others never are. More than
+    twelve competitors have a panel each, in which the others are grey.
 
     Args:
       curves: the one that the picture is about first; one of them the reference.
@@ -121,32 +138,108 @@ def curves_figure(curves: Sequence[Curve], *, task: str, window: int, look: Look
     reference = next(curve for curve in curves if curve.reference)
     target = target_loss(reference, window)
     goal = Goal.of(reference, window)
+    start = Estimate.of(np.concatenate([curve.losses[:, 0] for curve in curves])).mean
+    axis = "training loss" if smoothing == 1 else f"training loss (mean of {smoothing} steps)"
+    breaks = "\n" if look.narrow else " "
+    band = f",{breaks}band: one standard error" * (seeds > 1)
+    title = f"{task}:{breaks}T = {T} steps, {seeds} seed{'s' * (seeds > 1)}{band}"
+    at_target = {"color": look.grey, "linewidth": 0.9, "linestyle": (0, (4, 3)), "zorder": 1}
     with style(look):
-        figure = Figure(figsize=(3.9, 4.6) if look.narrow else (6.4, 4.0), layout="constrained")
-        ax = figure.add_subplot()
-        ranges = [_draw_curve(ax, index, curve, goal, target, smoothing, look) for index, curve in enumerate(curves)]
-        if math.isfinite(target):
-            label = f"{reference.name}'s final loss; dots: reached"
-            ax.axhline(target, color=look.grey, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1, label=label)
-        start = Estimate.of(np.concatenate([curve.losses[:, 0] for curve in curves])).mean
-        loss_axis(ax, *zip(*ranges, strict=True), start=start)
-        for index, curve in enumerate(curves):
-            _mark_divergence(ax, index, curve, smoothing)
-        ax.set_xlim(0, T)
-        ax.set_xlabel("inner step")
-        ax.set_ylabel("training loss" if smoothing == 1 else f"training loss (mean of {smoothing} steps)")
-        breaks = "\n" if look.narrow else " "
-        band = f",{breaks}band: one standard error" * (seeds > 1)
-        ax.set_title(f"{task}:{breaks}T = {T} steps, {seeds} seed{'s' * (seeds > 1)}{band}")
-        below: Any = {"loc": "upper left", "bbox_to_anchor": (-0.2, -0.14)} if look.narrow else {"loc": "best"}
-        ax.legend(**below, title="final training loss, speed-up", title_fontsize=8.5, alignment="left")
+        if len(curves) > MOST:
+            figure, axes = panels(len(curves), look)
+            for own, ax in enumerate(axes):
+                for index, curve in enumerate(curves):
+                    if index != own:
+                        _draw_faint(ax, curve, smoothing, look)
+                _draw_curve(ax, own, curves[own], goal, target, smoothing, look)
+                name, _, figures = str(ax.get_lines()[-1].get_label()).partition(": ")
+                figures = figures.replace(" ± ", "\n± ").replace(", ", ",\n") if look.narrow else figures
+                ax.set_title(f"{name}\n{figures}", fontsize=7.0 if look.narrow else 8.5)
+            legend = []
+            title += f"\nin each panel one optimizer in colour,{breaks}all others in grey; dashed:{breaks}{reference.name}'s final loss"
+        else:
+            figure = Figure(layout="constrained")
+            axes = [figure.add_subplot()]
+            for index, curve in enumerate(curves):
+                _draw_curve(axes[0], index, curve, goal, target, smoothing, look)
+            legend = axes[0].get_lines()
+        ranges = [_range_of(curve, smoothing) for curve in curves]
+        for place, ax in enumerate(axes):
+            if math.isfinite(target):
+                line = ax.axhline(target, **at_target, label=f"{reference.name}'s final loss; dots: reached")
+                legend = [*legend, line] if len(axes) == 1 else []
+            loss_axis(ax, *zip(*ranges, strict=True), start=start)
+            for index, curve in enumerate(curves):
+                if len(axes) == 1 or index == place:
+                    _mark_divergence(ax, index, curve, smoothing)
+            ax.set_xlim(0, T)
+        if len(axes) == 1:
+            axes[0].set_xlabel("inner step")
+            axes[0].set_ylabel(axis)
+            axes[0].set_title(title)
+            legend_below(figure, [line for line in legend if not str(line.get_label()).startswith("_")], look, 3.3)
+        else:
+            figure.supxlabel("inner step", fontsize=9.0)
+            figure.supylabel(axis, fontsize=9.0)
+            figure.suptitle(title, x=0.01, ha="left", fontsize=9.0 if look.narrow else 10.0)
     return figure
 
 
-def _draw_curve(
-    ax: "Axes", index: int, curve: Curve, goal: Goal, target: float, smoothing: int, look: Look
-) -> tuple[float, float]:
-    """Draw one competitor, its dot at the height of the target; the range of its mean."""
+def panels(count: int, look: Look, groups: int = 1) -> "tuple[Figure, list[Axes]]":
+    """A figure with so many panels for each of some groups, those of a group of one scale: four beside each other, two on a narrow page."""
+    from matplotlib.figure import Figure
+
+    columns = 2 if look.narrow else 4
+    rows = math.ceil(count / columns)
+    size = (3.9, 0.9 + 1.8 * rows * groups) if look.narrow else (10.0, 0.9 + 2.0 * rows * groups)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.add_gridspec(rows * groups, columns)
+    found: list[Any] = []
+    for group in range(groups):
+        first: Any = None
+        for place in range(count):
+            ax = figure.add_subplot(grid[group * rows + place // columns, place % columns], sharex=first, sharey=first)
+            first = ax if first is None else first
+            ax.tick_params(labelleft=place % columns == 0, labelbottom=place + columns >= count)
+            found.append(ax)
+    return figure, found
+
+
+def legend_below(figure: "Figure", lines: Sequence["Line2D"], look: Look, height: float, width: float = 6.4) -> None:
+    """Give a figure a legend below its panels, as high as it needs, in as many columns as its labels leave room for.
+
+    Args:
+      figure: whose size is set.
+      lines: with labels.
+      look: for which page.
+      height: of the figure without its legend, in inches.
+      width: of the figure, in inches.
+    """
+    width = 3.9 if look.narrow else width
+    labels = [str(line.get_label()) for line in lines]
+    longest = max(map(len, labels), default=0)
+    columns = max(1, min(len(labels), int((width - 0.2) / (0.066 * longest + 0.55))))
+    title = "final training loss, speed-up" if any(": " in label for label in labels) else None
+    figure.set_size_inches(width, height + 0.19 * math.ceil(len(labels) / columns) + (0.3 if title else 0.1))
+    place: Any = {"loc": "outside lower left", "ncols": columns, "alignment": "left", "handlelength": 2.8}
+    figure.legend(lines, labels, **place, fontsize=7.5 if look.narrow else 8.5, title=title, title_fontsize=8.5)
+
+
+def _draw_faint(ax: "Axes", curve: Curve, smoothing: int, look: Look) -> None:
+    """A competitor that another panel is about."""
+    mean, _ = over_seeds(trailing_mean(curve.losses, smoothing))
+    ax.plot(np.arange(len(mean)) + smoothing, mean, color=look.grey, linewidth=0.6, alpha=0.35, zorder=2)
+
+
+def _range_of(curve: Curve, smoothing: int) -> tuple[float, float]:
+    """The range of a competitor's mean."""
+    mean, _ = over_seeds(trailing_mean(curve.losses, smoothing))
+    finite = mean[np.isfinite(mean)]
+    return (float(finite.min()), float(finite.max())) if finite.size else (math.nan, math.nan)
+
+
+def _draw_curve(ax: "Axes", index: int, curve: Curve, goal: Goal, target: float, smoothing: int, look: Look) -> None:
+    """Draw one competitor, its dot at the height of the target."""
     losses = trailing_mean(curve.losses, smoothing)
     losses = np.where(np.isfinite(losses), losses, np.nan)
     steps = np.arange(losses.shape[1]) + smoothing
@@ -164,8 +257,6 @@ def _draw_curve(
         ax.errorbar(**at, fmt="o", ms=5, color=line["color"], mfc=fill, mec=edge, zorder=9)
     ax.plot(steps, mean, **line, label=label, zorder=8 - index)
     ax.fill_between(steps, mean - error, mean + error, color=line["color"], alpha=0.18, linewidth=0, zorder=2)
-    finite = mean[np.isfinite(mean)]
-    return (float(finite.min()), float(finite.max())) if finite.size else (math.nan, math.nan)
 
 
 def over_seeds(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

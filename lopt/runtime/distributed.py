@@ -21,6 +21,7 @@ import numpy as np
 from jax._src import distributed as jax_distributed
 from jax.experimental import multihost_utils
 
+from lopt.config.errors import LoptError
 from lopt.layers.kernels.ffi import available_cores
 from lopt.runtime.meeting import address_of, meet
 from lopt.symmetry.spec import PyTree
@@ -52,11 +53,11 @@ class ProcessConfig:
         return (self.coordinator, self.num_processes, self.process_id) != (None, None, None)
 
 
-class PeerError(RuntimeError):
+class PeerError(LoptError, RuntimeError):
     """Another process of the run has stopped, or cannot be reached."""
 
 
-class DisagreementError(ValueError):
+class DisagreementError(LoptError, ValueError):
     """The processes of a run were not started alike; the message says in what they differ."""
 
 

@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from lopt.config.errors import LoptError
+
 LOCK_FILE = ".lock"  # of a run directory
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # what a file system without locks answers
 
 
-class BusyError(RuntimeError):
+class BusyError(LoptError, RuntimeError):
     """Another process works on the same directory; the message says which."""
 
 

@@ -9,12 +9,14 @@ import os
 import socket
 import time
 
+from lopt.config.errors import LoptError
+
 _GREETING = "lopt {index} of {count}\n"
 _GO = b"go\n"
 _RETRY = 0.2  # seconds
 
 
-class MeetingError(RuntimeError):
+class MeetingError(LoptError, RuntimeError):
     """The processes of a run have not found each other; the message says who is missing, or what is wrong with the address."""
 
 

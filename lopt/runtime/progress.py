@@ -71,7 +71,7 @@ class View:
 
 
 class Progress(View):
-    """Of the outer loop: outer step, meta-loss, inner steps a second, diverged particles and capped losses if any, and the time left.
+    """Of the outer loop: outer step, meta-loss, held-out score, inner steps a second, diverged particles, capped losses, time left.
 
     Lines are printed for the first update, the last, and between them whenever 10 seconds or a tenth of the outer steps have passed.
 
@@ -95,6 +95,7 @@ class Progress(View):
         self.total = total
         self._step = start
         self._text = f"outer step {start}/{total} | compiling"
+        self._held_out = ""  # the newest score stays until the next evaluation
         self._measured_from: tuple[int, float] | None = None  # the first update: before it lies compilation
         self._printed: tuple[int, float] | None = None  # step and time of the last plain line
         super().__init__(enabled=enabled, console=console, clock=clock)
@@ -112,6 +113,7 @@ class Progress(View):
         meta_loss: float | None = None,
         inner_steps_per_s: float | None = None,
         diverged: int = 0,
+        held_out: tuple[float, float] | None = None,
         capped: int = 0,
     ) -> None:
         """Show a new state.
@@ -120,15 +122,20 @@ class Progress(View):
           step: outer steps done.
           meta_loss: of this outer step.
           inner_steps_per_s: over all particles.
+          held_out: the score of a held-out evaluation that was made now, and the best so far.
           diverged: particles that were reset; shown if not 0.
           capped: losses that count as the cap, as they were above it; shown if not 0.
         """
         now = self._clock()
         if self._measured_from is None:
             self._measured_from = (step, now)
+        if held_out is not None:
+            self._held_out = f"held-out {held_out[0]:.4g}, best {held_out[1]:.4g}"
         parts = [f"outer step {step}/{self.total}"]
         if meta_loss is not None:
             parts.append(f"meta-loss {meta_loss:.4g}")
+        if self._held_out:
+            parts.append(self._held_out)
         if inner_steps_per_s is not None:
             parts.append(f"{inner_steps_per_s:,.0f} inner steps/s")
         parts += [f"{count:,} {what}" for what, count in (("diverged", diverged), ("capped", capped)) if count]

@@ -12,11 +12,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from lopt.config.errors import LoptError
+
 _NAME = r"[A-Za-z_][A-Za-z0-9_./:-]*"
 _TOKEN = re.compile(rf"\s*(\(|\)|\||1(?![A-Za-z0-9_])|{_NAME}(?:!|@{_NAME})?)")
 
 
-class SpecError(ValueError):
+class SpecError(LoptError, ValueError):
     """A spec that cannot be parsed or does not describe the params; the message names the leaf."""
 
 

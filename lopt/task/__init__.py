@@ -2,6 +2,7 @@
 
 from lopt.config import operational
 from lopt.config.caches import UntrustedCacheError, cache_root, private_directory
+from lopt.config.errors import LoptError
 from lopt.config.files import replace_durably
 from lopt.task.base import (
     ArraySplit,
@@ -21,6 +22,7 @@ __all__ = [
     "Batch",
     "DataStream",
     "Datasets",
+    "LoptError",
     "Problem",
     "Split",
     "Task",

@@ -149,6 +149,10 @@ class Task:
         """Initialise."""
         return Start((), *self.init_with_state(key))
 
+    def __repr__(self) -> str:
+        """Without the data: a task stands in messages."""
+        return f"Task({self.name!r}, {len(self.spec.paths)} leaves)"
+
 
 def _given(fn: Callable[..., Any]) -> Callable[..., Any]:
     return fn.fn if isinstance(fn, _Derived) else fn

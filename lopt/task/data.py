@@ -79,6 +79,11 @@ class ArraySplit:
         """Every example as one batch, for evaluation."""
         return dict(self.arrays)
 
+    def __repr__(self) -> str:
+        """Without the numbers: a split stands in messages."""
+        shapes = ", ".join(f"{name}: {array.dtype}{list(array.shape)}" for name, array in self.arrays.items())
+        return f"ArraySplit({shapes}; batch_size={self.batch_size})"
+
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("train", "inner_valid", "outer_valid", "test"), meta_fields=())
 @dataclasses.dataclass(frozen=True)

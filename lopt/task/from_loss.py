@@ -1,23 +1,23 @@
 """A task of anybody's own: an initialiser, a loss and data; its symmetry is inferred."""
 
-import dataclasses
 import functools
-import importlib
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from lopt.symmetry import WeightSpec, infer_spec
+from lopt.symmetry import SpecError, WeightSpec, infer_spec
+from lopt.symmetry.check import failing_names
 from lopt.symmetry.spec import PyTree, named_leaves
-from lopt.task.base import Batch, Datasets, DataStream, Problem, Task, TaskConfig
+from lopt.task.base import Batch, Datasets, DataStream, Task
 from lopt.task.splits import split_arrays
 
 _DRAWS = 8  # initialisations whose mean loss is the initial loss
+_KEYS = 256  # of a loss with noise, whose mean a spec must leave unchanged
 
 
 def task_from_loss(
@@ -47,8 +47,8 @@ def task_from_loss(
       metrics: `metrics(params, key, batch) -> {name: scalar}`, reported on the test split.
       has_state: the model has a state that is not trained (running statistics): then `init(key) -> (params, state)`,
         `loss(params, state, key, batch) -> (loss, state)` and `metrics(params, state, key, batch)`.
-      spec: the symmetry of the loss. None: inferred from it. A dropped-out axis is then fixed, as a mask moves the loss of one key;
-        give `infer_spec` of the loss without dropout to have it permutable.
+      spec: the symmetry of the loss, which is checked by random group elements. None: inferred from it. A dropped-out axis is then
+        fixed, as a mask moves the loss of one key; give `infer_spec` of the loss without dropout to have it permutable.
       initial_loss: loss of a constant prediction (ln of the number of classes), against which losses are capped. None: the mean loss
         of some initialisations on training batches.
       normalizer: maps a loss to a scale common to all tasks that are mixed; None: the identity.
@@ -59,9 +59,9 @@ def task_from_loss(
       A `Task`.
 
     Raises:
-      ValueError: if a leaf of the params is not an array of real floats, the loss is not a scalar of a real float type, the loss of the
+      ValueError: if a leaf of the params is not an array of real floats, the loss or a metric is not a scalar, the loss of the
         initialisations is not finite, or not positive and `initial_loss` is not given, or the arrays do not fit together.
-      SpecError: if the params have no leaves, or the spec does not describe them.
+      SpecError: if the params have no leaves, or the spec does not describe them, or the loss changes under its permutations.
 
     Example:
       >>> x = np.random.default_rng(0).normal(size=(100, 3)).astype(np.float32)
@@ -74,7 +74,7 @@ def task_from_loss(
       w0  w0.in! w0
       w1  w0 w1.out!
     """
-    data = split_arrays(datasets, batch_size, seed=split_seed) if isinstance(datasets, Mapping) else datasets
+    data = _splits(name, datasets, batch_size, split_seed)
     suffix = "_with_state" if has_state else ""
     functions = {f"init{suffix}": init, f"loss{suffix}": loss, f"metrics{suffix}": metrics, "normalizer": normalizer}
     given: dict[str, Any] = {field: fn for field, fn in functions.items() if fn is not None}
@@ -90,12 +90,27 @@ def task_from_loss(
     _check_params(name, params)
     batch = data.at(0).train.batch(key)
     _check_loss(name, jax.eval_shape(loss_alone, params, state, key, batch))
+    if metrics is not None:
+        _check_metrics(name, jax.eval_shape(metrics, params, *((state,) if has_state else ()), key, batch))
     if spec is None:
         spec = infer_spec(loss_alone, params, state, key, batch)
-    spec.validate(params)
+    else:
+        spec.validate(params)
+        _check_spec(name, spec, params, lambda params, key: loss_alone(params, state, key, batch))
     if initial_loss is None:
         initial_loss = _mean_initial_loss(name, start, loss_alone, data.at(0))
     return Task(name=name, spec=spec, datasets=data, initial_loss=initial_loss, **given)
+
+
+def _splits(name: str, datasets: Any, batch_size: int, seed: int) -> Datasets | DataStream:
+    if isinstance(datasets, Datasets | DataStream):
+        return datasets
+    if isinstance(datasets, Mapping):
+        return split_arrays(datasets, batch_size, seed=seed)
+    raise ValueError(
+        f"the datasets of task '{name}' are of type {type(datasets).__name__}; give arrays by name, such as {{'x': x, 'y': y}}, which "
+        "the loss finds under the same names in its batch (or a lopt.task.Datasets or DataStream)"
+    )
 
 
 def _check_params(name: str, params: PyTree) -> None:
@@ -121,6 +136,40 @@ def _check_loss(name: str, loss: Any) -> None:
         raise ValueError(f"the loss of task '{name}' is to be a scalar of a real float type, but it is {loss}")
 
 
+def _check_metrics(name: str, metrics: Any) -> None:
+    if not isinstance(metrics, Mapping):
+        raise ValueError(f"the metrics of task '{name}' are to be a dict, name -> scalar, but they are {metrics}")
+    for metric, value in metrics.items():
+        if getattr(value, "shape", None) != ():
+            raise ValueError(
+                f"metric '{metric}' of task '{name}' is to be a scalar, but it is {value}; take its mean, or give parts names"
+            )
+
+
+def _check_spec(name: str, spec: WeightSpec, params: PyTree, loss: Callable[[PyTree, jax.Array], jax.Array]) -> None:
+    """Raise `SpecError` where the loss changes under the spec's permutations; under dropout, where its mean over keys does."""
+    keys = jax.random.split(jax.random.key(1), _KEYS)
+    losses = jax.jit(lambda params, keys: jax.lax.map(lambda key: loss(params, key), keys))
+    few = np.asarray(losses(params, keys[:2]))
+    noisy = bool(few[0] != few[1])
+
+    def close(before: np.ndarray, after: np.ndarray) -> bool:
+        error = np.sqrt((np.var(before) + np.var(after)) / len(before))
+        return bool(abs(np.mean(before) - np.mean(after)) <= 6.0 * error + 1e-4 * abs(np.mean(before)))
+
+    def evaluate(params: PyTree) -> np.ndarray:
+        return np.asarray(losses(params, keys if noisy else keys[:2]), np.float64)
+
+    wrong = failing_names(evaluate, spec, params, jax.random.key(0), close)
+    if wrong:
+        leaves = {n: [path for path in spec.paths if n in {factor.name for factor in spec.factors(path)}] for n in wrong}
+        listing = "; ".join(f"'{n}' (in {', '.join(paths)})" for n, paths in leaves.items())
+        raise SpecError(
+            f"the spec of task '{name}' is not true of its loss, which changes under permutations of {listing}: fix them with `!`, tie "
+            "what must move with them by the same name, or leave spec out, to have it inferred"
+        )
+
+
 def _mean_initial_loss(name: str, start: Callable[[jax.Array], Any], loss: Callable[..., jax.Array], datasets: Datasets) -> float:
     def one(datasets: Datasets, key: jax.Array) -> jax.Array:
         init_key, batch_key, loss_key = jax.random.split(key, 3)
@@ -135,41 +184,3 @@ def _mean_initial_loss(name: str, start: Callable[[jax.Array], Any], loss: Calla
             + ("" if math.isfinite(mean) else ", and see that init gives weights at which the loss is finite")
         )
     return mean
-
-
-@dataclasses.dataclass(frozen=True)
-class ImportedTaskConfig(TaskConfig):
-    """A task that a function of your own makes, so that it can be meta-trained on in a run directory like any other."""
-
-    IMPORTS: ClassVar[tuple[str, ...]] = ("function",)  # fields that a config from elsewhere may not fill
-
-    function: str
-    """`module:function`, called without arguments, of a module that Python finds (installed, or in a directory on PYTHONPATH)."""
-
-    def __post_init__(self) -> None:
-        """Raise `ValueError` unless the function reads `module:function`."""
-        module, _, function = self.function.partition(":")
-        if not module or not function.isidentifier():
-            raise ValueError(f"function must read module:function, such as 'my_tasks:make_task', not '{self.function}'")
-
-    def make(self) -> Problem:
-        """Import the module and call the function.
-
-        Raises:
-          ValueError: if the module or the function is missing, or it returns something else than a task or a family.
-        """
-        name, _, function = self.function.partition(":")
-        try:
-            module = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise  # the module is there; one that it imports is not
-            raise ValueError(
-                f"no module '{error.name}' for the task '{self.function}'; put its directory on PYTHONPATH"
-            ) from error
-        if not hasattr(module, function):
-            raise ValueError(f"the module '{name}' ({module.__file__}) has no function '{function}' to make the task")
-        problem = getattr(module, function)()
-        if not isinstance(problem, Problem):
-            raise ValueError(f"'{self.function}' must return a lopt.task.base.Task or TaskFamily, but returned {problem!r}")
-        return problem

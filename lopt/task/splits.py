@@ -27,7 +27,7 @@ def split_arrays(
       seed: of the split, 0 or larger: the same on every platform.
 
     Raises:
-      ValueError: if there are no arrays, their first axes differ, or a split would be empty.
+      ValueError: if there are no arrays, they hold no numbers, their first axes differ, or a split would be empty.
 
     Example:
       >>> datasets = split_arrays({"x": np.arange(20.0)}, batch_size=4)
@@ -40,6 +40,11 @@ def split_arrays(
         raise ValueError(
             f"arrays of examples need a first axis of one length, that of the examples; these have the shapes {shapes}"
         )
+    for name, array in host.items():
+        if array.dtype.kind not in "biufc" and not jnp.issubdtype(array.dtype, jnp.number):
+            raise ValueError(
+                f"array '{name}' of examples is of dtype {array.dtype}; batches are numbers: give indices in place of text"
+            )
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     N = next(iter(shapes.values()))[0]

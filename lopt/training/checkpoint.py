@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lopt.config import write_atomically
+from lopt.config.errors import LoptError
 from lopt.config.files import make_directory
 from lopt.symmetry.spec import PyTree, named_leaves
 
@@ -39,7 +40,7 @@ _CODES = {  # dtype -> its name in the format
 _DTYPES = {code: name for name, code in _CODES.items()}
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(LoptError, RuntimeError):
     """A checkpoint that cannot be written, read or used; the message names the file or the leaf."""
 
 

@@ -13,12 +13,13 @@ from types import TracebackType
 from typing import Any
 
 from lopt.config import parse_json, write_atomically
+from lopt.config.errors import LoptError
 from lopt.config.files import sync
 
 METRICS_FILE = "metrics.jsonl"
 
 
-class MetricsError(ValueError):
+class MetricsError(LoptError, ValueError):
     """A metric that cannot be logged, or a metrics file that cannot be read; the message names the metric or the line."""
 
 

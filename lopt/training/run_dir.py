@@ -49,9 +49,12 @@ def claimed(run_dir: Path, experiment: Any, *, restart: bool = False) -> Iterato
             said = held.enter_context(only_process(run_dir / LOCK_FILE, str(run_dir)))
         except OSError as error:
             raise config.ConfigError(f"cannot write the run directory {run_dir}: {error}") from error
-        config.check_run_dir(run_dir, experiment)
+        # A directory belongs to a run from its first checkpoint on: an attempt that failed before leaves it free.
+        begun = bool(checkpoint.steps(run_dir))
+        if begun:
+            config.check_run_dir(run_dir, experiment)
         _check_history(run_dir, experiment)
-        config.claim_run_dir(run_dir, experiment)
+        config.claim_run_dir(run_dir, experiment, begun=begun)
         remove_leftovers(run_dir)
         yield said
 

@@ -23,6 +23,7 @@ from tyro.conf import arg as tyro_arg
 
 from lopt import config
 from lopt.config import operational
+from lopt.config.errors import LoptError
 from lopt.estimators.base import PARTICLES, EstimatorConfig
 from lopt.evaluation.evaluate import EvaluationConfig
 from lopt.optimizers.momentum import LearnedOptimizer, OptimizerConfig
@@ -32,8 +33,9 @@ from lopt.runtime.locks import LOCK_FILE
 from lopt.runtime.progress import Progress
 from lopt.runtime.sources import code_digest, sources
 from lopt.symmetry.spec import PyTree
-from lopt.task.base import Datasets, DataStream, TaskConfig
+from lopt.task.base import Datasets, DataStream, Problem, TaskConfig
 from lopt.task.families import MixtureConfig
+from lopt.task.named import task_config
 from lopt.training import checkpoint
 from lopt.training.checkpoint import BEST_DIR
 from lopt.training.held_out import HeldOutConfig, make_held_out
@@ -54,7 +56,7 @@ class MetaTrainConfig:
     """
 
     task: TaskConfig | MixtureConfig
-    """The inner problem, or several."""
+    """The inner problem, or several. From Python also a `Task` or `TaskFamily` itself, or the name of one."""
     optimizer: OptimizerConfig
     """The learned optimizer and its update network."""
     estimator: EstimatorConfig
@@ -82,6 +84,10 @@ class MetaTrainConfig:
     cap, or the meta-gradient was zero or not finite."""
 
     def __post_init__(self) -> None:
+        """Take a task however it is given, and see that estimator and unroll go together."""
+        given: Any = self.task
+        if isinstance(given, str | Problem):
+            object.__setattr__(self, "task", task_config(given))
         self.estimator.check(self.unroll)
 
 
@@ -99,10 +105,11 @@ class Result(NamedTuple):
     interrupted: bool
 
 
-class DivergedError(RuntimeError):
+class DivergedError(LoptError, RuntimeError):
     """Nothing is learned any more, in many outer steps in a row: see `lopt.training.stall`."""
 
 
+SCORE = "held_out/score"  # among the metrics of a held-out evaluation
 Observer = Callable[[int, Mapping[str, Any]], None]  # outer steps done, what was measured
 
 
@@ -121,6 +128,9 @@ def meta_train(
     strict: bool = False,
 ) -> Result:
     """Meta-train until `experiment.outer_steps`, from the newest checkpoint in `run_dir` if there is one.
+
+    A directory belongs to a run from its first checkpoint on: until then another config may take it. A run that has more outer steps
+    already is left as it is.
 
     Writes `config.json`, `environment.json` (versions and devices of every start), `metrics.jsonl` (one object an outer step),
     `checkpoints/` and, with held-out evaluations, `best/` into `run_dir`. A run that was killed and started again ends with the same
@@ -152,6 +162,11 @@ def meta_train(
             "outer_steps must not be negative; save_every, keep_checkpoints and max_skipped must be at least 1"
         )
     check_loggers(experiment.logging)
+    done = (checkpoint.steps(run_dir) or [0])[-1]
+    if done > experiment.outer_steps and not restart:  # nothing is left to do, and nothing is changed
+        config.check_run_dir(run_dir, experiment)
+        theta, done = checkpoint.load_newest_theta(run_dir)
+        return Result(done, theta, interrupted=False)
     with ExitStack() as held, distributed.naming_lost_peers():
         distributed.check_same(_program(experiment))
         claim = claimed(run_dir, experiment, restart=restart)
@@ -238,7 +253,7 @@ def _train(
             for observe in (log, *observers):
                 observe(step, info)
         shown = {name: info[name] for name in ("meta_loss", "inner_steps_per_s", "diverged", "capped")}
-        bar.update(step, **shown)
+        bar.update(step, **shown, held_out=(info[SCORE], float(np.asarray(state.best))) if SCORE in info else None)
         if step % experiment.save_every == 0 or stalled:
             save()
             saved = step
@@ -304,7 +319,7 @@ def _evaluate(
     """Evaluate, and keep theta in `best/` if it is the best so far. The state is that after the evaluation."""
     theta = distributed.on_host(state.evaluated)
     found = held_out(theta)
-    score = distributed.number_of_main(found["held_out/score"])  # another processor, or another kernel, rounds otherwise
+    score = distributed.number_of_main(found[SCORE])  # another processor, or another kernel, rounds otherwise
     if score < np.asarray(state.best):
         state = state._replace(best=jax.device_put(score, state.best.sharding))
         distributed.main_does(lambda: checkpoint.save(run_dir / BEST_DIR, step, {"theta": theta, "score": score}, keep=1))

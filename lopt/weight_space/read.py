@@ -142,16 +142,21 @@ def _read_arrays(path: Path, where: str) -> dict[str, np.ndarray]:
         raise ZooError(f"{where}: {path} is neither a .safetensors nor a .npz file")
     if not path.is_file():
         raise ZooError(f"{where}: there is no file {path}")
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        if path.suffix == ".npz":
+    if path.suffix == ".npz":
+        try:
             with path.open("rb") as file:  # numpy leaves a file open that it cannot read
                 content = np.load(file, allow_pickle=False)
                 if not isinstance(content, np.lib.npyio.NpzFile):
                     raise ValueError("it holds one array, as numpy.save writes it; write it with numpy.savez")
                 return {name: content[name] for name in sorted(content.files)}
+        except _DAMAGED as error:
+            raise ZooError(f"{path} cannot be read: {error}") from error
+    try:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+    except ImportError as error:
+        raise ZooError(f"{path} needs the package safetensors: install it, or keep the zoo as .npz files") from error
+    try:
         return dict(sorted(load_file(path).items()))
     except (*_DAMAGED, SafetensorError) as error:
         raise ZooError(f"{path} cannot be read: {error}") from error

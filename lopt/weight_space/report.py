@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from lopt.config import completed, parse_json, to_dict, write_atomically
+from lopt.config import CONFIG_FILE, completed, load_run, parse_json, to_dict, write_atomically
 from lopt.evaluation.summary import markdown
 from lopt.reporting.plots import png
 from lopt.runtime.environment import stamp
 from lopt.runtime.text import markdown_text
+from lopt.weight_space.make import ZooConfig
 from lopt.weight_space.plots import scatter_figure
 from lopt.weight_space.predict import Prediction, PredictionConfig, Scores, kendall_tau
 from lopt.weight_space.store import ZooError
@@ -105,14 +106,25 @@ def _decode(one: dict[str, Any]) -> Prediction:
     return Prediction(one["seed"], one["epoch"], one["epochs"], valid, test, predicted, labels)
 
 
-def table(predictions: Mapping[str, Sequence[Prediction]]) -> list[list[str]]:
-    """The lines of the table, its header first: means over seeds and their standard errors."""
-    lines = [["method", "Kendall tau", "R^2", "cross entropy", "epoch", "seeds", "tau in the paper"]]
+def is_papers_zoo(zoo: Path, label: str) -> bool:
+    """Whether a zoo is of the paper's kind: recurrent networks that add numbers, and how often they do."""
+    path = zoo / CONFIG_FILE
+    return label == "success" and path.is_file() and isinstance(load_run(zoo), ZooConfig)
+
+
+def table(predictions: Mapping[str, Sequence[Prediction]], *, paper: bool = False) -> list[list[str]]:
+    """The lines of the table, its header first: means over seeds and their standard errors.
+
+    Args:
+      predictions: method -> its seeds.
+      paper: the zoo is of the paper's kind, so that the paper's figures stand beside these.
+    """
+    lines = [["method", "Kendall tau", "R^2", "cross entropy", "epoch", "seeds", *(["tau in the paper"] if paper else [])]]
     for method, seeds in predictions.items():
         test = [one.test for one in seeds]
         cells = [_estimate([getattr(scores, name) for scores in test]) for name in ("tau", "r2", "loss")]
         epoch = f"{np.mean([one.epoch for one in seeds]):.1f}"
-        lines.append([method, *cells, epoch, str(len(seeds)), PAPER.get(method, "-")])
+        lines.append([method, *cells, epoch, str(len(seeds)), *([PAPER.get(method, "-")] if paper else [])])
     return lines
 
 
@@ -147,14 +159,14 @@ def _estimate(values: Sequence[float]) -> str:
     return f"{array.mean():.4f} ± {array.std(ddof=1) / math.sqrt(len(array)):.4f}"
 
 
-def write_report(out: Path) -> list[Path]:
-    """The table and the picture of all methods that are kept in a directory: `table.md`, `scatter.png`."""
+def write_report(out: Path, *, paper: bool = False) -> list[Path]:
+    """The table and the picture of all methods that are kept in a directory: `table.md`, `scatter.png`; `paper` as of `table`."""
     predictions, zoo = read_predictions(out)
     text = [
         f"Predicting {markdown_text(zoo['label'])} from the weights of {zoo['models']:,} models ({markdown_text(zoo['name'])}); the test "
         "part of the zoo.\n"
     ]
-    text += [markdown(table(predictions)), "", "Means over seeds of theta and order, and their standard errors.\n"]
+    text += [markdown(table(predictions, paper=paper)), "", "Means over seeds of theta and order, and their standard errors.\n"]
     if further := differences(predictions):
         text += [markdown(further), "", "Standard errors over the models of the test part, by resampling.\n"]
     paths = [out / "table.md", out / "scatter.png"]

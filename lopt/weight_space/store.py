@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lopt.config import parse_json, write_atomically
+from lopt.config.errors import LoptError
 from lopt.symmetry.spec import WeightSpec
 
 LABELS_FILE, SPEC_FILE, MANIFEST_FILE, MODELS_DIR = "labels.csv", "spec.json", "manifest.json", "models"
@@ -27,7 +28,7 @@ _FORMAT = "lopt-zoo-1"
 _WHERE = ("file", "index")  # columns that say where a model is
 
 
-class ZooError(RuntimeError):
+class ZooError(LoptError, RuntimeError):
     """A zoo that cannot be written, read or used; the message names the file, the leaf or the column."""
 
 
@@ -135,21 +136,22 @@ def _labels(shards: Mapping[str, Shard]) -> str:
     return text.getvalue()
 
 
-def write_spec(zoo: Path, spec: WeightSpec) -> None:
+def write_spec(zoo: str | Path, spec: WeightSpec) -> None:
     """Keep the symmetry of a zoo's models beside them."""
+    zoo = Path(zoo)
     zoo.mkdir(parents=True, exist_ok=True)
     content = {"axes": {path: spec.notation(path) for path in spec.paths}, "sizes": dict(spec.known_sizes)}
     write_atomically(zoo / SPEC_FILE, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def read_spec(path: Path) -> WeightSpec:
+def read_spec(path: str | Path) -> WeightSpec:
     """A spec from JSON: {"axes": {leaf path: axis names}}, with "sizes" of names where weights do not tell them.
 
     Raises:
       ZooError: naming the file, and the leaf that cannot be read.
     """
     try:
-        content: Any = parse_json(path.read_bytes())
+        content: Any = parse_json(Path(path).read_bytes())
         return WeightSpec.parse(content["axes"], **content.get("sizes", {}))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         example = '{"axes": {"dense/kernel": "inputs! hidden", "dense/bias": "hidden"}}'

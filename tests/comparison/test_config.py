@@ -151,7 +151,7 @@ def test_a_plan_is_seed_0_of_every_rival_and_then_seed_1():
             lambda: Budget("x", dataclasses.replace(EXPERIMENT, optimizer=LearnedSGDMConfig()), 1).experiment_of(
                 Rival("UNF", UNFConfig(terms=None)), 0
             ),
-            "gives the start of beta",
+            "its network from the budget.s optimizer, which is LearnedSGDMConfig: give the rival an optimizer of its own",
         ),
     ],
 )

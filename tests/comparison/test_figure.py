@@ -11,11 +11,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb
 
-from lopt.comparison.figure import COLORS, GREYS, color_of, comparison_figure
+from lopt.comparison.config import Rival
+from lopt.comparison.figure import COLORS, GREYS, color_of, comparison_figure, look_by_hand, look_of
 from lopt.comparison.results import mean_curve
 from lopt.reporting import plots
 from tests.comparison.test_results import ALL, diverging, given_up
-from tests.comparison.toy import found
+from tests.comparison.toy import DRAWN, found
+
+RIVALS = tuple(Rival(f"R{index}") for index in range(12))
 
 
 def unfinished(seed, entry):
@@ -163,3 +166,14 @@ def test_learned_optimizers_are_told_apart_by_colour_blind_eyes(eye):
         for one, other in itertools.combinations(COLORS[:4], 2)
     }
     assert min(distances.values()) > 15, distances
+
+
+def test_every_one_of_twelve_has_its_own_look():
+    drawn = dataclasses.replace(
+        found({}), plan=dataclasses.replace(found({}).plan, config=dataclasses.replace(DRAWN, rivals=RIVALS, published=()))
+    )
+    learned = [look_of(drawn, rival.label) for rival in RIVALS]
+    by_hand = [look_by_hand(place, 6) for place in range(6)]
+    looks = [(look["color"], str(look["linestyle"])) for look in (*learned, *by_hand)]
+    assert len({color for color, _ in looks[:12]}) == 12
+    assert len({*looks[:6], *looks[12:]}) == 12  # six of each kind

@@ -37,13 +37,14 @@ class ToyConfig(TaskConfig):
     missing: bool = False
     empty: bool = False
     """Beside its weights a leaf without elements."""
+    shift: float = 0.0
 
     def make(self):
         if self.missing:
             raise ValueError("the toy data are not here; look under the bed")
 
         def loss(params, key, batch):
-            return jnp.mean(jnp.sum(jnp.square(params["w"][None] - 0.1 * batch["x"]), axis=1))
+            return jnp.mean(jnp.sum(jnp.square(params["w"][None] - self.shift - 0.1 * batch["x"]), axis=1))
 
         more, axes = ({"none": jnp.zeros((0, 3))}, {"none": "nothing! weights!"}) if self.empty else ({}, {})
         return Task(

@@ -14,6 +14,7 @@ from lopt.evaluation.baselines import BASELINES, SCHEDULES, Hyper, Schedule, fac
     ("name", "message"),
     [
         ("adma", r"no baseline 'adma'; did you mean .*adam.*\? There are adam, sgdm, and every optimizer of optax"),
+        ("adamm", r"did you mean adam or \w+ or \w+\?"),
         ("zzzz", r"no baseline 'zzzz'\. There are adam, sgdm"),
         ("scale_by_adam", "no baseline 'scale_by_adam'; did you mean"),
         ("chain", "no baseline 'chain'"),

@@ -301,6 +301,25 @@ def test_without_the_hubs_client_it_says_what_to_install(monkeypatch):
         script.main(["--task", "mlp", "--optimizer", "adam:0.1", "hf://owner/name"])
 
 
+def test_a_trained_optimizer_alone_races_against_the_default_rivals():
+    from scripts import evaluate as script
+
+    args, _ = script.parse(["--task", "mlp", "--optimizer", "small-mixture-unf"])
+    given, trained = script.overrides(args)
+    assert (given, trained) == ({}, ["small-mixture-unf"])
+    given, trained = script.overrides(script.parse(["--task", "mlp", "--optimizer", "small-mixture-unf", "lion"])[0])
+    assert (given, trained) == ({"baselines": ("lion",)}, ["small-mixture-unf"])
+
+
+def test_a_misspelt_shipped_name_is_told_the_right_one():
+    from scripts import evaluate as script
+
+    with pytest.raises(
+        config.ConfigError, match="no optimizer 'small-mixture-unv'; did you mean the shipped 'small-mixture-unf'"
+    ):
+        script.overrides(script.parse(["--task", "mlp", "--optimizer", "adam", "small-mixture-unv"])[0])
+
+
 def test_help_lists_the_fields_of_the_task(capsys):
     from scripts import evaluate as script
 

@@ -1,5 +1,6 @@
 """From a run to a folder: what the card says is what the run was."""
 
+import dataclasses
 import json
 
 import jax
@@ -9,12 +10,14 @@ import pytest
 
 import lopt
 from lopt import config
+from lopt.config.importing import import_place
 from lopt.estimators.pes import PESConfig
 from lopt.networks.update import DeepSetsConfig
 from lopt.optimizers.momentum import LearnedMomentumConfig
 from lopt.pretrained.card import CardError, read_card, read_folder
-from lopt.pretrained.export import export_run
+from lopt.pretrained.export import export_run, public_recipe
 from lopt.runtime.environment import record_start
+from lopt.task.named import ImportedTaskConfig
 from lopt.training import checkpoint
 from lopt.training.metrics import MetricsWriter
 from lopt.training.trainer import MetaTrainConfig, initial_theta
@@ -130,3 +133,35 @@ def test_the_script(run, tmp_path, capsys):
     assert read_card(tmp_path / "own").summary == "second"
     with pytest.raises(SystemExit, match="is not the directory of a run"):
         export_optimizer.main(["--run-dir", str(tmp_path), "--name", "own", "--out", str(tmp_path / "new")])
+
+
+OWN = """
+import dataclasses
+from lopt.networks.update import DeepSetsConfig
+
+@dataclasses.dataclass(frozen=True)
+class OwnNetwork(DeepSetsConfig):
+    pass
+"""
+
+
+def test_what_loading_would_refuse_is_not_exported(tmp_path):
+    (tmp_path / "own_network_code.py").write_text(OWN)
+    network = import_place("own_network_code:OwnNetwork", tmp_path)
+    experiment = MetaTrainConfig(task=MLPConfig(), optimizer=LearnedMomentumConfig(network=network()), estimator=PESConfig())
+    (tmp_path / "run").mkdir()
+    config.save(experiment, tmp_path / "run" / config.CONFIG_FILE)
+    with pytest.raises(
+        CardError, match=r"is made of 'own_network_code:OwnNetwork', which is none of lopt's.* would be of no use"
+    ):
+        export_run(tmp_path / "run", tmp_path / "out", name="own")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_card_does_not_tell_where_ones_code_lies(tmp_path):
+    task = ImportedTaskConfig("my_task:make", str(tmp_path), (("width", 3),))
+    experiment = MetaTrainConfig(task=task, optimizer=LearnedMomentumConfig(), estimator=PESConfig())
+    recipe = public_recipe(config.to_dict(experiment))
+    assert str(tmp_path) not in json.dumps(recipe)
+    assert recipe["task"] == {"class": "imported_task", "function": "my_task:make", "arguments": [["width", 3]]}
+    assert config.from_dict(recipe) == dataclasses.replace(experiment, task=dataclasses.replace(task, directory=""))

@@ -36,7 +36,7 @@ def lines(figure) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def legend(figure) -> list[str]:
-    return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
 def crosses(figure) -> list[tuple[float, float]]:
@@ -111,13 +111,45 @@ def test_a_seed_that_diverges_before_the_mean_begins_is_marked_too(curves):
     assert sorted(crosses(figure)) == [(0, top), (4, pytest.approx(losses[0, 3]))]
 
 
-def test_no_two_of_many_competitors_look_alike():
-    names = [f"c{index}" for index in range(14)]
-    many = [curve(name, decay(0.01 + 0.002 * index), name == "c13") for index, name in enumerate(names)]
-    held_out = [dataclasses.replace(c, at=np.array([1, 100]), held_out={"loss": c.losses[:, [0, -1]]}) for c in many]
-    for figure in (plots.curves_figure(many, task="toy", window=10), held_out_figure(held_out, task="toy")):
+def many_curves(count: int) -> list[Curve]:
+    names = [f"c{index}" for index in range(count)]
+    many = [curve(name, decay(0.01 + 0.002 * index), name == names[-1]) for index, name in enumerate(names)]
+    return [dataclasses.replace(c, at=np.array([1, 100]), held_out={"loss": c.losses[:, [0, -1]]}) for c in many]
+
+
+def test_no_two_of_twelve_competitors_look_alike_and_each_is_the_same_in_all_pictures():
+    many, looks = many_curves(12), []
+    for figure in (plots.curves_figure(many, task="toy", window=10), held_out_figure(many, task="toy")):
         drawn = {line.get_label().split(":")[0]: line for line in figure.axes[0].get_lines()}
-        assert len({(drawn[name].get_color(), str(drawn[name]._dash_pattern)) for name in names}) == len(names)
+        looks.append([(drawn[c.name].get_color(), str(drawn[c.name]._unscaled_dash_pattern)) for c in many])
+        assert len({color for color, _ in looks[-1]}) == len(many)
+        assert [text.get_text().split(":")[0] for text in figure.legends[0].get_texts()][: len(many)] == [c.name for c in many]
+    assert looks[0] == looks[1]
+
+
+@pytest.mark.parametrize("look", [plots.LIGHT, plots.Look(narrow=True)], ids=["wide", "narrow"])
+def test_more_than_twelve_competitors_have_a_panel_each(look):
+    many = many_curves(14)
+    for figure in (plots.curves_figure(many, task="toy", window=10, look=look), held_out_figure(many, task="toy", look=look)):
+        assert [ax.get_title(loc="left").split("\n")[0] for ax in figure.axes] == [c.name for c in many]
+        assert not figure.legends
+        for index, ax in enumerate(figure.axes):
+            colours = [line.get_color() for line in ax.get_lines() if line.get_color() in plots.COLORS]
+            assert set(colours) == {plots.line_look(index)["color"]}
+        assert len({ax.get_ylim() for ax in figure.axes}) == 1
+
+
+@pytest.mark.parametrize("look", [plots.LIGHT, plots.Look(narrow=True)], ids=["wide", "narrow"])
+@pytest.mark.parametrize("count", [3, 12])
+def test_the_legend_lies_below_the_panel_inside_the_figure(look, count):
+    figure = plots.curves_figure(many_curves(count), task="toy", window=10, look=look)
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    panel = figure.axes[0].get_tightbbox()
+    assert box.y1 <= panel.y0 + 1
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
+    assert panel.height > 250  # pixels at 100 a inch
 
 
 def test_a_competitor_that_is_nan_from_the_start_is_in_the_legend(curves):

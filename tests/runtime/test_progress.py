@@ -38,6 +38,21 @@ def test_plain_lines_say_everything():
     ]
 
 
+def test_the_last_held_out_score_stays_until_the_next():
+    console, clock = plain(), Clock()
+    with Progress(3, console=console, clock=clock) as bar:
+        bar.update(1, meta_loss=0.5, held_out=(0.75, 0.75))
+        clock.now = 11.0
+        bar.update(2, meta_loss=0.25)
+        clock.now = 22.0
+        bar.update(3, meta_loss=0.25, held_out=(0.8, 0.75), inner_steps_per_s=10.0)
+    assert [line.partition(" | meta-loss ")[2].partition(" | 0:")[0] for line in lines(console)] == [
+        "0.5 | held-out 0.75, best 0.75",
+        "0.25 | held-out 0.75, best 0.75",
+        "0.25 | held-out 0.8, best 0.75 | 10 inner steps/s",
+    ]
+
+
 def test_plain_lines_come_every_tenth_of_the_way():
     console, clock = plain(), Clock()
     with Progress(1000, console=console, clock=clock) as bar:

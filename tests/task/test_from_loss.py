@@ -20,7 +20,7 @@ from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedSGDMConfig
 from lopt.symmetry import SpecError, WeightSpec
 from lopt.symmetry.compare import same_group
 from lopt.task.base import DataStream, Task
-from lopt.task.from_loss import ImportedTaskConfig
+from lopt.task.named import ImportedTaskConfig
 from lopt.task.splits import split_arrays
 from lopt.training import checkpoint, metrics
 from lopt.training.trainer import initial_theta, meta_train
@@ -152,6 +152,48 @@ def test_a_spec_that_does_not_describe_the_params_is_refused():
         make(spec=WeightSpec.parse({"w0": "in! units"}))
 
 
+def test_a_spec_that_is_not_true_of_the_loss_is_refused():
+    make(spec=WeightSpec.parse({"w0": "in! units", "w1": "units"}))
+    with pytest.raises(SpecError, match=r"task 'task' .* permutations of 'inputs' \(in w0\): fix them with `!`"):
+        make(spec=WeightSpec.parse({"w0": "inputs units", "w1": "units"}))
+    with pytest.raises(SpecError, match=r"permutations of 'a' \(in w0\); 'b' \(in w1\)"):
+        make(spec=WeightSpec.parse({"w0": "in! a", "w1": "b"}))
+
+
+def test_under_dropout_a_spec_is_checked_in_the_mean():
+    def dropped(params, key, batch):
+        kept = jax.random.bernoulli(key, 0.5, (4,)).astype(jnp.float32)
+        return jnp.mean(jnp.square(jnp.tanh(batch["x"] @ params["w0"]) * kept[None] @ params["w1"] - batch["y"]))
+
+    def uneven(key):
+        return {"w0": init(key)["w0"], "w1": jnp.array([3.0, -3.0, 1.0, -1.0])}
+
+    make(init=uneven, loss=dropped, spec=WeightSpec.parse({"w0": "in! units", "w1": "units"}))
+    with pytest.raises(SpecError, match="permutations of 'a'"):
+        make(init=uneven, loss=dropped, spec=WeightSpec.parse({"w0": "in! a", "w1": "b!"}))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": [X, X[:, 0]]}, r"datasets of task 'task' are of type list; give arrays by name"),
+        ({"data": {"x": X, "y": np.array(["a"] * 60)}}, r"array 'y' of examples is of dtype <U1"),
+        (
+            {"init": lambda key: init(key) | {"steps": jnp.arange(3)}},
+            r"at 'steps' an array of int32, but weights are real floats",
+        ),
+        (
+            {"metrics": lambda params, key, batch: {"error": batch["y"]}},
+            r"metric 'error' of task 'task' is to be a scalar, .*\(8,\)",
+        ),
+        ({"metrics": lambda params, key, batch: batch["y"]}, r"metrics of task 'task' are to be a dict"),
+    ],
+)
+def test_what_cannot_be_a_task_is_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        make(**options)
+
+
 # --- The function by its name
 
 
@@ -167,9 +209,9 @@ def test_a_function_of_a_module_makes_the_task(tmp_path, monkeypatch):
     assert isinstance(task, Task)
     assert task.name == "digits8_mlp_3"
     for function, message in (
-        ("own_missing:make_task", "no module 'own_missing' for the task .*PYTHONPATH"),
-        ("own_tasks:missing", "has no function 'missing'"),
-        ("own_tasks:number", "must return a lopt.task.base.Task or TaskFamily, but returned 3"),
+        ("own_missing:make_task", "the task 'own_missing:make_task': No module named 'own_missing', .* PYTHONPATH"),
+        ("own_tasks:missing", "own_tasks.py.* has no 'missing'; it defines: make_task, number"),
+        ("own_tasks:number", "must return a lopt.Task or lopt.TaskFamily, but returned 3"),
     ):
         with pytest.raises(ValueError, match=message):
             ImportedTaskConfig(function).make()

@@ -326,3 +326,26 @@ def test_a_run_directory_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ConfigError, match=r"cannot write the run directory .*file/run"):
         meta_train(SMOKE, tmp_path / "file" / "run", progress=False)
+
+
+def test_a_directory_belongs_to_a_run_from_its_first_checkpoint_on(tmp_path, monkeypatch):
+    """What failed before it leaves the directory free; afterwards another config is refused, and fewer steps change nothing."""
+    from lopt.training import trainer
+
+    def fails(*args):
+        raise ValueError("the data are not there")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer, "set_up", fails)
+        with pytest.raises(ValueError, match="the data are not there"):
+            meta_train(smoke(seed=3), tmp_path, progress=False)
+    assert load_run(tmp_path).seed == 3
+    experiment = smoke(outer_steps=2, save_every=1)
+    assert meta_train(experiment, tmp_path, progress=False).step == 2
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ConfigError, match="seed is 0 there, not 3"):
+        meta_train(dataclasses.replace(experiment, seed=3), tmp_path, progress=False)
+    result = meta_train(dataclasses.replace(experiment, outer_steps=1), tmp_path, progress=False)
+    assert (result.step, result.interrupted) == (2, False)
+    jax.tree.map(np.testing.assert_array_equal, result.theta, checkpoint.load_theta(tmp_path))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

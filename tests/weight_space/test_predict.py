@@ -1,6 +1,7 @@
 """Predictors on zoos whose labels are known functions of the weights."""
 
 import json
+from pathlib import Path
 from typing import get_args
 
 import jax
@@ -13,9 +14,11 @@ from scipy.stats import kendalltau
 from lopt.symmetry.spec import WeightSpec
 from lopt.weight_space.predict import Method, PredictionConfig, scores, split, train_predictor
 from lopt.weight_space.read import Zoo
-from lopt.weight_space.report import differences, read_predictions, table, write_predictions, write_report
+from lopt.weight_space.report import differences, is_papers_zoo, read_predictions, table, write_predictions, write_report
 from lopt.weight_space.store import ZooError
 from scripts import predict_generalization
+
+ROOT = Path(__file__).resolve().parents[2]
 
 SPEC = WeightSpec.parse({"k0": "inputs! hidden", "k1": "hidden outputs!"})
 SMALL = {"channels": (4, 4), "hidden": (16,), "statistics_hidden": (16,)}
@@ -159,9 +162,13 @@ def test_what_is_kept_is_what_is_shown(tmp_path):
     assert of == {"name": "spread", "models": 120, "label": "success"}
     assert [one.test for one in predictions["deep_sets"]] == [one.test for one in found]
     taus = [one.test.tau for one in found]
-    line = next(line for line in table(predictions) if line[0] == "deep_sets")
+    line = next(line for line in table(predictions, paper=True) if line[0] == "deep_sets")
     assert line[1] == f"{np.mean(taus):.4f} ± {abs(taus[0] - taus[1]) / 2:.4f}"
     assert line[-1] == ".8306 ± .0006"
+    assert "paper" not in str(table(predictions))
+    assert is_papers_zoo(ROOT / "examples" / "small_rnn_zoo", "success")
+    assert not is_papers_zoo(ROOT / "examples" / "small_rnn_zoo", "learning_rate")
+    assert not is_papers_zoo(tmp_path, "success")
     ((method, difference),) = differences(predictions)[1:]
     assert method == "deep_sets"
     gap, error = map(float, difference.split(" ± "))

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import hashlib
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -231,3 +232,16 @@ def test_deeply_nested_json_is_named(folder, name):
     (folder / name).write_text("[" * 100_000)
     with pytest.raises(ZooError, match=rf"{name} is not .*nested too deeply"):
         read_zoo(folder, "accuracy")
+
+
+def test_a_zoo_of_npz_files_needs_no_safetensors(tmp_path, monkeypatch):
+    np.savez(tmp_path / "a.npz", **model(0))
+    write_table(tmp_path, [("a.npz", 0.5)])
+    write_spec(str(tmp_path), SPEC)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    assert read_zoo(tmp_path, "accuracy").labels.tolist() == [0.5]
+    (tmp_path / "b.safetensors").write_bytes(b"")
+    write_table(tmp_path, [("a.npz", 0.5), ("b.safetensors", 0.5)])
+    with pytest.raises(ZooError, match=r"b.safetensors needs the package safetensors: install it, or keep the zoo as .npz"):
+        read_zoo(tmp_path, "accuracy")

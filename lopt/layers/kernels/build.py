@@ -17,6 +17,7 @@ import jax
 import jaxlib.version
 
 from lopt.config.caches import UntrustedCacheError, compilation_cache_dir, private_directory
+from lopt.config.errors import LoptError
 from lopt.config.files import replace_durably, write_atomically
 from lopt.layers.kernels import ffi as native
 
@@ -28,7 +29,7 @@ _TIMEOUT = 120  # seconds
 _registered: dict[str, native.Kernel] = {}  # by name, which XLA takes once
 
 
-class NativeKernelError(RuntimeError):
+class NativeKernelError(LoptError, RuntimeError):
     """The kernels cannot be made; the message says why."""
 
 

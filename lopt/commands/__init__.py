@@ -1,0 +1,1 @@
+"""What a command line offers where lopt alone is installed: `python -m lopt`."""

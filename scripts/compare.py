@@ -1,0 +1,113 @@
+"""Compare learned optimizers on any task: each meta-trained from several seeds, raced against tuned rivals, drawn in one picture."""
+
+import argparse
+import dataclasses
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from lopt.comparison.compare import compare
+from lopt.comparison.config import ComparisonConfig, Plan, make_plan
+from lopt.comparison.report import short_table
+from lopt.comparison.work import InterruptedPlanError
+from lopt.config import ConfigError, load_file
+from lopt.layers.kernels.build import use_native_kernels
+from lopt.reporting.tables import rich_lines
+from lopt.runtime.compilation_cache import use_compilation_cache
+from lopt.runtime.distributed import use_all_cores
+from lopt.runtime.program import DEBUG_HELP, reporting_errors, take_debug
+from lopt.task import cache_root
+from lopt.task.named import task_config
+
+DESCRIPTION = f"""\
+Meta-train every rival of a config file from several seeds, race them against tuned optimizers by hand, and draw the result with the
+budget written in it. The config is a lopt.comparison.ComparisonConfig: rivals by label, and budgets, each an experiment and a number of
+seeds. examples/comparison.py is one, and docs/comparison.md explains it.
+
+The order of work is seed 0 of all rivals, then seed 1, so that a part is a comparison too. Ctrl-C saves, and the same command goes on;
+what is done is not done again. Several processes may work on one comparison: each leaves alone the run that another is on.
+
+Runs are RUNS/NAME-BUDGET-RIVAL-SEED, as scripts/meta_train.py writes them, NAME that of the config file. The report is written after
+each seed:
+  comparison.png        training loss over inner steps, held-out loss over outer steps
+  README.md             picture, table, budget, devices, definitions
+  table.md .csv .json   the figures;  curves.npz  the races;  metrics.npz  the meta-trainings
+  theta/                the meta-parameters that were raced
+
+Runs that are there already are pooled by: python scripts/evaluate.py --run-dir runs/a-0 runs/a-1 runs/b-0 runs/b-1
+
+{DEBUG_HELP}"""
+EPILOG = """\
+examples:
+  python scripts/compare.py --config examples/comparison.py --budget smoke
+  python scripts/compare.py --config examples/comparison.py --task my_task.py:make_task
+  python scripts/compare.py --config mine.py --rivals UNF DeepSets --draw"""
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="compare.py", description=DESCRIPTION, epilog=EPILOG, formatter_class=formatter, allow_abbrev=False
+    )
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE", help="a Python file that defines `config`")
+    parser.add_argument("--budget", metavar="NAME", help="one of the config's (default: its first)")
+    text = (
+        "the task, in place of the config's: a name, or module:function or path/to/file.py:function, which makes one of your own"
+    )
+    parser.add_argument("--task", metavar="NAME", help=text)
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs/compare"), metavar="RUNS", help="default: runs/compare")
+    text = "work on these alone (default: all); the report has all there are"
+    parser.add_argument("--rivals", nargs="+", default=[], metavar="LABEL", help=text)
+    parser.add_argument("--draw", action="store_true", help="meta-train nothing: race and draw what is there")
+    text = "where to write the report (default: RUNS/NAME-BUDGET-report)"
+    parser.add_argument("--out", type=Path, metavar="DIR", help=text)
+    return parser
+
+
+def plan_of(args: argparse.Namespace) -> Plan:
+    config = load_file(args.config)
+    if not isinstance(config, ComparisonConfig):
+        raise ConfigError(
+            f"{args.config}: config is a {type(config).__name__}, not a lopt.comparison.ComparisonConfig with rivals and budgets; "
+            "examples/comparison.py is one, and one experiment alone is for scripts/meta_train.py"
+        )
+    name, budget = re.sub(r"\W+", "_", args.config.stem), args.budget or config.budgets[0].name
+    command = f"python scripts/compare.py --config {args.config} --budget {budget}"
+    if args.task is not None:
+        task = task_config(args.task)
+        budgets = [
+            dataclasses.replace(one, experiment=dataclasses.replace(one.experiment, task=task), title=args.task)
+            for one in config.budgets
+        ]
+        config = dataclasses.replace(config, budgets=tuple(budgets))
+        name, command = f"{name}-{re.sub(r'[^A-Za-z0-9]+', '_', args.task).strip('_')}", f"{command} --task {args.task}"
+    return make_plan(name, config, budget, args.runs_dir, command=command, picture="comparison.png")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv, debug = take_debug(argv)
+    args, console = argument_parser().parse_args(argv), Console()
+    with reporting_errors("compare.py", debug=debug):
+        use_compilation_cache()
+        use_native_kernels()
+        use_all_cores()
+        plan = plan_of(args)
+        out = args.out or args.runs_dir / f"{plan.name}-report"
+        try:
+            found, paths = compare(
+                plan, out, labels=args.rivals, train=not args.draw, cache=cache_root() / "tuning", console=console
+            )
+        except (InterruptedPlanError, KeyboardInterrupt) as error:
+            print(f"{str(error) or 'interrupted'}; the same command goes on from there", file=sys.stderr)
+            return 130
+        console.print(rich_lines(short_table(found), f"{plan.title}, budget {plan.budget.name}"))
+        for path in paths:
+            console.print(str(path), soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

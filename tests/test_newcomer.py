@@ -1,0 +1,100 @@
+"""The path of a newcomer: what the pages say, done in an empty directory, with less of everything where it only costs time."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = {
+    "meta_train.py": "--outer-steps 2 --save-every 1 --estimator.particles 2 --unroll.horizon 4 --unroll.truncation 2 --held-out.every 2 "
+    "--held-out.steps 4 --held-out.seeds 2",
+    "evaluate.py": "--steps 4 --seeds 2 --tuning-seeds 1",
+    "compare.py": "--budget smoke --rivals SGDM",
+    "benchmark.py": "--quick",
+    "inspect_spec.py": "",
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("newcomer")
+
+
+def run(place, command, *, check=True):
+    """A command of a page, from an empty directory: what lies in the clone is named by its whole path."""
+    words = shlex.split(re.sub(r"(?<![\w/])(scripts|configs|examples)/", rf"{ROOT}/\1/", command))
+    words = [sys.executable, *words[1:], *shlex.split(SMALL.get(Path(words[1]).name, ""))]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LOPT_CACHE_DIR": str(place / "cache"), "COLUMNS": "140"}
+    done = subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True, timeout=900)
+    assert not check or done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def section(page, title):
+    text = (ROOT / "docs" / page).read_text()
+    return text.partition(f"# {title}\n")[2]
+
+
+def commands(text):
+    """The commands of the first block that has some."""
+    block = re.search(r"(?m)(?:^    python .*\n)+", text)
+    assert block
+    return [line.partition("  #")[0].strip() for line in block.group().splitlines()]
+
+
+@pytest.mark.slow
+def test_a_task_of_ones_own_goes_wherever_the_name_of_a_task_goes(place):
+    text = section("interop.md", "Its name on the command line")
+    (place / "my_task.py").write_text(re.search(r"```python no-run\n(.*?)```", text, re.DOTALL).group(1))
+    found = commands(text)
+    assert [Path(shlex.split(command)[1]).name for command in found] == [
+        *("inspect_spec.py", "meta_train.py", "evaluate.py", "evaluate.py", "compare.py", "benchmark.py")
+    ]
+    said = {command: run(place, command).stdout for command in found}
+    assert "The inferred spec is the same" in said[found[0]]
+    assert "2 outer steps done" in said[found[1]]
+    assert "held-out" in said[found[1]]
+    assert "runs/mine" in said[found[3]]
+    assert "SGDM" in said[found[4]]
+    assert '"task": "sines"' in said[found[5]]
+
+    # The run knows where its task is, wherever one stands.
+    (place / "elsewhere").mkdir()
+    assert run(place / "elsewhere", "python scripts/evaluate.py --run-dir ../runs/mine --optimizer adam:0.1").returncode == 0
+    loaded = (
+        "import lopt; tx = lopt.load('runs/mine', spec=lopt.task_config('my_task.py:make_task').make().spec); print(tx.update)"
+    )
+    assert "function" in run(place, f'python -c "{loaded}"').stdout
+
+    # Two seeds of it are pooled.
+    run(place, f"{found[1].replace('runs/mine', 'runs/mine-1')} --seed 1")
+    assert "2 of 2" in run(place, "python scripts/evaluate.py --run-dir runs/mine runs/mine-1 --optimizer adam:0.1").stdout
+
+
+@pytest.mark.slow
+def test_parts_of_an_experiment_are_exchanged_as_the_page_says(place):
+    text = section("interop.md", "Other parts of an experiment")
+    options = [option for option in re.findall(r"`(--[^`]+)`", text) if option != "--help"]
+    assert len(options) == 3
+    shown = run(place, "python scripts/meta_train.py --config configs/smoke.py --help " + " ".join(options)).stdout
+    assert "(now nres)" in shown
+    assert "(now gated)" in shown
+    assert "(now adafactor)" in shown
+
+
+@pytest.mark.slow
+def test_a_mistake_in_the_file_is_shown_with_its_line(place):
+    (place / "broken.py").write_text("def make_task():\n    return undefined\n")
+    (place / "wrong.py").write_text("def make_task():\n    return 3\n")
+    broken = run(place, "python scripts/evaluate.py --task broken.py:make_task --optimizer adam:0.1", check=False)
+    assert broken.returncode == 1
+    assert re.search(r'broken\.py", line 2, in make_task', broken.stderr)
+    assert "lopt/task" not in broken.stderr
+    wrong = run(place, "python scripts/evaluate.py --task wrong.py:make_task --optimizer adam:0.1", check=False)
+    assert len(wrong.stderr.strip().splitlines()) == 1
+    assert "must return a lopt.Task or lopt.TaskFamily, but returned 3" in wrong.stderr
