@@ -114,7 +114,11 @@ class MetricsWriter:
                 write_atomically(self.path, content)
         self.missing = gaps(kept, resume_step)
         self._file = self.path.open("ab")
-        sync(self.path.parent)  # the file's name
+        try:
+            sync(self.path.parent)  # the file's name
+        except BaseException:
+            self._file.close()
+            raise
 
     def write(self, metrics: Mapping[str, Any]) -> None:
         """Log one line.
