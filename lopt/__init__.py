@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedSGDMConfig, MomentumRule, SGDMRule
     from lopt.optimizers.nominals import AdamNominal, MomentumNominal, MuonNominal, NAdamNominal, NoNominal
     from lopt.optimizers.schedules import ScheduleConfig
+    from lopt.pretrained.diagnose import diagnose
     from lopt.pretrained.export import push
     from lopt.pretrained.load import available, load, scale_by
     from lopt.reporting.report import write_report
@@ -78,6 +79,7 @@ _NAMES = {
     "optimizers.momentum": ("LearnedMomentumConfig", "LearnedSGDMConfig", "MomentumRule", "SGDMRule"),
     "optimizers.nominals": ("AdamNominal", "MomentumNominal", "MuonNominal", "NAdamNominal", "NoNominal"),
     "optimizers.schedules": ("ScheduleConfig",),
+    "pretrained.diagnose": ("diagnose",),
     "pretrained.export": ("push",),
     "pretrained.load": ("available", "load", "scale_by"),
     "reporting.report": ("write_report",),
@@ -102,6 +104,7 @@ _WHERE = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = [  # noqa: RUF022  by what they are for
     # a trained optimizer in a loop
     "available",
+    "diagnose",
     "infer_spec",
     "load",
     "push",

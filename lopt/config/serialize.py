@@ -73,7 +73,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def _strangers(value: Any, path: str, known: Collection[str]) -> Iterator[tuple[str, Any]]:
-    """The classes, and functions, that an encoded config would have imported although they are not lopt's: `(path, name)`."""
+    """The classes, and functions, that an encoded config would have imported although they are not lopt's: `(what it says, name)`."""
     if isinstance(value, list):
         for index, item in enumerate(value):
             yield from _strangers(item, f"{path}[{index}]", known)
@@ -82,11 +82,11 @@ def _strangers(value: Any, path: str, known: Collection[str]) -> Iterator[tuple[
     name = value.get("class")
     place = path_of(name) if isinstance(name, str) else None
     if "class" in value and place is None and (not isinstance(name, str) or name not in known):
-        yield path or "config", name
+        yield f"{path or 'config'} is of the class", name
     for field in _imports(place) if place is not None else ():
         function = value.get(field)
         if function is not None and not (isinstance(function, str) and function in known):
-            yield join(path, field), function
+            yield f"{join(path, field)} names", function
     for field, item in value.items():
         yield from _strangers(item, join(path, field), known)
 
@@ -108,9 +108,9 @@ def _known(config: Any) -> set[str]:
 def _refuse_strangers(data: Any, known: Collection[str] = ()) -> None:
     found = list(_strangers(data, "", known))
     if found:
-        listing = ", ".join(f"{name!r} ({path})" for path, name in found)
+        listing = ", ".join(repr(name) for _, name in found)
         raise UntrustedConfigError(
-            f"{found[0][0]} names {found[0][1]!r}, which is none of lopt's: nothing is imported because a file says so. If you know who "
+            f"{found[0][0]} {found[0][1]!r}, which is none of lopt's: nothing is imported because a file says so. If you know who "
             f"made it, trust=True, or --trust, imports {listing}. The names that need no trust are {', '.join(sorted(registered()))}"
         )
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 from jax.experimental.shard_alike import shard_alike
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -27,7 +28,7 @@ def placed_like(x: Any, w: Any) -> Any:
 
 def _is_untold(x: Any, w: Any) -> bool:
     """Whether it is left to the compiler where x lies, though w says where it should."""
-    if jax.device_count() == 1 or not isinstance(w, jax.core.Tracer) or x.shape != w.shape or _explicit(w) is not None:
+    if jax.device_count() == 1 or not isinstance(w, Tracer) or x.shape != w.shape or _explicit(w) is not None:
         return False
     return not jax.sharding.get_abstract_mesh().manual_axes
 

@@ -278,7 +278,7 @@ def _check_weights(spec: WeightSpec, params: PyTree) -> None:
     if not shapes:  # optax asks what a state is like with params that have no leaves
         return
     for path, leaf in named_leaves(params):
-        if jnp.issubdtype(getattr(leaf, "dtype", None), jnp.complexfloating):
+        if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.complexfloating):
             raise SpecError(
                 f"leaf '{path}' is {leaf.dtype}, but where weights are seen together they are real: make its real and its imaginary part "
                 "two leaves of the params, and infer the spec of these"

@@ -426,22 +426,11 @@ class WeightSpec:
         moved = self.move(jnp, dict(named_leaves(params)), sizes, element)
         return jax.tree.unflatten(jax.tree.structure(params), [moved[path] for path, _ in named_leaves(params)])
 
-    def move(
-        self,
-        xp: Any,
-        leaves: Mapping[str, Any],
-        sizes: Mapping[str, int],
-        element: GroupElement,
-        each: Callable[..., Iterable[Any]] = map,
-    ) -> dict[str, Any]:
-        """`permute` for path -> array, in numpy or jax.numpy, of what is known to fit; `each` is `map`, or one that runs in threads."""
-        spec = self.blocks
-        blocks = self.split(leaves, sizes)
-
-        def moved(path: str) -> Any:
-            return move_leaf(xp, blocks[path], spec.factors(path), spec.owners(path), sizes, element)
-
-        return self.join(xp, dict(zip(spec.paths, each(moved, spec.paths), strict=True)))
+    def move(self, xp: Any, leaves: Mapping[str, Any], sizes: Mapping[str, int], element: GroupElement) -> dict[str, Any]:
+        """`permute` for path -> array, in numpy or jax.numpy, of what is known to fit."""
+        spec, blocks = self.blocks, self.split(leaves, sizes)
+        moved = {path: move_leaf(xp, blocks[path], spec.factors(path), spec.owners(path), sizes, element) for path in spec.paths}
+        return self.join(xp, moved)
 
     def sample(self, key: jax.Array, params: PyTree) -> dict[str, jax.Array]:
         """A uniformly random group element: a permutation of int [n] for each permutable name, [m, n] for a nested one."""

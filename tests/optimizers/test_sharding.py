@@ -5,6 +5,7 @@ On meshes with automatic axes the compiler may cut what an update returns finer 
 In a process of its own, as the number of devices is set once.
 """
 
+import itertools
 import subprocess
 import sys
 import textwrap
@@ -86,9 +87,17 @@ print("same")
 """
 
 
-@pytest.mark.parametrize("layout", ["fsdp", "tensor"])
-@pytest.mark.parametrize("axes", ["Auto", "Explicit"])
-@pytest.mark.parametrize("name", ["loaded", pytest.param("adafactor", marks=pytest.mark.slow)])
+def case(*values):
+    return pytest.param(*values, marks=[] if values in FAST else [pytest.mark.slow])
+
+
+FAST = (("loaded", "Auto", "fsdp"), ("loaded", "Explicit", "tensor"))
+
+
+@pytest.mark.parametrize(
+    ("name", "axes", "layout"),
+    [case(*values) for values in itertools.product(("loaded", "adafactor"), ("Auto", "Explicit"), ("fsdp", "tensor"))],
+)
 def test_over_eight_devices_as_on_one(name, axes, layout):
     command = [sys.executable, "-c", textwrap.dedent(CODE), name, axes, layout]
     found = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
