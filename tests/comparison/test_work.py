@@ -109,7 +109,7 @@ def test_what_is_done_is_left_alone(done, monkeypatch):
 
     bench = bench_in(done[0])
     files = {path: path.stat().st_mtime_ns for path in done[0].rglob("*") if path.is_file()}
-    for module, name in ((work, "meta_train"), (races, "race"), (races, "tune_baseline")):
+    for module, name in ((work, "meta_train"), (races, "race"), (races, "tuned_rival")):
         monkeypatch.setattr(module, name, fail)
     assert run_plan(bench, after_seed=fail) == ""
     monkeypatch.setattr(type(EXPERIMENT.task), "make", fail)  # to draw what is there takes no data
