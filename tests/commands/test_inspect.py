@@ -88,12 +88,13 @@ def test_warnings_are_shown(module):
         import jax, jax.numpy as jnp
 
         def network():
-            return lambda w: jax.lax.linalg.cholesky(w), jnp.eye(3)
+            same = jax.ShapeDtypeStruct((3, 3), jnp.float32)
+            return lambda w: jax.pure_callback(lambda x: x, same, w), jnp.eye(3)
     """
     status, text = run("--module", module(source))
     assert status == 0
     assert "warning: " in text
-    assert "cholesky" in text
+    assert "pure_callback" in text
 
 
 def test_a_spec_that_differs_is_shown():

@@ -66,7 +66,7 @@ def test_a_part_of_the_weights_is_trained_from_the_spec_of_all(wrap):
 
 
 def test_a_leaf_that_the_spec_does_not_know_is_still_refused():
-    with pytest.raises(ValueError, match="other"):
+    with pytest.raises(ValueError, match=r"no leaf for \['b0', 'w1', 'w2'\]"):
         lopt.load("small-mixture-unf", spec=SPEC).init({"w0": PARAMS["w0"], "other": jnp.ones(3)})
 
 
@@ -75,8 +75,8 @@ def test_coefficients_of_all_weights_cannot_train_a_part():
     params = {"w0": jnp.ones((3, 4)), "b0": jnp.ones(4), "w1": jnp.ones((4, 2)), "b1": jnp.ones(2)}
     tx = lopt.load("fashion-mlp-unf", spec=spec)
     tx.init(params)
-    with pytest.raises(CardError, match=r"without b1, which are not among the params: .* cannot train a part"):
-        tx.init({name: leaf for name, leaf in params.items() if name != "b1"})
+    with pytest.raises(CardError, match=r"without b0, which are not among the params: .* cannot train a part"):
+        tx.init({name: leaf for name, leaf in params.items() if name != "b0"})
 
 
 def test_of_a_model_with_batch_norm_and_dropout_the_spec_is_inferred_in_eval_mode():

@@ -90,7 +90,7 @@ def test_a_file_and_a_module_make_the_same_task(own, monkeypatch):
     monkeypatch.chdir(own)
     assert module == task_config("own_task:make_task")
     for config in (file, module):
-        assert from_dict(to_dict(config)) == config
+        assert from_dict(to_dict(config), trust=True) == config
         assert config.make().param_shapes()["dense0"]["kernel"].shape == (64, 3)
     assert dataclasses.replace(file, arguments=(("width", 5),)).make().param_shapes()["dense1"]["kernel"].shape == (5, 5)
 
