@@ -145,7 +145,7 @@ def test_keeps_the_dtype_of_params(optimizer, dtype):
     params = make_params(dtype=dtype)
     out, state = trained(optimizer, params)
     assert {x.dtype for x in jax.tree.leaves(out)} == {jnp.dtype(dtype)}
-    assert {x.dtype for x in jax.tree.leaves((state.momentum, state.momenta))} == {jnp.dtype(jnp.float32)}
+    assert {x.dtype for x in jax.tree.leaves((state.nominal, state.features))} == {jnp.dtype(jnp.float32)}
 
 
 def test_state_holds_no_params_and_keeps_its_shape(optimizer):
@@ -209,8 +209,8 @@ def test_momenta_kept_in_bfloat16_are_computed_in_float32():
     )
     params = make_params()
     (expected, _), (found, state) = trained(exact, params, steps=3), trained(rounded, params, steps=3)
-    assert {m.dtype for m in jax.tree.leaves(state.momenta)} == {jnp.dtype(jnp.bfloat16)}
-    assert {m.dtype for m in jax.tree.leaves(state.momentum)} == {jnp.dtype(jnp.float32)}
+    assert {m.dtype for m in jax.tree.leaves(state.features)} == {jnp.dtype(jnp.bfloat16)}
+    assert {m.dtype for m in jax.tree.leaves(state.nominal)} == {jnp.dtype(jnp.float32)}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.02, atol=0.02), found, expected)
     different = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), found, expected)
     assert any(jax.tree.leaves(different))
