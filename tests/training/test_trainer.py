@@ -244,7 +244,14 @@ def log_of(run_dir):
 
 
 def start(run_dir, *overrides, **variables):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "LOPT_NATIVE": "", **variables}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "LOPT_NATIVE": "",
+        "COLUMNS": "200",
+        **variables,
+    }
     with log_of(run_dir).open("w") as log:
         return subprocess.Popen(command(run_dir, *overrides), env=environment, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
 
