@@ -6,13 +6,15 @@ that read the same one share it. Every channel says how it is clipped and by wha
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lopt.layers.digest import Channel
+from lopt.layers.kernels.program import Form, Kept, Program
+from lopt.layers.step import Raw
 from lopt.symmetry.spec import PyTree, named_leaves
 
 StateDtype = Literal["float32", "bfloat16"]
@@ -51,10 +53,12 @@ class Accumulator(NamedTuple):
     Attributes:
       init: `init(w) -> {name: array}`.
       update: `update(state, g) -> state`; g is float32.
+      kept: the same in the words of the kernel; None: only XLA can compute it.
     """
 
     init: Callable[[jax.Array], dict[str, jax.Array]]
     update: Callable[[dict[str, jax.Array], jax.Array], dict[str, jax.Array]]
+    kept: Kept | None = None
 
 
 class Leaf(NamedTuple):
@@ -89,6 +93,10 @@ class Kind:
         """Arrays of the leaf's shape, one a channel."""
         return ()
 
+    def forms(self) -> Sequence[Form] | None:
+        """`per_weight` in the words of the kernel, one a channel; None: only XLA can compute it."""
+        return None
+
     def num_tensor_channels(self) -> int:
         """Its channels per tensor."""
         return 0
@@ -115,17 +123,24 @@ class Features(NamedTuple):
 
     Attributes:
       init: `init(params) -> state`.
-      update: `update(grads, state, params, context) -> (WeightFeatures, state)`.
+      update: `update(grads, state, params, context, raw=()) -> (WeightFeatures, state)`; the channels of the leaves whose paths are
+        in `raw` are left to be computed, and their state to be moved on.
       channels: of every weight.
       num_tensor: channels per tensor.
       num_shared: channels shared by all weights.
+      one_leaf: `one_leaf(raw, count) -> (channels, kept)`: what `update` does for a leaf, where its channels depend on no more.
+      program: the same in the words of the kernel; None: only XLA can compute it.
+      left_to_xla: why there is no program; "" if there is one.
     """
 
     init: Callable[[PyTree], PyTree]
-    update: Callable[[PyTree, PyTree, PyTree, Context], tuple["WeightFeatures", PyTree]]
+    update: Callable[..., tuple["WeightFeatures", PyTree]]
     channels: tuple[Channel, ...]
     num_tensor: int
     num_shared: int
+    one_leaf: Callable[[Raw, jax.Array], tuple[tuple[jax.Array, ...], PyTree]]
+    program: Program | None
+    left_to_xla: str
 
     @property
     def num_channels(self) -> int:
@@ -140,11 +155,15 @@ class WeightFeatures(NamedTuple):
       channels: leaf path -> one array [*leaf.shape] a channel.
       tensors: leaf path -> [channels per tensor].
       shared: [channels shared by all weights].
+      raw: leaf path -> what the channels of the leaf are to be computed of, for leaves that are not in `channels`; None: there are none.
+      count: inner steps done, int32 [], where some are raw.
     """
 
     channels: Mapping[str, tuple[jax.Array, ...]]
     tensors: Mapping[str, jax.Array]
     shared: jax.Array
+    raw: Mapping[str, Raw] | None = None
+    count: jax.Array | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,31 +209,36 @@ def compose(kinds: Sequence[Kind], normal: Channel, state_dtype: Any = jnp.float
             kept[name] = {part: jax.tree.unflatten(structure, [each[part] for each in found]) for part in parts}
         return {"kept": kept, "shared": [kind.init_shared() for kind in kinds]}
 
-    def update(grads: PyTree, state: PyTree, params: PyTree, context: Context) -> tuple[WeightFeatures, PyTree]:
-        structure = jax.tree.structure(params)
+    program, left_to_xla = _program(kinds, accumulators, channels)
+
+    def one_leaf(raw: Raw, context: Context) -> tuple[tuple[jax.Array, ...], dict[str, dict[str, jax.Array]]]:
+        after = {name: accumulators[name].update(dict(raw.kept[name]), raw.gradient) for name in accumulators}
+        leaf = Leaf(raw.value, raw.gradient, after, context)
+        return tuple(x for kind in kinds for x in kind.per_weight(leaf)), after
+
+    def update(
+        grads: PyTree, state: PyTree, params: PyTree, context: Context, raw: Collection[str] = ()
+    ) -> tuple[WeightFeatures, PyTree]:
         named = named_leaves(params)
         gradients = [g.astype(jnp.float32) for g in jax.tree.leaves(grads)]
         if len(gradients) != len(named):
             raise ValueError(f"params have {len(named)} leaves, gradients {len(gradients)}")
         before = {name: {part: jax.tree.leaves(tree) for part, tree in parts.items()} for name, parts in state["kept"].items()}
-        after: list[dict[str, dict[str, jax.Array]]] = []
-        for i, g in enumerate(gradients):
+        weights, tensors, left, moved = {}, {}, {}, {}
+        for i, ((path, w), g) in enumerate(zip(named, gradients, strict=True)):
             old = {name: {part: xs[i].astype(jnp.float32) for part, xs in parts.items()} for name, parts in before.items()}
-            after.append({name: accumulators[name].update(old[name], g) for name in accumulators})
-        kept = {
-            name: {
-                part: jax.tree.unflatten(structure, [each[name][part].astype(state_dtype) for each in after]) for part in parts
-            }
-            for name, parts in before.items()
-        }
-        weights, tensors = {}, {}
-        for (path, w), g, each in zip(named, gradients, after, strict=True):
-            leaf = Leaf(w.astype(jnp.float32), g, each, context)
-            weights[path] = tuple(x for kind in kinds for x in kind.per_weight(leaf))
+            here = Raw(w.astype(jnp.float32), g, old)
+            if path in raw:
+                left[path], kept = here, {}  # what is per tensor is then of kinds that keep nothing
+            else:
+                weights[path], kept = one_leaf(here, context)
+                moved[path] = kept
+            leaf = Leaf(here.value, g, kept, context)
             tensors[path] = _joined([kind.per_tensor(leaf) for kind in kinds])
         found = [kind.shared(old, context) for kind, old in zip(kinds, state["shared"], strict=True)]
-        features = WeightFeatures(weights, tensors, _joined([x for x, _ in found]))
-        return features, {"kept": kept, "shared": [new for _, new in found]}
+        features = WeightFeatures(weights, tensors, _joined([x for x, _ in found]), left or None, context.count)
+        after = {"kept": state["kept"], "shared": [new for _, new in found]}
+        return features, move_on(after, params, moved)
 
     return Features(
         init,
@@ -222,7 +246,42 @@ def compose(kinds: Sequence[Kind], normal: Channel, state_dtype: Any = jnp.float
         channels,
         sum(kind.num_tensor_channels() for kind in kinds),
         sum(kind.num_shared_channels() for kind in kinds),
+        lambda raw, count: one_leaf(raw, Context(count)),
+        program,
+        left_to_xla,
     )
+
+
+def move_on(state: PyTree, params: PyTree, moved: Mapping[str, Mapping[str, Mapping[str, jax.Array]]]) -> PyTree:
+    """The state of features with other values of the accumulators of some leaves: path -> accumulator -> part, kept as before."""
+    paths, structure = [path for path, _ in named_leaves(params)], jax.tree.structure(params)
+
+    def replaced(name: str, part: str, tree: PyTree) -> PyTree:
+        pairs = zip(paths, jax.tree.leaves(tree), strict=True)
+        return jax.tree.unflatten(structure, [moved[p][name][part].astype(x.dtype) if p in moved else x for p, x in pairs])
+
+    kept = {name: {part: replaced(name, part, tree) for part, tree in parts.items()} for name, parts in state["kept"].items()}
+    return {**state, "kept": kept}
+
+
+def _program(
+    kinds: Sequence[Kind], accumulators: Mapping[str, Accumulator], channels: Sequence[Channel]
+) -> tuple[Program | None, str]:
+    """What the kernel can compute of kinds, or why it cannot."""
+    forms: list[Form] = []
+    for kind in kinds:
+        name, own = type(kind).__name__, kind.forms() if kind.channels(Channel()) else ()
+        if own is None:
+            return None, f"{name} does not say forms()"
+        if kind.num_tensor_channels() and kind.accumulators():
+            return None, f"{name} has channels per tensor of what it keeps"
+        forms += own
+    unknown = [name for name, accumulator in accumulators.items() if accumulator.kept is None]
+    if unknown:
+        return None, f"what is kept as {unknown[0]!r} has no form"
+    if len(forms) != len(channels):
+        raise ValueError(f"features have {len(channels)} channels per weight and {len(forms)} forms")
+    return Program(tuple((name, found.kept) for name, found in accumulators.items() if found.kept), tuple(forms)), ""
 
 
 def _joined(parts: Sequence[jax.Array]) -> jax.Array:
@@ -237,4 +296,6 @@ def moving_average(decay: float, x: jax.Array, g: jax.Array) -> jax.Array:
 
 def bias_correction(decay: float, count: jax.Array) -> jax.Array:
     """1 - decay^(count + 1): what an average that began at zero is divided by after count + 1 terms."""
-    return 1 - jnp.exp((count.astype(jnp.float32) + 1) * jnp.float32(math.log(decay))) if decay > 0 else jnp.float32(1)
+    if decay == 0:
+        return jnp.float32(1)
+    return -jnp.expm1((count.astype(jnp.float32) + 1) * jnp.float32(math.log(decay)))

@@ -14,21 +14,11 @@ import numpy as np
 from lopt.features.base import Accumulator, Kind, Leaf, bias_correction, moving_average
 from lopt.features.momenta import momentum, read_momentum
 from lopt.layers.digest import Channel
+from lopt.layers.kernels.program import Form, Kept, factored_axes
 
 _FLOOR = 1e-9  # of what is under a root
-
-
-def factored_axes(shape: Sequence[int]) -> tuple[int, int] | None:
-    """The second largest and the largest axis, the later of equals being the larger; None below rank 2.
-
-    Example:
-      >>> factored_axes((3, 3, 16, 32)), factored_axes((8, 8)), factored_axes((5,))
-      ((2, 3), (0, 1), None)
-    """
-    if len(shape) < 2:
-        return None
-    order = np.argsort(shape, kind="stable")
-    return int(order[-2]), int(order[-1])
+_EPS = {"gradient": 1e-9, "momenta": 1e-6}  # added to v of a vector
+_SIDE_EPS = 1e-8  # added to rows and columns
 
 
 def factored_moment(decay: float) -> dict[str, Accumulator]:
@@ -51,7 +41,7 @@ def factored_moment(decay: float) -> dict[str, Accumulator]:
         means = {name: jnp.mean(squared, axis=gone) for name, gone in zip(("column", "row"), axes, strict=True)}
         return {name: moving_average(decay, old[name], means[name]) for name in ("row", "column")}
 
-    return {f"factored {decay:g}": Accumulator(init, update)}
+    return {f"factored {decay:g}": Accumulator(init, update, Kept("factored", decay))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +92,10 @@ class FactoredGradient(_Factored):
         return tuple(normal._replace(name=f"gradient / root of factored {decay:g}") for decay in self.decays)
 
     def per_weight(self, leaf: Leaf) -> Sequence[jax.Array]:
-        return [_times(leaf.gradient, self.factors(leaf, decay, 1e-9)) for decay in self.decays]
+        return [_times(leaf.gradient, self.factors(leaf, decay, _EPS["gradient"])) for decay in self.decays]
+
+    def forms(self) -> Sequence[Form]:
+        return [Form("gradient", "", f"factored {decay:g}", _EPS["gradient"], self.bias_correction) for decay in self.decays]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +121,12 @@ class FactoredMomenta(_Factored):
 
     def per_weight(self, leaf: Leaf) -> Sequence[jax.Array]:
         pairs = zip(self.momenta, self.decays, strict=True)
-        return [_times(read_momentum(leaf, m, self.bias_correction), self.factors(leaf, decay, 1e-6)) for m, decay in pairs]
+        momenta = ((read_momentum(leaf, m, self.bias_correction), decay) for m, decay in pairs)
+        return [_times(x, self.factors(leaf, decay, _EPS["momenta"])) for x, decay in momenta]
+
+    def forms(self) -> Sequence[Form]:
+        pairs = zip(self.momenta, self.decays, strict=True)
+        return [Form("kept", f"momentum {m:g}", f"factored {d:g}", _EPS["momenta"], self.bias_correction) for m, d in pairs]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,4 +141,12 @@ class FactoredMoments(_Factored):
         found = [self.rows_and_columns(leaf, decay) for decay in self.decays]
         sides = [[rows for rows, _ in found], [columns for _, columns in found]]
         plain = [x for side in sides for x in side]
-        return [jnp.broadcast_to(x, leaf.gradient.shape) for x in (*plain, *(jax.lax.rsqrt(x + 1e-8) for x in plain))]
+        return [jnp.broadcast_to(x, leaf.gradient.shape) for x in (*plain, *(jax.lax.rsqrt(x + _SIDE_EPS) for x in plain))]
+
+    def forms(self) -> Sequence[Form]:
+        sources = ("rows", "columns", "root of rows", "root of columns")
+        return [
+            Form(source, f"factored {decay:g}", eps=_SIDE_EPS, corrected=self.bias_correction)
+            for source in sources
+            for decay in self.decays
+        ]

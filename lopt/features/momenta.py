@@ -8,13 +8,16 @@ import jax.numpy as jnp
 
 from lopt.features.base import Accumulator, Kind, Leaf, bias_correction, moving_average
 from lopt.layers.digest import Channel
+from lopt.layers.kernels.program import Form, Kept
 
 
 def momentum(decay: float) -> dict[str, Accumulator]:
     """The average with this decay, by its name."""
     return {
         f"momentum {decay:g}": Accumulator(
-            lambda w: {"m": jnp.zeros_like(w, jnp.float32)}, lambda old, g: {"m": moving_average(decay, old["m"], g)}
+            lambda w: {"m": jnp.zeros_like(w, jnp.float32)},
+            lambda old, g: {"m": moving_average(decay, old["m"], g)},
+            Kept("average", decay),
         )
     }
 
@@ -23,7 +26,9 @@ def momentum_sum(decay: float) -> dict[str, Accumulator]:
     """The sum with this decay, by its name."""
     return {
         f"momentum sum {decay:g}": Accumulator(
-            lambda w: {"m": jnp.zeros_like(w, jnp.float32)}, lambda old, g: {"m": jnp.float32(decay) * old["m"] + g}
+            lambda w: {"m": jnp.zeros_like(w, jnp.float32)},
+            lambda old, g: {"m": jnp.float32(decay) * old["m"] + g},
+            Kept("sum", decay),
         )
     }
 
@@ -62,3 +67,7 @@ class Momenta(Kind):
         if self.sums:
             return [leaf.kept[f"momentum sum {decay:g}"]["m"] for decay in self.decays]
         return [read_momentum(leaf, decay, self.bias_correction) for decay in self.decays]
+
+    def forms(self) -> Sequence[Form]:
+        name = "momentum sum" if self.sums else "momentum"
+        return [Form("kept", f"{name} {decay:g}", corrected=self.bias_correction) for decay in self.decays]

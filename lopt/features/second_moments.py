@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +10,16 @@ import jax.numpy as jnp
 from lopt.features.base import Accumulator, Kind, Leaf, bias_correction, moving_average
 from lopt.features.momenta import momentum, read_momentum
 from lopt.layers.digest import Channel
+from lopt.layers.kernels.program import Form, Kept
 
 
 def second_moment(decay: float) -> dict[str, Accumulator]:
     """The average of squared gradients with this decay, by its name."""
     return {
         f"second moment {decay:g}": Accumulator(
-            lambda w: {"v": jnp.zeros_like(w, jnp.float32)}, lambda old, g: {"v": moving_average(decay, old["v"], jnp.square(g))}
+            lambda w: {"v": jnp.zeros_like(w, jnp.float32)},
+            lambda old, g: {"v": moving_average(decay, old["v"], jnp.square(g))},
+            Kept("average of squares", decay),
         )
     }
 
@@ -48,6 +52,10 @@ class _OfSecondMoment(Kind):
         """1 / sqrt(v + eps)."""
         return jax.lax.rsqrt(read_second_moment(leaf, self.decay, self.bias_correction) + jnp.float32(self.eps))
 
+    def over_root(self, source: Literal["one", "gradient", "kept"], kept: str = "") -> Form:
+        """A source times that."""
+        return Form(source, kept, f"second moment {self.decay:g}", self.eps, self.bias_correction)
+
 
 @dataclasses.dataclass(frozen=True)
 class SecondMoment(_OfSecondMoment):
@@ -59,6 +67,9 @@ class SecondMoment(_OfSecondMoment):
     def per_weight(self, leaf: Leaf) -> Sequence[jax.Array]:
         return (read_second_moment(leaf, self.decay, self.bias_correction),)
 
+    def forms(self) -> Sequence[Form]:
+        return (Form("kept", f"second moment {self.decay:g}", corrected=self.bias_correction),)
+
 
 @dataclasses.dataclass(frozen=True)
 class InverseRoot(_OfSecondMoment):
@@ -69,6 +80,9 @@ class InverseRoot(_OfSecondMoment):
 
     def per_weight(self, leaf: Leaf) -> Sequence[jax.Array]:
         return (self.inverse_root(leaf),)
+
+    def forms(self) -> Sequence[Form]:
+        return (self.over_root("one"),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +102,9 @@ class MomentaOverRoot(_OfSecondMoment):
         root = self.inverse_root(leaf)
         return [read_momentum(leaf, decay, self.bias_correction) * root for decay in self.momenta]
 
+    def forms(self) -> Sequence[Form]:
+        return [self.over_root("kept", f"momentum {decay:g}") for decay in self.momenta]
+
 
 @dataclasses.dataclass(frozen=True)
 class GradientOverRoot(_OfSecondMoment):
@@ -98,3 +115,6 @@ class GradientOverRoot(_OfSecondMoment):
 
     def per_weight(self, leaf: Leaf) -> Sequence[jax.Array]:
         return (leaf.gradient * self.inverse_root(leaf),)
+
+    def forms(self) -> Sequence[Form]:
+        return (self.over_root("gradient"),)

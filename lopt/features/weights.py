@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from lopt.features.base import Kind, Leaf
 from lopt.layers.digest import Channel
+from lopt.layers.kernels.program import Form
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,9 @@ class Value(Kind):
 
     def per_weight(self, leaf: Leaf) -> Sequence[jax.Array]:
         return (leaf.value,)
+
+    def forms(self) -> Sequence[Form]:
+        return (Form("value"),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +39,9 @@ class Gradient(Kind):
 
     def per_weight(self, leaf: Leaf) -> Sequence[jax.Array]:
         return (leaf.gradient,)
+
+    def forms(self) -> Sequence[Form]:
+        return (Form("gradient"),)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -134,7 +134,7 @@ def channel_scale(x: jax.Array, declared: Sequence[Channel] = ()) -> jax.Array:
     return jnp.where(_row([channel.over == "nothing" for channel in declared]) > 0, jnp.float32(1), 1 / size)
 
 
-def _is_by_matrix(shape: Sequence[int], declared: Sequence[Channel]) -> bool:
+def is_by_matrix(shape: Sequence[int], declared: Sequence[Channel]) -> bool:
     """Whether each of a tensor's matrices has scales of its own."""
     return len(shape) > 2 and any(channel.over == "matrix" for channel in declared)
 
@@ -142,7 +142,7 @@ def _is_by_matrix(shape: Sequence[int], declared: Sequence[Channel]) -> bool:
 def _root_mean_square(x: jax.Array, declared: Sequence[Channel]) -> jax.Array:
     """Over all axes but the first, or over the last two, as declared; axes that are averaged over have size 1."""
     mean = jnp.mean(jnp.square(x), axis=tuple(range(1, x.ndim)), keepdims=True)
-    if _is_by_matrix(x.shape[1:], declared):
+    if is_by_matrix(x.shape[1:], declared):
         chosen = _column(x, [channel.over == "matrix" for channel in declared]) > 0
         by_matrix = jnp.mean(jnp.square(x), axis=(-2, -1), keepdims=True)
         chosen, mean = (jnp.broadcast_to(y, by_matrix.shape) for y in (chosen, mean))
@@ -158,6 +158,11 @@ def _row(values: Sequence[float]) -> jax.Array:
 def _column(x: jax.Array, values: Sequence[float]) -> jax.Array:
     """One value for each of the first axis, [C, 1, ...]."""
     return jnp.reshape(_row(values), (-1, *(1 for _ in x.shape[1:])))
+
+
+def scales(declared: Sequence[Channel]) -> list[tuple[float, float, float, float]]:
+    """Four numbers a channel, as the kernel takes them: clip, what is added to mean square and root, whether it is divided."""
+    return [(c.clip, c.inside, c.outside, float(c.over != "nothing")) for c in declared]
 
 
 def digest(
@@ -183,7 +188,7 @@ def digest(
     statics, inputs = [], []
     for path, arrays in channels.items():
         own = tuple(declared) or (PAPER_CHANNEL,) * len(arrays)
-        if _is_by_matrix(arrays[0].shape, own):  # what follows has one scale a channel
+        if is_by_matrix(arrays[0].shape, own):  # what follows has one scale a channel
             arrays, own = tuple(clip_and_normalize(jnp.stack(arrays), own)), (Channel(over="nothing"),) * len(own)
         shaped = tuple(jnp.reshape(x, needs[path].shape) for x in arrays)
         statics.append(_Static(needs[path].means, own))
@@ -234,7 +239,7 @@ def _by_kernel(
             each.matrix,
             each.bias,
             static.over,
-            [(c.clip, c.inside, c.outside, float(c.over != "nothing")) for c in static.declared],
+            scales(static.declared),
         )
         for static, each in zip(statics, inputs, strict=True)
     ]

@@ -7,42 +7,49 @@ over all weights, then 32 -> 1: pointwise again (DeepSets) or one equivariant la
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from lopt.features.base import Features, WeightFeatures
+from lopt.features.base import Context, Features, WeightFeatures, move_on
 from lopt.layers.base import Layer, chain, channels_last
 from lopt.layers.begin import begin_as_deep_sets
 from lopt.layers.deep_sets import deep_sets_layer, pooled_deep_sets_layer
 from lopt.layers.dense import init_dense
 from lopt.layers.digest import Channel, Digest, clip_and_normalize, digest, is_digested
 from lopt.layers.folded import folded_unf_layer
+from lopt.layers.kernels import ffi as native
 from lopt.layers.nfn import nfn_layer
 from lopt.layers.pointwise import Pointwise, pointwise, pointwise_bfloat16
 from lopt.layers.positions import position_unf_layer
 from lopt.layers.shared_unf import shared_unf_layer
+from lopt.layers.step import Accumulators, Computed, is_stepped, step
 from lopt.layers.unf import unf_layer
 from lopt.layers.untied import untied_unf_layer
-from lopt.symmetry.spec import PyTree, WeightSpec
+from lopt.symmetry.spec import PyTree, WeightSpec, named_leaves
 
 Sizes = Mapping[str, int] | None  # name -> number of indices
 POINTWISE: Mapping[str, Pointwise] = MappingProxyType({"float32": pointwise, "bfloat16": pointwise_bfloat16})  # by matmul_dtype
 
 
 class UpdateNetwork(NamedTuple):
-    """f as a pair of pure functions.
+    """f as pure functions.
 
     Attributes:
       init: `init(key) -> theta`.
-      apply: `apply(theta, features) -> {leaf path: [outputs, *leaf.shape]}`.
+      apply: `apply(theta, features) -> {leaf path: [outputs, *leaf.shape]}`; the channels of every leaf are computed.
+      computes: `computes(theta, shapes) -> leaf paths`: of {leaf path: shape} those whose channels it would compute itself.
+      apply_raw: `apply_raw(theta, features) -> (outputs, {leaf path: accumulators})`: `apply` where some leaves are raw, and what these
+        keep after the step.
     """
 
     init: Callable[[jax.Array], PyTree]
     apply: Callable[[PyTree, WeightFeatures], dict[str, jax.Array]]
+    computes: Callable[[PyTree, Mapping[str, tuple[int, ...]]], Collection[str]]
+    apply_raw: Callable[[PyTree, WeightFeatures], tuple[dict[str, jax.Array], dict[str, Accumulators]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,7 +221,18 @@ def update_network(hidden: tuple[int, ...], seen: Features, last: Layer, apply_p
         keys = jax.random.split(key, len(hidden) + 1)
         return {"pointwise": init_dense(keys, widths), "last": last.init(keys[-1])}
 
+    computed = None if seen.program is None or last.early is None else Computed(declared, seen.program, seen.one_leaf)
+
+    def computes(theta: PyTree, shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
+        if computed is None or last.early is None or native.kernel() is None or not shapes:
+            return set()
+        needs = last.early.needs(theta["last"], shapes)
+        return {path for path, shape in shapes.items() if is_stepped(shape, needs.get(path), declared, apply_pointwise)}
+
     def apply(theta: PyTree, features: WeightFeatures) -> dict[str, jax.Array]:
+        return apply_raw(theta, features)[0]
+
+    def apply_raw(theta: PyTree, features: WeightFeatures) -> tuple[dict[str, jax.Array], dict[str, Accumulators]]:
         (kernel, bias), *others = ((layer["kernel"], layer["bias"]) for layer in (theta["pointwise"][name] for name in names))
         # What all weights share, or all of a tensor, acts as a bias.
         if seen.num_shared:
@@ -226,14 +244,22 @@ def update_network(hidden: tuple[int, ...], seen: Features, last: Layer, apply_p
         layers = [(kernel[:per_weight], bias), *others]
 
         shapes = {path: channels[0].shape for path, channels in features.channels.items()}
+        shapes |= {path: raw.value.shape for path, raw in (features.raw or {}).items()}
         if not shapes:
-            return {}
+            return {}, {}
         large = {path: channels for path, channels in features.channels.items() if is_digested(shapes[path])}
         digests: dict[str, Digest] = {}
-        if last.early is not None and large:
+        moved: dict[str, Accumulators] = {}
+        if last.early is not None and (large or features.raw):
             needs = last.early.needs(theta["last"], shapes)
             large = {path: channels for path, channels in large.items() if path in needs}
             digests = digest(layers, large, needs, apply_pointwise, declared=declared, biases=biases)
+        if features.raw:
+            assert computed is not None
+            assert features.count is not None
+            stepped = step(layers, features.count, features.raw, needs, computed, apply_pointwise, biases=biases)
+            digests |= {path: found for path, (found, _) in stepped.items()}
+            moved = {path: kept for path, (_, kept) in stepped.items()}
         # One matmul over all weights rather than one per tensor. Tensors of one shape are clipped and normalised together, which
         # compiles sooner, and are neighbours, as layers stack them.
         # Channels come first: the rows of the products are then as long as there are weights, not as there are channels.
@@ -259,9 +285,35 @@ def update_network(hidden: tuple[int, ...], seen: Features, last: Layer, apply_p
                 out = last.early.apply(theta["last"], hidden_features, digests)
             else:
                 out = last.apply(theta["last"], hidden_features)
-            return {path: jnp.moveaxis(y, -1, 0) for path, y in out.items()}
+            return {path: jnp.moveaxis(y, -1, 0) for path, y in out.items()}, moved
 
-    return UpdateNetwork(init, apply)
+    return UpdateNetwork(init, apply, computes, apply_raw)
+
+
+def update_and_apply(
+    seen: Features, network: UpdateNetwork, theta: PyTree, grads: PyTree, state: PyTree, params: PyTree, context: Context
+) -> tuple[dict[str, jax.Array], PyTree]:
+    """Features of a step and f of them, in one pass over the weights where the kernel serves.
+
+    Args:
+      seen: the features.
+      network: f, made for them.
+      theta: of f.
+      grads: as params, float32.
+      state: of the features.
+      params: weights.
+      context: of the step.
+
+    Returns:
+      leaf path -> [outputs, *leaf.shape], and the state after the step.
+    """
+    raw = network.computes(theta, {path: w.shape for path, w in named_leaves(params)})
+    with jax.named_scope("features"):
+        features, state = seen.update(grads, state, params, context, raw)
+    if not raw:
+        return network.apply(theta, features), state
+    out, moved = network.apply_raw(theta, features)
+    return out, move_on(state, params, moved)
 
 
 def _finished(tensors: Sequence[Sequence[jax.Array]], declared: Sequence[Channel]) -> jax.Array:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from lopt.features.base import Context, Features
-from lopt.networks.update import Sizes, UpdateNetwork
+from lopt.networks.update import Sizes, UpdateNetwork, update_and_apply
 from lopt.optimizers.leaves import pair, weights_of
 from lopt.optimizers.scalars import positive, read_positive
 from lopt.optimizers.sharding import init_like, on_any_mesh, placed_like
@@ -200,9 +200,7 @@ def _transform(parts: _Parts, theta: PyTree, *, whole: bool) -> optax.GradientTr
         n, after = nominal.update(grads, state.nominal, params)
         f, kept = {}, None
         if features is not None and network is not None:
-            with jax.named_scope("features"):
-                seen, kept = features.update(grads, state.features, params, context)
-            f = network.apply(theta["network"], seen)
+            f, kept = update_and_apply(features, network, theta["network"], grads, state.features, params, context)
         named = dict(named_leaves(params))
         steps = rule.direction(theta, f, dict(named_leaves(n)), context)
         steps = {path: _scaled(rule, spec, path, step, named[path]) for path, step in steps.items()}

@@ -7,7 +7,7 @@ spec, others for that of the weights that they were trained for, under whatever 
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from lopt.features.base import Features, WeightFeatures
+from lopt.layers.step import Accumulators
 from lopt.networks.update import DeepSetsConfig, NetworkConfig, Sizes, UNFConfig, UpdateNetwork
 from lopt.optimizers.base import LearnedOptimizer, OptimizerConfig
 from lopt.optimizers.leaves import weights_of
@@ -188,14 +189,32 @@ class _Renamed(NetworkConfig):
 
         network = made(spec)
 
-        def apply(theta: PyTree, seen: WeightFeatures) -> dict[str, jax.Array]:
-            known = {path: names[_plain_path(path)] for path in seen.channels}
-            channels = {known[path]: x for path, x in seen.channels.items()}
-            tensors = {known[path]: x for path, x in seen.tensors.items()}
-            out = made(_of_weights(spec, channels)).apply(theta, WeightFeatures(channels, tensors, seen.shared))
-            return {path: out[name] for path, name in known.items()}
+        def renamed(by_path: Mapping[str, Any]) -> dict[str, Any]:
+            return {names[_plain_path(path)]: x for path, x in by_path.items()}
 
-        return UpdateNetwork(network.init, apply)
+        def back(found: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:
+            return {path: found[names[_plain_path(path)]] for path in paths}
+
+        def known(seen: WeightFeatures) -> tuple[UpdateNetwork, WeightFeatures]:
+            channels, tensors, raw = map(renamed, (seen.channels, seen.tensors, seen.raw or {}))
+            found = made(_of_weights(spec, {**channels, **raw}))
+            return found, seen._replace(channels=channels, tensors=tensors, raw=raw or None)
+
+        def apply(theta: PyTree, seen: WeightFeatures) -> dict[str, jax.Array]:
+            network, features = known(seen)
+            return back(network.apply(theta, features), seen.channels)
+
+        def computes(theta: PyTree, shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
+            by_name = renamed(shapes)
+            found = made(_of_weights(spec, by_name)).computes(theta, by_name)
+            return {path for path in shapes if names[_plain_path(path)] in found}
+
+        def apply_raw(theta: PyTree, seen: WeightFeatures) -> tuple[dict[str, jax.Array], dict[str, Accumulators]]:
+            network, features = known(seen)
+            out, moved = network.apply_raw(theta, features)
+            return back(out, [*seen.channels, *(seen.raw or {})]), back(moved, seen.raw or {})
+
+        return UpdateNetwork(network.init, apply, computes, apply_raw)
 
 
 def _checked(tx: optax.GradientTransformationExtraArgs, spec: WeightSpec) -> optax.GradientTransformationExtraArgs:

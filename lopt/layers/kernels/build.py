@@ -22,8 +22,9 @@ from lopt.config.files import replace_durably, write_atomically
 from lopt.layers.kernels import ffi as native
 
 SETTING = "LOPT_NATIVE"  # `off`: not even where there is a compiler
+ARCHITECTURE = "LOPT_NATIVE_ARCH"  # for which processor the compiler makes them: its -march, of this machine if not set
 SOURCES = Path(__file__).parent
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC")
+FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-shared", "-fPIC")  # a root is then one instruction
 COMPILERS = ("c++", "g++", "clang++")
 _TIMEOUT = 120  # seconds
 _registered: dict[str, native.Kernel] = {}  # by name, which XLA takes once
@@ -38,7 +39,7 @@ def use_native_kernels() -> None:
 
     When one is first needed it is compiled, which takes some seconds, and from then on read from where compiled programs are kept
     (`lopt.config.caches`). `LOPT_NATIVE=off` leaves everything to XLA, and so does a machine without a compiler; a compiler that
-    fails is warned of.
+    fails is warned of. `LOPT_NATIVE_ARCH` names another processor than this one to make it for, such as `x86-64-v3`.
     """
     native.use(_find)
 
@@ -64,13 +65,15 @@ def load_kernels() -> native.Kernel:
         raise NativeKernelError(
             f"the kernels need a C++ compiler: none of {', '.join(COMPILERS)} is on the path, nor named by $CXX"
         )
-    name = f"lopt_digest_{_identity(compiler)}"  # programs are kept under the name of what they call
+    name = f"lopt_{_identity(compiler)}"  # programs are kept under the name of what they call
     if name not in _registered:
         with tempfile.TemporaryDirectory() as scratch:
             library = open_library(make_library(compiler, _place(Path(scratch)) / f"{name}.so"))
-        jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(library.LoptDigest), platform="cpu")
         library.LoptHasBfloat16.restype = ctypes.c_bool
-        _registered[name] = native.Kernel(name, bool(library.LoptHasBfloat16()))
+        made = native.Kernel(name, bool(library.LoptHasBfloat16()))
+        jax.ffi.register_ffi_target(made.digest, jax.ffi.pycapsule(library.LoptDigest), platform="cpu")
+        jax.ffi.register_ffi_target(made.step, jax.ffi.pycapsule(library.LoptStep), platform="cpu")
+        _registered[name] = made
     return _registered[name]
 
 
@@ -102,7 +105,8 @@ def make_library(compiler: str, library: Path) -> Path:
         library.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
             made = Path(scratch) / library.name
-            _run([compiler, *FLAGS, "-isystem", jax.ffi.include_dir(), str(SOURCES / "digest.cc"), "-o", str(made)])
+            sources = map(str, sorted(SOURCES.glob("*.cc")))
+            _run([compiler, *flags(), "-isystem", jax.ffi.include_dir(), *sources, "-o", str(made)])
             said = _sha256(made)
             # Another process may be at it too: whoever is last replaces it by the same.
             replace_durably(made, library)
@@ -124,10 +128,15 @@ def open_library(library: Path) -> ctypes.CDLL:
     """
     try:
         found = ctypes.CDLL(str(library))
-        _ = found.LoptDigest, found.LoptHasBfloat16
+        _ = found.LoptDigest, found.LoptStep, found.LoptHasBfloat16
     except (OSError, AttributeError) as error:
         raise NativeKernelError(f"{library} cannot be loaded ({error}): delete it, and it is made anew") from error
     return found
+
+
+def flags() -> tuple[str, ...]:
+    """What the compiler is told."""
+    return (*FLAGS, f"-march={os.environ.get(ARCHITECTURE) or 'native'}")
 
 
 def find_compiler() -> str | None:
@@ -139,7 +148,7 @@ def _identity(compiler: str) -> str:
     """Names what the machine code depends on, beside the kind of processor that the directory is for."""
     version = _run([compiler, "--version"])
     sources = [path.read_text() for path in sorted(SOURCES.iterdir()) if path.suffix in (".cc", ".h")]
-    parts = (*sources, version, jaxlib.version.__version__, *FLAGS)
+    parts = (*sources, version, jaxlib.version.__version__, *flags())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

@@ -7,7 +7,9 @@
 #include <utility>
 #include <vector>
 
+#include "call.h"
 #include "dense.h"
+#include "given.h"
 #include "parts.h"
 #include "tensor.h"
 #include "xla/ffi/api/ffi.h"
@@ -16,61 +18,47 @@ namespace ffi = xla::ffi;
 
 namespace {
 
-using Counts = ffi::Span<const int64_t>;
-
 // args: kernels and biases of the layers in turn, `layers` of them; for every tensor `inputs` arrays [weights], its channels, a matrix, and
 // its bias of the first layer. rets: for every tensor the last layer's features times its matrix, [K, weights], and their sums over
 // each of its axes that `sums` names, [C, the other axes].
 //
-// `shapes` of the tensors one after another, `ranks` numbers each, and so `sums`, `sum_counts` each; of every
-// channel `scales` has four. With `bfloat16` the operands of
-// the layers' products are rounded; at most so many `threads` work.
+// `shapes` of the tensors one after another, `ranks` numbers each, and so `sums`, `sum_counts` each; of every channel `scales` has four.
+// With `bfloat16` the operands of the layers' products are rounded; at most so many `threads` work.
 ffi::Error DigestImpl(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t threads, bool bfloat16,
                       int64_t layers, Counts inputs, Counts ranks, Counts shapes, Counts sum_counts, Counts sums,
                       ffi::Span<const float> scales) {
-  auto floats = [&](size_t i) { return reinterpret_cast<float*>(args.get<ffi::AnyBuffer>(i)->untyped_data()); };
-  auto dimension = [&](size_t i, int axis) { return args.get<ffi::AnyBuffer>(i)->dimensions()[axis]; };
-  auto result = [&](size_t i) { return reinterpret_cast<float*>((*rets.get<ffi::AnyBuffer>(i))->untyped_data()); };
-
-  size_t arg = 0, ret = 0;
-  std::vector<Dense> network;
-  for (int64_t layer = 0; layer < layers; ++layer, arg += 2)
-    network.emplace_back(floats(arg), floats(arg + 1), dimension(arg, 0), dimension(arg, 1), /*relu=*/true, bfloat16);
-  int64_t width = 0, weights = 0;
+  Operands operands(args, rets);
+  std::vector<Dense> network = operands.Layers(layers, bfloat16);
+  int64_t width = 0;
   for (const Dense& layer : network) width = std::max({width, layer.inputs(), layer.outputs()});
 
   std::vector<Tensor> tensors;
+  std::vector<GivenChannels> channels;
   const int64_t *shape = shapes.begin(), *axis = sums.begin();
   const float* scale = scales.begin();
-  for (size_t t = 0; t < ranks.size(); ++t) {
+  for (size_t t = 0; t < ranks.size(); shape += ranks[t++]) {
     std::vector<const float*> rows;
-    int64_t count = 1;
-    for (int64_t i = 0; i < ranks[t]; ++i) count *= shape[i];
     std::vector<Scale> declared;
-    for (int64_t i = 0; i < inputs[t]; ++i, ++arg, scale += 4) {
-      rows.push_back(floats(arg));
+    for (int64_t i = 0; i < inputs[t]; ++i, scale += 4) {
+      rows.push_back(operands.Take());
       declared.push_back({scale[0], scale[1], scale[2], scale[3] != 0.0f});
     }
-    Dense last(floats(arg), nullptr, dimension(arg, 0), dimension(arg, 1), /*relu=*/false, /*pairs=*/false);
-    width = std::max(width, last.outputs());
-    tensors.emplace_back(std::vector<int64_t>(shape, shape + ranks[t]), std::move(rows), std::move(declared), std::move(last),
-                         network.front().Biases(floats(++arg)), result(ret++));
-    for (int64_t i = 0; i < sum_counts[t]; ++i) tensors.back().SumOver(*axis++, result(ret++));
-    shape += ranks[t], ++arg, weights += count;
+    tensors.push_back(operands.Read(std::vector<int64_t>(shape, shape + ranks[t]), network.front()));
+    channels.emplace_back(tensors.back().cut().count(), std::move(rows), std::move(declared));
+    width = std::max(width, tensors.back().outputs());
+    for (int64_t i = 0; i < sum_counts[t]; ++i) tensors.back().SumOver(*axis++, operands.Result());
   }
 
-  std::vector<std::pair<Tensor*, int64_t>> channels, parts;
-  for (Tensor& tensor : tensors) {
-    for (int64_t c = 0; c < tensor.channels(); ++c) channels.emplace_back(&tensor, c);
-    for (int64_t part = 0; part < tensor.parts(); ++part) parts.emplace_back(&tensor, part);
-  }
-  // Large parts come first, that no thread begins one when the others are done.
-  auto size = [](const auto& part) { return part.first->count() / part.first->parts(); };
-  std::stable_sort(parts.begin(), parts.end(), [&](const auto& a, const auto& b) { return size(a) > size(b); });
-
-  threads = std::min(threads, std::max<int64_t>(weights / PART, 1));
-  ForParts(pool, threads, channels.size(), [&](int64_t i) { channels[i].first->FindScale(channels[i].second); });
-  ForParts(pool, threads, parts.size(), [&](int64_t i) { parts[i].first->Digest(parts[i].second, network, width); });
+  std::vector<std::pair<GivenChannels*, int64_t>> unscaled;
+  for (GivenChannels& each : channels)
+    for (int64_t c = 0; c < each.count(); ++c) unscaled.emplace_back(&each, c);
+  auto parts = AllParts(tensors);
+  threads = Threads(threads, tensors);
+  ForParts(pool, threads, unscaled.size(), [&](int64_t i) { unscaled[i].first->FindScale(unscaled[i].second); });
+  ForParts(pool, threads, parts.size(), [&](int64_t i) {
+    auto [t, part] = parts[i];
+    tensors[t].Digest(part, channels[t], network, width);
+  });
   for (Tensor& tensor : tensors) tensor.Finish();
   return ffi::Error::Success();
 }

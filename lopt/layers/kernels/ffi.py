@@ -1,29 +1,42 @@
-"""The custom call by which XLA for CPU reaches `digest.cc`, once a process has it (`build.use_native_kernels`)."""
+"""The custom calls by which XLA for CPU reaches `digest.cc` and `step.cc`, once a process has it (`build.use_native_kernels`)."""
 
 import dataclasses
 import functools
 import itertools
+import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lopt.layers.kernels.program import Program
 from lopt.layers.pointwise import Dense
 
 
 class Kernel(NamedTuple):
-    """A kernel that XLA has been told of.
+    """A library of kernels that XLA has been told of.
 
     Attributes:
-      name: XLA's for it.
-      bfloat16: whether it multiplies bfloat16, as the processor does.
+      name: with which its own for them begin.
+      bfloat16: whether they multiply bfloat16, as the processor does.
     """
 
     name: str
     bfloat16: bool
+
+    @property
+    def digest(self) -> str:
+        """XLA's name for `digest.cc`."""
+        return f"{self.name}_digest"
+
+    @property
+    def step(self) -> str:
+        """XLA's name for `step.cc`."""
+        return f"{self.name}_step"
 
 
 Find = Callable[[], Kernel | None]
@@ -48,6 +61,16 @@ def use(find: Find | None) -> None:
     _process.find = None if find is None else functools.cache(find)
 
 
+@contextmanager
+def without() -> Iterator[None]:
+    """Use no kernel for what is traced within."""
+    before, _process.find = _process.find, None
+    try:
+        yield
+    finally:
+        _process.find = before
+
+
 def kernel() -> Kernel | None:
     """The kernel that computes what it can: on CPU, where there is one."""
     return None if _process.find is None or jax.default_backend() != "cpu" else _process.find()
@@ -65,7 +88,7 @@ def available_cores() -> int:
 
 
 class Tensor(NamedTuple):
-    """What the kernel is given of a tensor.
+    """What `digest.cc` is given of a tensor.
 
     Attributes:
       channels: c_0 arrays [*shape].
@@ -109,11 +132,11 @@ def digest_call(
         features, columns = tensor.matrix.shape
         sizes = [(columns, *shape), *((features, *shape[:axis], *shape[axis + 1 :]) for axis in tensor.sums)]
         out += [jax.ShapeDtypeStruct(size, jnp.float32) for size in sizes]
-    call = jax.ffi.ffi_call(found.name, out, vmap_method="sequential")
+    call = jax.ffi.ffi_call(found.digest, out, vmap_method="sequential")
     results = iter(
         call(
             *arrays,
-            threads=np.int64(max(1, available_cores() // jax.local_device_count())),  # every device has its share of the cores
+            threads=_threads(),
             bfloat16=bfloat16,
             layers=np.int64(len(layers)),
             inputs=_counts(len(tensor.channels) for tensor in tensors),
@@ -125,6 +148,106 @@ def digest_call(
         )
     )
     return [(next(results), list(itertools.islice(results, len(tensor.sums)))) for tensor in tensors]
+
+
+class Raw(NamedTuple):
+    """What `step.cc` is given of a tensor.
+
+    Attributes:
+      shape: of the tensor, with one axis per factor; its arrays have any of the same size.
+      value: weights.
+      gradient: of them.
+      kept: the arrays of every accumulator in the order of the program, of a factored one rows and columns.
+      sides: the axes of `value` that are factored, the second largest and the largest; None: it is a vector.
+      matrix: [c_L, K].
+      bias: of the first layer, [c_1].
+      sums: axes of `shape`.
+    """
+
+    shape: Sequence[int]
+    value: jax.Array
+    gradient: jax.Array
+    kept: Sequence[Sequence[jax.Array]]
+    sides: tuple[int, int] | None
+    matrix: jax.Array
+    bias: jax.Array
+    sums: Sequence[int]
+
+
+Stepped = tuple[list[list[jax.Array]], jax.Array, list[jax.Array]]  # accumulators, product, sums
+
+
+def step_call(
+    layers: Sequence[Dense],
+    count: jax.Array,
+    tensors: Sequence[Raw],
+    program: Program,
+    scales: Sequence[tuple[float, float, float, float]],
+    bfloat16: bool = False,
+) -> list[Stepped]:
+    """`digest_call` for channels that the kernel computes itself, of accumulators that move on by a step.
+
+    Args:
+      layers: kernels [c_l, c_{l+1}] and biases, all followed by a ReLU; of the first the bias is each tensor's own.
+      count: steps done, int32 [].
+      tensors: at least one; float32.
+      program: what is kept of gradients, and how channels are made of it.
+      scales: of each channel, as for `Tensor`.
+      bfloat16: round the operands of the layers' products; not those with the matrices.
+
+    Returns:
+      For each tensor its accumulators after the step, [K, *shape], and for each of its `sums` [c_L, the other axes]; all float32.
+    """
+    found = kernel()
+    assert found is not None
+    arrays = [*(x for layer in layers for x in layer), count]
+    out: list[jax.ShapeDtypeStruct] = []
+    axes: list[int] = []
+    in_place: dict[int, int] = {}  # accumulators move on where they are, if nobody else reads them as they were
+    for tensor in tensors:
+        kept = [x for each in tensor.kept for x in each]
+        in_place |= {len(arrays) + 2 + i: len(out) + i for i in range(len(kept))}
+        arrays += [tensor.value, tensor.gradient, *kept, tensor.matrix, tensor.bias]
+        features, columns = tensor.matrix.shape
+        shape = tuple(tensor.shape)
+        sizes = [(columns, *shape), *((features, *shape[:axis], *shape[axis + 1 :]) for axis in tensor.sums)]
+        out += [jax.ShapeDtypeStruct(size, jnp.float32) for size in (*(x.shape for x in kept), *sizes)]
+        own = tensor.value.shape
+        for axis in () if tensor.sides is None else reversed(tensor.sides):
+            axes += [own[axis], math.prod(own[axis + 1 :])]
+        axes += [0] * 4 if tensor.sides is None else []
+    call = jax.ffi.ffi_call(found.step, out, vmap_method="sequential", input_output_aliases=in_place)
+    results = iter(
+        call(
+            *arrays,
+            threads=_threads(),
+            bfloat16=bfloat16,
+            layers=np.int64(len(layers)),
+            ranks=_counts(len(tensor.shape) for tensor in tensors),
+            shapes=_counts(itertools.chain(*(tensor.shape for tensor in tensors))),
+            sum_counts=_counts(len(tensor.sums) for tensor in tensors),
+            sums=_counts(itertools.chain(*(tensor.sums for tensor in tensors))),
+            axes=_counts(axes),
+            kept=np.asarray(program.numbers_of_kept(), np.float64),
+            forms=_counts(program.numbers_of_forms()),
+            scales=np.asarray(
+                [x for form, scale in zip(program.forms, scales, strict=True) for x in (*scale, form.eps)], np.float32
+            ),
+        )
+    )
+    return [
+        (
+            [list(itertools.islice(results, len(each))) for each in tensor.kept],
+            next(results),
+            list(itertools.islice(results, len(tensor.sums))),
+        )
+        for tensor in tensors
+    ]
+
+
+def _threads() -> np.int64:
+    """Every device has its share of the cores."""
+    return np.int64(max(1, available_cores() // jax.local_device_count()))
 
 
 def _counts(values: Iterable[int]) -> np.ndarray:
