@@ -7,6 +7,7 @@ python scripts/benchmark.py data --sources lm1b ./corpus.txt   # streamed, if it
 python scripts/benchmark.py estimators --out estimators.png    # variance of meta-gradients, by the number of windows
 python scripts/benchmark.py memory --steps 2000                # whether a run grows
 python scripts/benchmark.py throughput --config configs/fashion_mlp.py --profile   # inner steps/s, and what they are spent on
+python scripts/benchmark.py throughput --rule direction --hidden 8 8 --beside xla sgdm   # the kernel over XLA, in one process
 python scripts/benchmark.py scaling --network unf              # the outer step by weights, particles, tensors, truncation, devices
 python scripts/benchmark.py in-use                             # a learned optimizer's step beside optax.adam's
 python scripts/benchmark.py startup                            # imports, --help, the first outer step
@@ -103,15 +104,20 @@ def memory(args: argparse.Namespace) -> Records:
 
 
 def throughput(args: argparse.Namespace) -> Records:
+    if (args.features or args.hidden) and not args.rule:
+        sys.exit("--features and --hidden are of a learned optimizer that --rule makes: give it too")
     given = (("--data", args.data), ("--task", args.task))
     options = ("--steps", args.steps, *(part for pair in given if pair[1] for part in pair))
+    for name in ("rule", "features", "hidden", "beside"):
+        given = getattr(args, name) or []
+        options += (f"--{name}", *([given] if isinstance(given, str) else given)) if given else ()
     if len(args.networks) > 1 or len(args.config) > 1:
         options += ("--profile",) if args.profile else ()
         for path, network in itertools.product(args.config, args.networks):
             yield from alone("throughput", "--config", path, "--networks", network, *options)
         return
     from lopt.benchmarks.profile import record_operations
-    from lopt.benchmarks.throughput import stand_in, throughput, with_network
+    from lopt.benchmarks.throughput import stand_in, throughput, with_network, with_rule
     from lopt.config import load_file
     from lopt.layers.kernels.build import use_native_kernels
     from lopt.runtime.distributed import use_all_cores
@@ -123,11 +129,15 @@ def throughput(args: argparse.Namespace) -> Records:
         record_operations()
     use_all_cores()
     use_native_kernels()
-    experiment = with_network(load_file(args.config[0]), args.networks[0])
+    experiment, network = load_file(args.config[0]), args.networks[0]
+    if args.rule:
+        experiment = with_rule(experiment, args.rule, args.features or "celo2", network, args.hidden)
+    else:
+        experiment = with_network(experiment, network)
     if args.task:
         experiment = dataclasses.replace(experiment, task=task_config(args.task))
     with stand_in(experiment, args.data) as experiment:
-        found = throughput(experiment, 1 if args.profile else args.steps, profile=args.profile)
+        found = throughput(experiment, 1 if args.profile else args.steps, profile=args.profile, beside=args.beside)
     yield complete("throughput", **{"config": args.config[0].stem, **found, **timed})
 
 

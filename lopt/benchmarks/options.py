@@ -54,6 +54,8 @@ KINDS = {  # what happens to runs -> attempts in about an hour
     "damaged files": 300,
 }
 NETWORKS = ["unf", "unf_bfloat16", "unf_role", "deep_sets"]
+RULES, FEATURES = ["direction", "gated", "magnitude", "momentum"], ["celo2", "adafactor", "paper"]
+BESIDE = ["xla", "sgdm"]
 
 
 def compiling(command: argparse.ArgumentParser, root: Path) -> None:
@@ -111,6 +113,13 @@ def throughput(command: argparse.ArgumentParser, root: Path) -> None:
     command.add_argument("--steps", type=at_least(1), default=Sized(20, 1), metavar="N", help=text)
     text = "data set for the task; random: noise of its shapes, for one that is not at hand (default: the config's)"
     command.add_argument("--data", metavar="NAME", help=text)
+    text = "the learned optimizer's rule, not the config's optimizer; features and network are celo2 and deep_sets then, if not given"
+    command.add_argument("--rule", choices=RULES, help=text)
+    command.add_argument("--features", choices=FEATURES, help="what its network sees; needs --rule")
+    text = "widths of the network's pointwise layers (default: the network's own)"
+    command.add_argument("--hidden", type=at_least(1), nargs="+", metavar="N", help=text)
+    text = "also time, in turns in the same process: the same by XLA alone, the learned SGDM"
+    command.add_argument("--beside", nargs="+", choices=BESIDE, default=[], help=text)
     command.add_argument("--profile", action="store_true", help="also say what an outer step is spent on, by part and operation")
 
 

@@ -4,8 +4,8 @@ import dataclasses
 import itertools
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from lopt.benchmarks.in_use import NETWORKS
 from lopt.benchmarks.machine import peak_megabytes
 from lopt.benchmarks.profile import shares
+from lopt.config.serialize import from_dict
 from lopt.features.presets import NUM_CHANNELS
+from lopt.layers.kernels import ffi as native
 from lopt.networks.update import NetworkConfig
+from lopt.optimizers.config import LearnedOptimizerConfig
 from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedSGDMConfig, OptimizerConfig
 from lopt.task.base import Problem
 from lopt.training.mixture import set_up
@@ -29,50 +32,49 @@ from lopt.training.trainer import MetaTrainConfig, initial_state, on_devices
 MATMUL_SIZE = 2048
 
 
-def throughput(experiment: MetaTrainConfig, steps: int = 20, *, profile: bool = False) -> dict[str, Any]:
+def throughput(
+    experiment: MetaTrainConfig, steps: int = 20, *, profile: bool = False, beside: Sequence[str] = ()
+) -> dict[str, Any]:
     """Time outer steps of an experiment after compilation; a large matrix product is timed between them, as the machine's limit.
 
     Args:
       experiment: what would be trained; nothing is written.
       steps: outer steps that are timed, after two that are not.
       profile: also divide an outer step into its parts; on CPU `lopt.benchmarks.profile.record_operations` must have been called.
+      beside: what else is timed, an outer step of each in turns, so that a busy machine is so for all: `xla`, the same without kernels in
+        C++, and `sgdm`, the learned SGDM.
 
     Returns:
       `inner_steps_per_s` (median) with its range, `outer_steps_per_s`, `compile_s`, `peak_mb` (of this process so far),
       `matmul_gflops` (median of float32 products of 2048 x 2048 matrices), `mflop` an inner step (see `flop_per_inner_step`), and
-      `utilisation`, the rate of inner steps in FLOP/s over that of the products;
+      `utilisation`, the rate of inner steps in FLOP/s over that of the products; `over_xla` and `over_sgdm`, the rate over that of
+      what is timed beside it (median over turns), with its middle half as `..._range`;
       with `profile` what `lopt.benchmarks.profile.shares` gives.
     """
-    setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, experiment.unroll)
-    state = initial_state(experiment, setup)
-    data = on_devices(setup.source, NamedSharding(setup.mesh, PartitionSpec()))
-    datasets = data(0)
-    start = time.perf_counter()
-    outer_step = make_outer_step(experiment.seed, setup.estimator, experiment.outer, setup.optimizer)
-    outer_step = outer_step.lower(np.int32(0), datasets, state).compile()
-    compile_s = time.perf_counter() - start
+    program = _Program(experiment)
+    others = {}
+    for name in beside:
+        with native.without() if name == "xla" else nullcontext():
+            others[name] = _Program(with_network(experiment, "sgdm") if name == "sgdm" else experiment)
     product = _Product()
-    seconds = []
-    for step in range(steps + 2):
-        start = time.perf_counter()
-        state, info = outer_step(np.int32(step), datasets, state)
-        datasets = data(step + 1)
-        jax.block_until_ready(info)
-        seconds.append(time.perf_counter() - start)
+    times: dict[str, list[float]] = {name: [] for name in ("", *others)}
+    for _ in range(steps + 2):
+        for name, each in {"": program, **others}.items():
+            times[name].append(each.time())
         product.time()
-    seconds = np.asarray(seconds[2:])
+    found = {name: np.asarray(each[2:]) for name, each in times.items()}
+    seconds, setup = found.pop(""), program.setup
     rates = setup.estimator.inner_steps / seconds
+    compared = {}
+    for name, each in found.items():
+        ratios = each / others[name].setup.estimator.inner_steps * rates
+        compared[f"over_{name}"] = round(float(np.median(ratios)), 3)
+        compared[f"over_{name}_range"] = [round(float(x), 3) for x in np.quantile(ratios, (0.25, 0.75))]
     flop = float(np.mean([flop_per_inner_step(problem, experiment.optimizer) for problem in setup.problems.values()]))
     gflops = product.gflops()
     divided = {}
     if profile:
-        held = [state]  # donated by every call
-
-        def run() -> None:
-            held[0], info = outer_step(np.int32(0), datasets, held[0])
-            jax.block_until_ready(info)
-
-        divided = shares(outer_step, run)
+        divided = shares(program.outer_step, program.time)
     return {
         "task": "+".join(setup.problems),
         "network": network_name(experiment.optimizer),
@@ -80,13 +82,37 @@ def throughput(experiment: MetaTrainConfig, steps: int = 20, *, profile: bool = 
         "inner_steps_per_s": round(float(np.median(rates))),
         "inner_steps_per_s_range": [round(float(np.min(rates))), round(float(np.max(rates)))],
         "outer_steps_per_s": round(float(np.median(1 / seconds)), 3),
-        "compile_s": round(compile_s, 2),
+        "compile_s": round(program.compile_s, 2),
         "peak_mb": round(peak_megabytes(), 1),
         "matmul_gflops": round(gflops, 1),
         "mflop": round(flop / 1e6, 2),
         "utilisation": round(float(np.median(rates)) * flop / (gflops * 1e9), 3),
+        **compared,
         **divided,
     }
+
+
+class _Program:
+    """The compiled outer step of an experiment, and the state that it changes."""
+
+    def __init__(self, experiment: MetaTrainConfig) -> None:
+        self.setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, experiment.unroll)
+        self._state = initial_state(experiment, self.setup)
+        self._data, self._step = on_devices(self.setup.source, NamedSharding(self.setup.mesh, PartitionSpec())), 0
+        self._datasets = self._data(0)
+        start = time.perf_counter()
+        step = make_outer_step(experiment.seed, self.setup.estimator, experiment.outer, self.setup.optimizer)
+        self.outer_step = step.lower(np.int32(0), self._datasets, self._state).compile()
+        self.compile_s = time.perf_counter() - start
+
+    def time(self) -> float:
+        """Seconds of the next outer step."""
+        start = time.perf_counter()
+        self._state, info = self.outer_step(np.int32(self._step), self._datasets, self._state)
+        self._step += 1
+        self._datasets = self._data(self._step)
+        jax.block_until_ready(info)
+        return time.perf_counter() - start
 
 
 def with_network(experiment: MetaTrainConfig, name: str) -> MetaTrainConfig:
@@ -96,6 +122,25 @@ def with_network(experiment: MetaTrainConfig, name: str) -> MetaTrainConfig:
     if name == "sgdm":
         return dataclasses.replace(experiment, optimizer=LearnedSGDMConfig())
     return dataclasses.replace(experiment, optimizer=LearnedMomentumConfig(network=NETWORKS[name]))
+
+
+def with_rule(
+    experiment: MetaTrainConfig, rule: str, features: str, network: str, hidden: Sequence[int] | None
+) -> MetaTrainConfig:
+    """An experiment with another learned optimizer.
+
+    Args:
+      experiment: its task and estimator stay.
+      rule: by its name in files, as `direction`.
+      features: by theirs, as `celo2`.
+      network: of `lopt.benchmarks.in_use.NETWORKS`; `config`: DeepSets.
+      hidden: widths of its pointwise layers; None: its own.
+    """
+    f = NETWORKS["deep_sets" if network == "config" else network]
+    if hidden is not None:
+        f = dataclasses.replace(f, hidden=tuple(hidden))
+    optimizer = LearnedOptimizerConfig(from_dict({"class": rule}), from_dict({"class": features}), f)
+    return dataclasses.replace(experiment, optimizer=optimizer)
 
 
 @contextmanager
@@ -157,7 +202,8 @@ def flop_per_inner_step(problem: Problem, optimizer: OptimizerConfig) -> float:
     """Floating-point operations of an inner step by its layer sizes: a measure of the work, however it is done.
 
     The task's gradient counts as three times the products of its loss. f counts as its dense layers at every weight, 19 channels in
-    and one out; pooling and what belongs to a tensor as a whole are left out. For the paper's MLP recipe 14.8 MFLOP.
+    and one out for the paper's; pooling, features and what belongs to a tensor as a whole are left out. For the paper's MLP recipe
+    14.8 MFLOP.
 
     Args:
       problem: the task.
@@ -168,9 +214,12 @@ def flop_per_inner_step(problem: Problem, optimizer: OptimizerConfig) -> float:
     batch = jax.eval_shape(lambda key: task.datasets.at(0).train.batch(key), jax.random.key(0))
     loss = jax.make_jaxpr(lambda p, s, k, b: task.loss_with_state(p, s, k, b)[0])(params, state, jax.random.key(0), batch)
     total = 3 * _products(loss.jaxpr)
-    network: NetworkConfig | None = optimizer.network if isinstance(optimizer, LearnedMomentumConfig) else None
+    network: NetworkConfig | None = getattr(optimizer, "network", None)
     if network is not None:
-        widths = (NUM_CHANNELS, *network.hidden, *getattr(network, "equivariant", ()), 1)
+        inputs, outputs = NUM_CHANNELS, 1
+        if isinstance(optimizer, LearnedOptimizerConfig) and optimizer.features is not None:
+            inputs, outputs = optimizer.features.make().num_channels, optimizer.rule.outputs
+        widths = (inputs, *network.hidden, *getattr(network, "equivariant", ()), outputs)
         dense = 2 * sum(a * b for a, b in itertools.pairwise(widths))
         total += dense * sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
     return float(total)

@@ -15,9 +15,12 @@ from lopt.benchmarks.compiling import compile_cost
 from lopt.benchmarks.growth import growth
 from lopt.benchmarks.scaling import scaling
 from lopt.benchmarks.synthetic import SyntheticMLPConfig, hidden_width, perceptron
-from lopt.benchmarks.throughput import flop_per_inner_step, stand_in, with_network
+from lopt.benchmarks.throughput import flop_per_inner_step, stand_in, with_network, with_rule
 from lopt.config import ConfigError, load_file
-from lopt.networks.update import UNFConfig
+from lopt.features.presets import Celo2Features
+from lopt.networks.update import DeepSetsConfig, UNFConfig
+from lopt.optimizers.config import LearnedOptimizerConfig
+from lopt.optimizers.gated import GatedRule
 from lopt.runtime.environment import stamp
 from lopt.symmetry.spec import WeightSpec
 from lopt.task.base import Task
@@ -235,6 +238,32 @@ def test_an_inner_step_of_the_paper_is_counted_by_its_layer_sizes():
     network, loss = 2 * 2410 * (19 * 32 + 2 * 32 * 32 + 32), 2 * 128 * (64 * 32 + 32 * 10)
     assert flop_per_inner_step(task, experiment.optimizer) == network + 3 * loss == pytest.approx(14.8e6, rel=0.01)
     assert flop_per_inner_step(task, with_network(experiment, "sgdm").optimizer) == 3 * loss
+
+
+def test_another_learned_optimizer_is_counted_by_its_own_sizes():
+    experiment = load_file(benchmark.ROOT / "configs" / "fashion_mlp.py")
+    other = with_rule(experiment, "gated", "celo2", "unf_role", [8, 4])
+    assert other.optimizer == LearnedOptimizerConfig(GatedRule(), Celo2Features(), UNFConfig((8, 4), share="role", terms=None))
+    assert with_rule(experiment, "direction", "paper", "config", None).optimizer.network == DeepSetsConfig()
+    task = dataclasses.replace(experiment.task, dataset="digits").make()
+    alone = flop_per_inner_step(task, with_network(experiment, "sgdm").optimizer)
+    assert flop_per_inner_step(task, other.optimizer) - alone == 2 * 2410 * (30 * 8 + 8 * 4 + 4 * 2)
+
+
+def test_features_without_a_rule_are_refused():
+    with pytest.raises(SystemExit, match="--rule makes: give it too"):
+        benchmark.main(["throughput", "--quick", "--hidden", "8", "8"])
+
+
+@pytest.mark.slow
+def test_throughput_beside_others(capsys):
+    smoke = str(benchmark.ROOT / "configs" / "smoke.py")
+    arguments = ["--config", smoke, "--rule", "direction", "--features", "paper", "--hidden", "4", "--beside", "xla", "sgdm"]
+    benchmark.main(["throughput", "--quick", "--steps", "3", *arguments])
+    record = json.loads(capsys.readouterr().out)
+    for name in ("xla", "sgdm"):
+        low, high = record[f"over_{name}_range"]
+        assert 0 < low <= record[f"over_{name}"] <= high
 
 
 def test_products_in_a_loop_count_as_often_as_it_runs():

@@ -132,7 +132,7 @@ def test_a_kernel_that_somebody_else_could_have_planted_is_not_loaded(tmp_path):
     directory = compilation_cache_dir()
     directory.mkdir(parents=True)
     directory.chmod(0o777)
-    planted = directory / f"lopt_digest_{native_kernels._identity(str(find_compiler()))}.so"
+    planted = directory / f"lopt_{native_kernels._identity(str(find_compiler()))}.so"
     planted.write_bytes(b"planted")
     planted.with_suffix(".sha256").write_text(hashlib.sha256(b"planted").hexdigest())
     code = "from lopt.layers.kernels import build, ffi; build.use_native_kernels(); print(ffi.kernel() is not None)"
