@@ -109,8 +109,8 @@ def throughput(args: argparse.Namespace) -> Records:
     given = (("--data", args.data), ("--task", args.task))
     options = ("--steps", args.steps, *(part for pair in given if pair[1] for part in pair))
     for name in ("rule", "features", "hidden", "beside"):
-        given = getattr(args, name) or []
-        options += (f"--{name}", *([given] if isinstance(given, str) else given)) if given else ()
+        chosen = getattr(args, name) or []
+        options += (f"--{name}", *([chosen] if isinstance(chosen, str) else chosen)) if chosen else ()
     if len(args.networks) > 1 or len(args.config) > 1:
         options += ("--profile",) if args.profile else ()
         for path, network in itertools.product(args.config, args.networks):
