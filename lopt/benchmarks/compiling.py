@@ -32,7 +32,7 @@ def compile_cost(spec: WeightSpec, sizes: Mapping[str, int], network: NetworkCon
     shapes = {path: tuple(sizes[factor.name] for factor in spec.factors(path)) for path in spec.paths}
     start = time.perf_counter()
     seen = PaperFeatures().make()
-    init, apply = network.make(spec, seen, 1, sizes)
+    init, apply, *_ = network.make(spec, seen, 1, sizes)
     planned = time.perf_counter()
     theta = jax.eval_shape(init, jax.random.key(0))
     channels = {path: (jnp.ones(shape),) * len(seen.channels) for path, shape in shapes.items()}

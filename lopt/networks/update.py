@@ -41,15 +41,16 @@ class UpdateNetwork(NamedTuple):
     Attributes:
       init: `init(key) -> theta`.
       apply: `apply(theta, features) -> {leaf path: [outputs, *leaf.shape]}`; the channels of every leaf are computed.
-      computes: `computes(theta, shapes) -> leaf paths`: of {leaf path: shape} those whose channels it would compute itself.
+      computes: `computes(theta, shapes) -> leaf paths`: of {leaf path: shape} those whose channels it would compute itself;
+        none, if not given.
       apply_raw: `apply_raw(theta, features) -> (outputs, {leaf path: accumulators})`: `apply` where some leaves are raw, and what these
         keep after the step.
     """
 
     init: Callable[[jax.Array], PyTree]
     apply: Callable[[PyTree, WeightFeatures], dict[str, jax.Array]]
-    computes: Callable[[PyTree, Mapping[str, tuple[int, ...]]], Collection[str]]
-    apply_raw: Callable[[PyTree, WeightFeatures], tuple[dict[str, jax.Array], dict[str, Accumulators]]]
+    computes: Callable[[PyTree, Mapping[str, tuple[int, ...]]], Collection[str]] = lambda theta, shapes: ()
+    apply_raw: Callable[[PyTree, WeightFeatures], tuple[dict[str, jax.Array], dict[str, Accumulators]]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -310,7 +311,7 @@ def update_and_apply(
     raw = network.computes(theta, {path: w.shape for path, w in named_leaves(params)})
     with jax.named_scope("features"):
         features, state = seen.update(grads, state, params, context, raw)
-    if not raw:
+    if not raw or network.apply_raw is None:
         return network.apply(theta, features), state
     out, moved = network.apply_raw(theta, features)
     return out, move_on(state, params, moved)

@@ -211,6 +211,7 @@ class _Renamed(NetworkConfig):
 
         def apply_raw(theta: PyTree, seen: WeightFeatures) -> tuple[dict[str, jax.Array], dict[str, Accumulators]]:
             network, features = known(seen)
+            assert network.apply_raw is not None  # as it computes some itself
             out, moved = network.apply_raw(theta, features)
             return back(out, [*seen.channels, *(seen.raw or {})]), back(moved, seen.raw or {})
 

@@ -50,7 +50,7 @@ def first(out):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_commutes_with_the_true_group(name):
-    init, apply = NETWORKS[name].make(MLP, SEEN, 1, SIZES)
+    init, apply, *_ = NETWORKS[name].make(MLP, SEEN, 1, SIZES)
     theta = jax.jit(init)(jax.random.key(1))
     apply = jax.jit(apply)
     time = jnp.ones(NUM_TIME_CHANNELS)
@@ -71,7 +71,7 @@ def test_commutes_with_the_true_group(name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_learns_a_target(name):
     """A few steps of Adam bring an equivariant target nearer: gradients reach all of theta that matters."""
-    init, apply = NETWORKS[name].make(MLP, SEEN, 1, SIZES)
+    init, apply, *_ = NETWORKS[name].make(MLP, SEEN, 1, SIZES)
     x = finished(features(), jnp.ones(NUM_TIME_CHANNELS))
     targets = {path: y[0] * 0.5 for path, y in x.channels.items()}
 
