@@ -204,7 +204,11 @@ def _is_part(name: Any) -> bool:
 
 def strange_classes(encoded: Any) -> list[Any]:
     """What an encoded optimizer names that is none of lopt's optimizers, features and networks."""
-    return list(dict.fromkeys(name for name in _classes(encoded) if not _is_part(name)))
+    found = []
+    for name in _classes(encoded):  # anything at all may stand there, a list too
+        if not _is_part(name) and name not in found:
+            found.append(name)
+    return found
 
 
 def card_optimizer(card: Card, folder: str | Path) -> OptimizerConfig:

@@ -251,7 +251,9 @@ def test_a_spec_of_other_weights_is_refused_where_they_are_first_seen():
     with pytest.raises(SpecError, match="'in' of shape"):
         tx.init({**good, "in": jnp.ones((4, 5))})
     with pytest.raises(SpecError, match="no leaf for"):
-        tx.init({"in": jnp.ones((4, 3)), "new": jnp.ones(3)})  # weights that are left out are frozen; others are none of the spec's
+        tx.init(
+            {"in": jnp.ones((4, 3)), "new": jnp.ones(3)}
+        )  # weights that are left out are frozen; others are none of the spec's
     with pytest.raises(ValueError, match="sees the weights"):
         tx.update(good, state)
 
