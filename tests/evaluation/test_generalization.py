@@ -89,7 +89,7 @@ def test_initial_weights_are_scaled():
 def setup(problem):
     """Two optimizers, of which one cannot be used for wide layers."""
     if problem.param_shapes()["dense0"]["kernel"].shape[1] > 4:
-        raise ValueError("this theta does not\nserve the weights")  # tables have it on one line
+        raise ValueError("this theta is not\ncompatible with the weights")  # tables have it on one line
     return [Competitor("good", optax.sgd, jnp.float32(0.5)), Competitor("bad", optax.sgd, jnp.float32(jnp.inf))]
 
 

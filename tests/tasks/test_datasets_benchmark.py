@@ -40,7 +40,7 @@ def test_a_text_that_streams(cache, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     path = tmp_path / "corpus.txt"
     path.write_bytes(np.random.default_rng(0).bytes(3 << 20))
-    monkeypatch.setattr("tasks.rnn.load_text", _streaming)
+    monkeypatch.setattr("tasks.settings.load_text", _streaming)
     record = data_cost(str(path), steps=2, repeats=1)
     assert set(record) == FIELDS | {"part_ms"}
     assert record["examples"] == (1 << 20) - 16
