@@ -133,8 +133,8 @@ def test_the_theta_of_a_mixture_is_the_union():
     config = LearnedMomentumConfig(network=UNFConfig((4,), share="role"))
     optimizers = {task.hidden: optimizer_of(config, task.make()) for task in (SMALL, DEEP)}
     key = jax.random.key(0)
-    union = joint_optimizer(optimizers).init(key)["network"]["last"]["weights"]
-    parts = [optimizer.init(key)["network"]["last"]["weights"] for optimizer in optimizers.values()]
+    union = joint_optimizer(optimizers).init(key)["network"]["last"]["terms"]["weights"]
+    parts = [optimizer.init(key)["network"]["last"]["terms"]["weights"] for optimizer in optimizers.values()]
     assert union.keys() == parts[0].keys() | parts[1].keys()
     assert len(union) > len(parts[0])
 
