@@ -25,12 +25,12 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("newcomer")
 
 
-def run(place, command, *, check=True):
-    """A command of a page, from an empty directory: what lies in the clone is named by its whole path."""
+def run(place, command, *, check=True, cwd="."):
+    """A command of a page, from an empty directory or one below it: what lies in the clone is named by its whole path."""
     words = shlex.split(re.sub(r"(?<![\w/])(scripts|configs|examples)/", rf"{ROOT}/\1/", command))
     words = [sys.executable, *words[1:], *shlex.split(SMALL.get(Path(words[1]).name, ""))]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LOPT_CACHE_DIR": str(place / "cache"), "COLUMNS": "140"}
-    done = subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(words, cwd=place / cwd, env=environment, capture_output=True, text=True, timeout=900)
     assert not check or done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done
 
@@ -65,7 +65,7 @@ def test_a_task_of_ones_own_goes_wherever_the_name_of_a_task_goes(place):
 
     # The run knows where its task is, wherever one stands.
     (place / "elsewhere").mkdir()
-    assert run(place / "elsewhere", "python scripts/evaluate.py --run-dir ../runs/mine --optimizer adam:0.1").returncode == 0
+    assert run(place, "python scripts/evaluate.py --run-dir ../runs/mine --optimizer adam:0.1", cwd="elsewhere").returncode == 0
     loaded = (
         "import lopt; tx = lopt.load('runs/mine', spec=lopt.task_config('my_task.py:make_task').make().spec); print(tx.update)"
     )
