@@ -85,6 +85,7 @@ class Baseline:
       start: the learning rate that one tries who has a single trial.
       has_momentum: `hyper.momentum` may be given.
       has_schedule: `hyper.schedule` may be given.
+      schedules: the schedules that it is tuned with; None: those of whoever tunes it.
     """
 
     title: str
@@ -95,6 +96,7 @@ class Baseline:
     start: float = 1e-3
     has_momentum: bool = False
     has_schedule: bool = False
+    schedules: tuple[ScheduleName, ...] | None = None
 
     @property
     def label(self) -> str:
@@ -147,22 +149,35 @@ _STARTS: Mapping[str, float] = MappingProxyType({"sgd": 0.1, "muon": 0.02, "lion
 
 
 def find_baseline(name: str) -> Baseline:
-    """The rival of a name, such as "adam", or "adamw:1e-3" for one whose learning rate is given rather than searched for.
+    """The rival of a name, such as "adam", "adamw:1e-3" for one whose learning rate is given rather than searched for, or
+    "adam@constant" for one that is tuned with this schedule alone.
 
     Args:
       name: in `BASELINES`, or of an optimizer in `optax` or `optax.contrib`, which then has its default settings.
 
     Raises:
-      ValueError: if there is none, with the names that are near; if the learning rate is no positive number; if the optimizer cannot
-        be driven by a learning rate, gradients, weights and the loss.
+      ValueError: if there is none, with the names that are near; if the learning rate is no positive number; if there is no such
+        schedule; if the optimizer cannot be driven by a learning rate, gradients, weights and the loss.
 
     Example:
-      >>> find_baseline("adam").label, find_baseline("adamw:1e-3").label
-      ('tuned Adam', 'adamw 0.001')
+      >>> find_baseline("adam").label, find_baseline("adamw:1e-3").label, find_baseline("adam@constant").label
+      ('tuned Adam', 'adamw 0.001', 'tuned Adam, constant rate')
     """
+    name, at, schedule = name.partition("@")
+    if at:
+        return _with_schedule(find_baseline(name), schedule)
     name, colon, text = name.partition(":")
     baseline = BASELINES[name] if name in BASELINES else _of_optax(name)
     return dataclasses.replace(baseline, learning_rate=_rate(name, text)) if colon else baseline
+
+
+def _with_schedule(baseline: Baseline, schedule: str) -> Baseline:
+    if schedule not in SCHEDULES:
+        raise ValueError(f"'@{schedule}': the schedule after the @ must be one of {', '.join(SCHEDULES)}")
+    if baseline.learning_rate is not None or not baseline.has_schedule:
+        raise ValueError(f"{baseline.label} is not tuned with a schedule, so '@{schedule}' says nothing of it")
+    title = f"{baseline.title}, {schedule.replace('_', ' ')} rate"
+    return dataclasses.replace(baseline, title=title, schedules=(schedule,))
 
 
 def _rate(name: str, text: str) -> float:

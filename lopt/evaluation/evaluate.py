@@ -59,8 +59,8 @@ class EvaluationConfig:
     cost_turns: int = 11
     """Turns in which the optimizers' own steps are timed beside Adam's; 0: they are not."""
     baselines: tuple[str, ...] = ("adam", "sgdm")
-    """Rivals by name (adam, sgdm, any optimizer of optax) with tuned learning rates, or as `adamw:1e-3` with a given one; the first
-    one's final loss is the target that the others are timed to."""
+    """Rivals by name (adam, sgdm, any optimizer of optax) with tuned learning rates, as `adamw:1e-3` with a given one, or as
+    `adam@constant` tuned with this schedule alone; the first one's final loss is the target that the others are timed to."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "seeds", "tuning_seeds", "points_per_decade", "window", "measurements", "measured_batches"):
@@ -96,7 +96,7 @@ class EvaluationConfig:
             baseline.high,
             self.points_per_decade,
             momenta=(self.momenta or ()) if baseline.has_momentum else (),
-            schedules=self.schedules if baseline.has_schedule else ("constant",),
+            schedules=(baseline.schedules or self.schedules) if baseline.has_schedule else ("constant",),
             refinements=self.refinements,
             max_extensions=self.max_extensions,
         )

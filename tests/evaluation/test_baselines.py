@@ -8,6 +8,7 @@ import optax.contrib
 import pytest
 
 from lopt.evaluation.baselines import BASELINES, SCHEDULES, Hyper, Schedule, factor, find_baseline
+from lopt.evaluation.evaluate import EvaluationConfig
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,8 @@ from lopt.evaluation.baselines import BASELINES, SCHEDULES, Hyper, Schedule, fac
         ("adam:fast", "'adam:fast': the learning rate"),
         ("adam:-0.1", "'adam:-0.1': the learning rate"),
         ("adam:nan", "'adam:nan': the learning rate"),
+        ("adam@warm", "'@warm': the schedule after the @ must be one of constant, cosine, warmup_cosine"),
+        ("adam:0.1@cosine", "Adam 0.1 is not tuned with a schedule, so '@cosine' says nothing of it"),
         (
             "lbfgs",
             "optax's lbfgs cannot be driven by a learning rate, gradients, weights and the loss alone .TypeError: .*value_fn",
@@ -40,6 +43,13 @@ def test_a_learning_rate_may_be_given():
     assert (adam.label, given.label, find_baseline("lion:0.02").label) == ("tuned Adam", "Adam 0.001", "lion 0.02")
     assert adam.opt_fn is given.opt_fn  # so that they share one compilation
     assert find_baseline("lion").opt_fn is find_baseline("lion:0.02").opt_fn
+
+
+def test_a_rival_may_be_tuned_with_a_schedule_of_its_own():
+    config = EvaluationConfig(schedules=("cosine",), baselines=("adam", "muon@warmup_cosine", "adam@constant"))
+    rivals = [find_baseline(name) for name in config.baselines]
+    assert [rival.label for rival in rivals] == ["tuned Adam", "tuned muon, warmup cosine rate", "tuned Adam, constant rate"]
+    assert [config.search(rival).schedules for rival in rivals] == [("cosine",), ("warmup_cosine",), ("constant",)]
 
 
 @pytest.mark.parametrize(
