@@ -30,6 +30,7 @@ MUON = GatedRule(nominal=MuonNominal(), alpha=0.04, schedule=SCHEDULE)
 
 
 def gated(rule: GatedRule, network: NetworkConfig) -> LearnedOptimizerConfig:
+    """A rule with Adafactor's features, bias corrected, and a network."""
     return LearnedOptimizerConfig(rule=rule, features=AdafactorFeatures(bias_correction=True), network=network)
 
 

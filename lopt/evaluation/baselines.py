@@ -149,11 +149,11 @@ _STARTS: Mapping[str, float] = MappingProxyType({"sgd": 0.1, "muon": 0.02, "lion
 
 
 def find_baseline(name: str) -> Baseline:
-    """The rival of a name, such as "adam", "adamw:1e-3" for one whose learning rate is given rather than searched for, or
-    "adam@constant" for one that is tuned with this schedule alone.
+    """The rival of a name, such as "adam", "adamw:1e-3" or "adam@constant".
 
     Args:
-      name: in `BASELINES`, or of an optimizer in `optax` or `optax.contrib`, which then has its default settings.
+      name: in `BASELINES`, or of an optimizer in `optax` or `optax.contrib`, which then has its default settings; with a learning rate
+        after a colon that is given rather than searched for, or after an @ the one schedule that it is tuned with.
 
     Raises:
       ValueError: if there is none, with the names that are near; if the learning rate is no positive number; if there is no such
