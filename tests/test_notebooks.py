@@ -8,7 +8,12 @@ NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.i
 # Every cell runs, with less of what only costs time.
 LESS = {
     "meta_train_in_two_minutes": {"decay_steps=200": "decay_steps=10", "outer_steps=200": "outer_steps=10"},
-    "weight_space_networks": {"models=200": "models=40", "steps=1200": "steps=200", "shard=50": "shard=20", "epochs=20": "epochs=2"},
+    "weight_space_networks": {
+        "models=200": "models=40",
+        "steps=1200": "steps=200",
+        "shard=50": "shard=20",
+        "epochs=20": "epochs=2",
+    },
     "your_own_model": {"outer_steps = 100": "outer_steps = 20"},
 }
 
@@ -37,6 +42,4 @@ def test_a_notebook_runs(path):
         places = [cell for cell in notebook.cells if whole in cell.source]
         assert len(places) == 1, whole
         places[0].source = places[0].source.replace(whole, less)
-    NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(path.parents[1])}}
-    ).execute()
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(path.parents[1])}}).execute()

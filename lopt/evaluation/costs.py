@@ -93,7 +93,7 @@ class _Steps:
             sign = jnp.where(t % 2 == 0, 1.0, -1.0)
             signed = jax.tree.map(lambda g: g * sign.astype(g.dtype), gradient)
             transform = optax.with_extra_args_support(opt_fn(theta))
-            updates, state = transform.update(signed, state, params, value=jnp.float32(1.0))
+            updates, state = transform.update(signed, state, params, value=jnp.float32(1.0), num_steps=jnp.float32(1000))
             return optax.apply_updates(params, updates), state
 
         @functools.partial(jax.jit, donate_argnums=0)

@@ -119,12 +119,14 @@ class LOState(NamedTuple):
       state: state of the model; None for most.
       optimizer: state of the transform.
       iteration: steps done, int32 [].
+      num_steps: how many the training has, []; None where that is not told.
     """
 
     params: PyTree
     state: PyTree
     optimizer: PyTree
     iteration: jax.Array
+    num_steps: jax.Array | None = None
 
 
 def as_lo_optimizer(optimizer: LearnedOptimizer, name: str = "lopt") -> Any:
@@ -151,15 +153,18 @@ def as_lo_optimizer(optimizer: LearnedOptimizer, name: str = "lopt") -> Any:
         def init(
             self, params: PyTree, model_state: PyTree = None, num_steps: Any = None, key: Any = None, **unused: Any
         ) -> LOState:
-            del num_steps, key, unused
-            return LOState(params, model_state, self._transform.init(params), jnp.zeros((), jnp.int32))
+            del key, unused
+            told = None if num_steps is None else jnp.asarray(num_steps, jnp.float32)
+            return LOState(params, model_state, self._transform.init(params), jnp.zeros((), jnp.int32), told)
 
         def update(
             self, opt_state: LOState, grad: PyTree, loss: Any = None, model_state: PyTree = None, key: Any = None, **unused: Any
         ) -> LOState:
             del key, unused
-            updates, state = self._transform.update(grad, opt_state.optimizer, opt_state.params, value=loss)
-            return LOState(optax.apply_updates(opt_state.params, updates), model_state, state, opt_state.iteration + 1)
+            told = {} if opt_state.num_steps is None else {"num_steps": opt_state.num_steps}
+            updates, state = self._transform.update(grad, opt_state.optimizer, opt_state.params, value=loss, **told)
+            params = optax.apply_updates(opt_state.params, updates)
+            return LOState(params, model_state, state, opt_state.iteration + 1, opt_state.num_steps)
 
         @property
         def name(self) -> str:

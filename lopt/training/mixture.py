@@ -81,7 +81,7 @@ def check_compatible(optimizer: LearnedOptimizer, theta: PyTree, problem: Proble
 
     def update(theta: PyTree, params: PyTree) -> PyTree:
         transform = optimizer.opt_fn(theta)
-        return transform.update(params, transform.init(params), params, value=jnp.float32(0))[0]
+        return transform.update(params, transform.init(params), params, value=jnp.float32(0), num_steps=jnp.float32(1))[0]
 
     try:
         jax.eval_shape(update, theta, params)

@@ -11,8 +11,14 @@ from lopt.config import ConfigError, load_run
 from lopt.estimators.base import Estimator
 from lopt.estimators.nres import NRESConfig
 from lopt.estimators.pes import PESConfig
+from lopt.evaluation.evaluate import EvaluationConfig, evaluate
+from lopt.evaluation.race import Competitor
 from lopt.networks.update import DeepSetsConfig, UNFConfig
+from lopt.optimizers.config import LearnedOptimizerConfig
+from lopt.optimizers.gated import NominalRule
 from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedSGDMConfig
+from lopt.optimizers.nominals import MomentumNominal
+from lopt.optimizers.schedules import ScheduleConfig
 from lopt.task.families import MixtureConfig
 from lopt.training import checkpoint, metrics
 from lopt.training.checkpoint import BEST_DIR
@@ -127,6 +133,20 @@ def test_one_theta_trains_a_perceptron_convolutions_and_recurrence_in_one_outer_
 def test_a_theta_that_cannot_serve_all_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"is not compatible with both 'digits8_mlp_3' and 'digits8_mlp_4_4'.*share='role'"):
         meta_train(experiment((SMALL, DEEP), UNFConfig((4,))), tmp_path / "run", progress=False)
+
+
+def test_a_rule_that_must_know_the_length_of_the_training_is_told_everywhere(tmp_path):
+    rule = NominalRule(nominal=MomentumNominal(), schedule=ScheduleConfig(base="warmup_cosine", time=False, fraction=True))
+    optimizer = LearnedOptimizerConfig(rule=rule, features=None, network=None)
+    held_out = HeldOutConfig(every=2, steps=4, seeds=1)
+    run = experiment((SMALL, WIDE), None, optimizer=optimizer, outer_steps=2, held_out=held_out)
+    result = meta_train(run, tmp_path / "run", progress=False)
+    assert result.step == 2
+    problem = SMALL.make()
+    competitor = Competitor("scheduled", optimizer_of(optimizer, problem).opt_fn, result.theta)
+    race = evaluate(problem, [competitor], EvaluationConfig(steps=4, seeds=1, baselines=("sgdm:0.1",), cost_turns=1), 0)
+    assert np.isfinite(race.curves[0].losses).all()
+    assert race.costs["scheduled"].seconds > 0
 
 
 def test_the_theta_of_a_mixture_is_the_union():
