@@ -28,6 +28,7 @@ from lopt.symmetry.spec import PyTree, named_leaves
 
 CHECKPOINTS_DIR = "checkpoints"
 BEST_DIR = "best"  # of a run directory: holds the checkpoint that is best by the held-out evaluation
+THETA_FILE = "theta.safetensors"  # of an optimizer's folder: theta alone
 _FORMAT = "lopt-checkpoint-1"
 _FILE = re.compile(r"(\d{8,})\.safetensors")
 _NO_DIGEST = "0" * 64

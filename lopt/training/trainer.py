@@ -32,7 +32,7 @@ from lopt.runtime.environment import ENVIRONMENT_FILE, changes, environment, pac
 from lopt.runtime.locks import LOCK_FILE
 from lopt.runtime.progress import Progress
 from lopt.runtime.sources import code_digest, sources
-from lopt.symmetry.spec import PyTree
+from lopt.symmetry.spec import PyTree, named_leaves
 from lopt.task.base import Datasets, DataStream, Problem, TaskConfig
 from lopt.task.families import MixtureConfig
 from lopt.task.named import task_config
@@ -71,6 +71,9 @@ class MetaTrainConfig:
     """Updates of theta in all (the paper: 50,000)."""
     seed: int = 0
     """Seed of theta, particles and batches."""
+    init_from: str | None = None
+    """What theta starts from: a run's directory, the best or the newest of it, or an optimizer's folder; None: a draw. Its optimizer must
+    have a theta of the same structure."""
     save_every: int = operational(25)
     """Outer steps between two checkpoints."""
     keep_checkpoints: int = operational(3)
@@ -116,6 +119,30 @@ Observer = Callable[[int, Mapping[str, Any]], None]  # outer steps done, what wa
 def initial_theta(seed: int, optimizer: LearnedOptimizer) -> PyTree:
     """theta before meta-training with this seed."""
     return optimizer.init(jax.random.fold_in(jax.random.key(seed), 0))
+
+
+def starting_theta(experiment: MetaTrainConfig, optimizer: LearnedOptimizer) -> PyTree | None:
+    """The theta of another training that this one starts from; None: a draw.
+
+    Raises:
+      ConfigError: naming the leaf by which it differs from a theta of this experiment.
+      CheckpointError: if there is none where `init_from` says.
+    """
+    if experiment.init_from is None:
+        return None
+    source = Path(experiment.init_from)
+    alone = source / checkpoint.THETA_FILE
+    theta = checkpoint.read_theta(alone) if alone.exists() else checkpoint.chosen_theta(source)[0]
+    wanted = jax.eval_shape(lambda: initial_theta(experiment.seed, optimizer))
+    there, here = ({path: leaf.shape for path, leaf in named_leaves(tree)} for tree in (theta, wanted))
+    for path in sorted(there.keys() | here.keys()):
+        if there.get(path) != here.get(path):
+            said = [f"has the shape {leaves[path]}" if path in leaves else "is not there" for leaves in (there, here)]
+            raise config.ConfigError(
+                f"init_from={experiment.init_from!r}: leaf '{path}' of its theta {said[0]}, and in this experiment's {said[1]}; rule, features "
+                "and network must be the same in both"
+            )
+    return jax.tree.unflatten(jax.tree.structure(wanted), [jnp.asarray(leaf, jnp.float32) for _, leaf in named_leaves(theta)])
 
 
 def meta_train(
@@ -344,8 +371,10 @@ def initial_state(experiment: MetaTrainConfig, setup: Setup) -> MetaTrainState:
     """What the first outer step starts from: theta and its optimizer on every device, the particles spread over the mesh."""
     replicated, sharded = (NamedSharding(setup.mesh, spec) for spec in (PartitionSpec(), PartitionSpec(PARTICLES)))
 
+    start = starting_theta(experiment, setup.optimizer)
+
     def make() -> MetaTrainState:
-        theta = initial_theta(experiment.seed, setup.optimizer)
+        theta = initial_theta(experiment.seed, setup.optimizer) if start is None else start
         particles = setup.estimator.init(jax.random.fold_in(jax.random.key(experiment.seed), 1), theta)
         average = None if experiment.outer.average is None else theta
         return MetaTrainState(theta, experiment.outer.make().init(theta), particles, average, jnp.float32(jnp.inf))

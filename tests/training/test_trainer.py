@@ -72,6 +72,23 @@ def test_theta_moved_from_its_start(unbroken):
     assert all(change > 0 for change in jax.tree.leaves(moved))
 
 
+def test_a_run_may_start_from_the_theta_of_another(unbroken, tmp_path):
+    run_dir, result = unbroken
+    start = smoke(init_from=str(run_dir), seed=1, outer_steps=0)
+    assert_bit_equal(meta_train(start, tmp_path / "run", progress=False).theta, result.theta)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / checkpoint.THETA_FILE).write_bytes(checkpoint.pack_theta(result.theta, 10))
+    start = dataclasses.replace(start, init_from=str(tmp_path / "folder"))
+    assert_bit_equal(meta_train(start, tmp_path / "other", progress=False).theta, result.theta)
+
+    other = dataclasses.replace(start, optimizer=LearnedSGDMConfig())
+    with pytest.raises(
+        ConfigError, match=r"folder'?: leaf '\S+' of its theta .* and in this experiment's is not there; rule, features"
+    ):
+        meta_train(other, tmp_path / "refused", progress=False)
+    assert not checkpoint.steps(tmp_path / "refused")
+
+
 def test_a_run_in_two_parts_is_the_unbroken_one(unbroken, tmp_path):
     meta_train(smoke(outer_steps=5), tmp_path, progress=False)
     result = meta_train(SMOKE, tmp_path, progress=False)
