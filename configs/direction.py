@@ -6,7 +6,8 @@ Expect:   EXPECT
 
 After Celo2 (arXiv 2602.19142). The rate is the user's: weights are reparametrised globally by a factor c from .03 to 30, which for
 normalised directions and features is a training at c times the rate, so that no rate is the one that theta relies on. It rises and falls
-during meta-training as in use. Lengths are log-uniform from 100 to 2,000 steps. FashionMNIST must be at hand: the error that says so lists the ways to get it.
+during meta-training as in use. Lengths are log-uniform from 100 to 2,000 steps. FashionMNIST must be at hand: the error that says so
+lists the ways to get it.
 """
 
 from lopt.estimators.nres import NRESConfig

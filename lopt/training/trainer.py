@@ -139,8 +139,8 @@ def starting_theta(experiment: MetaTrainConfig, optimizer: LearnedOptimizer) -> 
         if there.get(path) != here.get(path):
             said = [f"has the shape {leaves[path]}" if path in leaves else "is not there" for leaves in (there, here)]
             raise config.ConfigError(
-                f"init_from={experiment.init_from!r}: leaf '{path}' of its theta {said[0]}, and in this experiment's {said[1]}; rule, features "
-                "and network must be the same in both"
+                f"init_from={experiment.init_from!r}: leaf '{path}' of its theta {said[0]}, and in this experiment's {said[1]}; rule, "
+                "features and network must be the same in both"
             )
     return jax.tree.unflatten(jax.tree.structure(wanted), [jnp.asarray(leaf, jnp.float32) for _, leaf in named_leaves(theta)])
 
