@@ -1,15 +1,19 @@
-"""A UNF optimizer for an MLP on the digits of scikit-learn: learns in minutes, the demo.
+"""A UNF on top of Muon's step, for an MLP on the digits of scikit-learn: learns in minutes, the demo.
 
 Command:  python scripts/meta_train.py --config configs/digits_mlp.py --run-dir runs/digits_mlp
-Cost:     3 minutes on 2 idle cores (500 outer steps, 800,000 inner steps), and one more for scripts/evaluate.py
-Expect:   tuned Adam's final training loss in about 150 steps, where Adam takes 272, and a final loss of 0.006 to 0.009; tuned SGDM ends
-          at 0.008
+Cost:     2 to 6 minutes on 2 cores (300 outer steps, 480,000 inner steps), and one or two more for scripts/evaluate.py
+Expect:   tuned and scheduled Adam's final training loss in about 120 steps, where Adam takes 262; a final loss of .00006, where Adam ends
+          at .00095 and tuned Muon at .00010; a test accuracy of .970, Adam's is .966
 """
 
-from lopt.estimators.pes import PESConfig
+from lopt.estimators.nres import NRESConfig
 from lopt.evaluation.evaluate import EvaluationConfig
+from lopt.features.presets import AdafactorFeatures
 from lopt.networks.update import UNFConfig
-from lopt.optimizers.momentum import LearnedMomentumConfig
+from lopt.optimizers.config import LearnedOptimizerConfig
+from lopt.optimizers.gated import GatedRule
+from lopt.optimizers.nominals import MuonNominal
+from lopt.optimizers.schedules import ScheduleConfig
 from lopt.training.outer import OuterConfig
 from lopt.training.trainer import MetaTrainConfig
 from lopt.unroll import UnrollConfig
@@ -17,10 +21,20 @@ from tasks.mlp import MLPConfig
 
 config = MetaTrainConfig(
     task=MLPConfig(dataset="digits", hidden=(32,), batch_size=128),
-    optimizer=LearnedMomentumConfig(alpha=0.3, beta=0.02, network=UNFConfig(terms=None)),
-    estimator=PESConfig(),
+    optimizer=LearnedOptimizerConfig(
+        rule=GatedRule(nominal=MuonNominal(), alpha=0.04, schedule=ScheduleConfig(base="cosine", fraction=True)),
+        features=AdafactorFeatures(bias_correction=True),
+        network=UNFConfig((16, 16)),
+    ),
+    estimator=NRESConfig(particles=16),
     unroll=UnrollConfig(horizon=300, meta_loss="mean"),
-    outer=OuterConfig(learning_rate=4e-3, decay_steps=500),
-    evaluation=EvaluationConfig(steps=300, seeds=10, tuning_seeds=10),
-    outer_steps=500,
+    outer=OuterConfig(learning_rate=3e-3, warmup_steps=10, decay_steps=300),
+    evaluation=EvaluationConfig(
+        steps=300,
+        seeds=10,
+        tuning_seeds=10,
+        baselines=("adam", "nadamw", "muon", "sgdm"),
+        schedules=("constant", "cosine", "warmup_cosine"),
+    ),
+    outer_steps=300,
 )
