@@ -19,10 +19,11 @@ from lopt.layers.step import Accumulators
 from lopt.networks.update import DeepSetsConfig, NetworkConfig, Sizes, UNFConfig, UpdateNetwork
 from lopt.optimizers.base import LearnedOptimizer, OptimizerConfig
 from lopt.optimizers.leaves import weights_of
-from lopt.pretrained.card import BY_ROLE, CardError, check_theta
+from lopt.pretrained.card import BY_ROLE, CardError, check_theta, inputs_of
 from lopt.symmetry.match import match_leaves
 from lopt.symmetry.spec import Factor, PyTree, SpecError, WeightSpec, is_under, named_leaves
 
+_FAR = 4  # times as many inputs as were seen
 _HOLDERS = ("/value", "/raw_value")  # flax.nnx puts one of these behind a path, or not, depending on who asks
 
 
@@ -35,6 +36,7 @@ class Trained(NamedTuple):
       theta: its meta-parameters.
       specs: of the weights that it was trained on; called only where they are needed, as a run must load its tasks for them.
       where: the file or run that theta is from, for messages.
+      inputs: the most inputs of a weight that it was seen to work on (`lopt.pretrained.card.inputs_of`); None where nobody says.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Trained(NamedTuple):
     theta: PyTree
     specs: Callable[[], tuple[WeightSpec, ...]]
     where: str
+    inputs: int | None = None
 
 
 def _network(config: OptimizerConfig) -> NetworkConfig | None:
@@ -75,12 +78,44 @@ def transform(trained: Trained, spec: WeightSpec | None, *, direction: bool = Fa
 
     Raises:
       CardError, SpecError: as `bind`; where `needs_sizes` says so by `init`, when params are first seen.
+
+    Warns:
+      UserWarning: by `init`, once, if a weight has far more inputs than any that theta was seen to work on.
     """
+    return _warning_of_sizes(_bound(trained, spec, direction), trained)
+
+
+def _bound(trained: Trained, spec: WeightSpec | None, direction: bool) -> optax.GradientTransformationExtraArgs:
     if spec is None or not needs_spec(trained.config):
         return _made(bind(trained, None), trained, direction)
     if needs_sizes(trained.config):
         return _once_sizes_are_known(trained, spec, direction)
     return _for_what_is_trained(_checked(_made(bind(trained, spec), trained, direction), spec), trained, spec, direction)
+
+
+def _warning_of_sizes(tx: optax.GradientTransformationExtraArgs, trained: Trained) -> optax.GradientTransformationExtraArgs:
+    if trained.inputs is None:
+        return tx
+    most, said = _FAR * trained.inputs, False
+
+    def init(params: PyTree) -> Any:
+        nonlocal said
+        shapes = {path: leaf.shape for path, leaf in _shapes(params).items()}
+        far = [path for path in shapes if inputs_of(shapes[path]) > most]
+        if far and not said:
+            said = True  # of several inits, and of one that is traced again
+            worst = max(far, key=lambda path: inputs_of(shapes[path]))
+            warnings.warn(
+                f"'{trained.name}' was seen to work on weights of at most {trained.inputs:,} inputs, but '{worst}' {list(shapes[worst])} has "
+                f"up to {inputs_of(shapes[worst]):,}: there its steps may be far too large, which no loss that falls at first tells. Scale "
+                "them down, optax.chain(lopt.load(...), optax.scale_by_schedule(optax.cosine_decay_schedule(0.3, steps))), try 1, 0.3 and "
+                "0.1, and compare with optax.adam",
+                UserWarning,
+                stacklevel=2,
+            )
+        return tx.init(params)
+
+    return optax.GradientTransformationExtraArgs(init, tx.update)
 
 
 def _made(learned: LearnedOptimizer, trained: Trained, direction: bool) -> optax.GradientTransformationExtraArgs:

@@ -8,9 +8,10 @@ changed, cut short or exchanged is refused by name.
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ class Card:
       licence: of theta.
       versions: package -> version that it was trained with.
       sha256: of theta.safetensors.
+      seen: what it was seen to work on: task -> {"inputs": the most inputs of one of its weights (`inputs_of`), "weights": their number,
+        "losses": [that of a constant prediction, the final one of a race or None]}; {} in cards that were written before there was this.
     """
 
     name: str
@@ -68,10 +71,20 @@ class Card:
     licence: str
     versions: dict[str, Any]
     sha256: str
+    seen: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
         name, summary, good_for, not_for = map(plain, (self.name, self.summary, self.good_for, self.not_for))
-        return f"{name}: {summary}\n  good for: {good_for}\n  not for:  {not_for}"
+        return "\n  ".join([f"{name}: {summary}", f"good for: {good_for}", f"not for:  {not_for}", *self._seen_lines()])
+
+    def _seen_lines(self) -> list[str]:
+        lines = []
+        for task, found in self.seen.items():
+            first, last = found["losses"]
+            fell = f"from {first:.3g} to {last:.3g}" if last is not None else f"from {first:.3g}"
+            inputs, weights = found["inputs"], found["weights"]
+            lines.append(f"{'' if lines else 'seen on:':<9} {plain(task)}: {weights:,} weights, up to {inputs:,} inputs, losses {fell}")
+        return lines
 
 
 def sha256(data: bytes) -> str:
@@ -96,11 +109,47 @@ def read_card(folder: str | Path) -> Card:
         raise CardError(f"{path} is not the card of an optimizer in the format '{_FORMAT}', which this version of lopt reads")
     for field in dataclasses.fields(Card):
         wanted = getattr(field.type, "__origin__", field.type)
+        if field.name not in found and field.name == "seen":
+            found["seen"] = {}
         if field.name not in found:
             raise CardError(f"{path} lacks the field '{field.name}'")
         if not isinstance(found[field.name], wanted):  # pyright: ignore[reportArgumentType]
             raise CardError(f"{path}: {field.name} is {found[field.name]!r}, not a {wanted.__name__}")  # pyright: ignore[reportAttributeAccessIssue]
+    for task, entry in found["seen"].items():
+        if not _is_seen(entry):
+            raise CardError(f"{path}: seen.{task} is {entry!r}, not inputs, weights and two losses")
     return Card(**{field.name: found[field.name] for field in dataclasses.fields(Card)})
+
+
+def _is_seen(entry: Any) -> bool:
+    def is_number(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+
+    if not isinstance(entry, dict) or entry.keys() != {"inputs", "weights", "losses"}:
+        return False
+    losses = entry["losses"]
+    return (
+        all(isinstance(entry[name], int) and is_number(entry[name]) for name in ("inputs", "weights"))
+        and isinstance(losses, list)
+        and len(losses) == 2
+        and is_number(losses[0])
+        and (losses[1] is None or is_number(losses[1]))
+    )
+
+
+def inputs_of(shape: Sequence[int]) -> int:
+    """How many inputs a unit has that such a weight makes, at most: which axes are those of the inputs, a shape does not say.
+
+    Of a matrix it is the longer side; of a kernel of a convolution or of attention all but the longer of the first and the last axis; of a
+    vector 1.
+
+    Example:
+      >>> inputs_of((784, 128)), inputs_of((128, 784)), inputs_of((3, 3, 8, 16)), inputs_of((16, 8, 3, 3)), inputs_of((16,))
+      (784, 784, 72, 72, 1)
+    """
+    if len(shape) < 2:
+        return 1
+    return max(shape) if len(shape) == 2 else math.prod(shape) // max(shape[0], shape[-1], 1)
 
 
 def read_folder(folder: str | Path) -> tuple[Card, PyTree]:

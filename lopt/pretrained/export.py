@@ -1,18 +1,34 @@
 """From a run to the folder of a trained optimizer, and to a repository of the Hub."""
 
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from lopt.config import load_run, parse_json, to_dict
 from lopt.config.serialize import HOME
 from lopt.pretrained import hub
-from lopt.pretrained.card import CARD_FILE, Card, CardError, encode_spec, read_folder, strange_classes, write_folder
+from lopt.pretrained.bind import Trained, bind, needs_spec
+from lopt.pretrained.card import (
+    CARD_FILE,
+    Card,
+    CardError,
+    card_optimizer,
+    card_specs,
+    encode_spec,
+    inputs_of,
+    read_folder,
+    strange_classes,
+    write_folder,
+)
 from lopt.runtime.environment import ENVIRONMENT_FILE, read_starts
+from lopt.task.base import Problem
 from lopt.training import checkpoint, metrics
-from lopt.training.mixture import Setup, check_compatible, optimizer_of, set_up
+from lopt.training.mixture import Setup, set_up
 
 LICENCE = "Apache-2.0"
 _TRAINED = "meta-trained"  # how an evaluation of a run calls its optimizer
@@ -54,10 +70,9 @@ def export_run(
       The card.
 
     Raises:
-      CardError: if the folder is there and not to be replaced, naming the file of results that cannot be used, or the class of the
-        optimizer that `lopt.load` would refuse.
+      CardError: if the folder is there and not to be replaced, naming the file of results that cannot be used, or what `lopt.load` would
+        refuse: the class of the optimizer, or the leaf of theta. Nothing is written then.
       ConfigError, CheckpointError: if the run cannot be read.
-      ValueError: if theta is not compatible with a task of its run.
     """
     run_dir, experiment = Path(run_dir), load_run(run_dir, trust=trust)
     if Path(folder).exists() and not overwrite:
@@ -73,8 +88,6 @@ def export_run(
     races = [race for path in results for race in read_results(path, {name, str(run_dir), str(folder)})]
     theta, step, _ = checkpoint.chosen_theta(run_dir, best=best)
     setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, experiment.unroll)
-    for problem in setup.problems.values():
-        check_compatible(optimizer_of(experiment.optimizer, problem), theta, problem)
     start = read_starts(run_dir)[-1] if (run_dir / ENVIRONMENT_FILE).exists() else {}
     card = Card(
         name=name,
@@ -90,8 +103,24 @@ def export_run(
         licence=licence,
         versions={**start.get("packages", {}), **({"python": start["python"]} if start else {})},
         sha256="",
+        seen={task: _seen(problem, races) for task, problem in setup.problems.items()},
     )
+    # What loading would refuse is refused here, by the same checks, before anything is written.
+    trained = Trained(name, card_optimizer(card, folder), theta, lambda: card_specs(card, folder), str(run_dir))
+    for problem in setup.problems.values():
+        bind(trained, problem.spec if needs_spec(trained.config) else None, problem.param_shapes())
     return write_folder(folder, card, theta, step, overwrite=overwrite)
+
+
+def _seen(problem: Problem, races: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a card says of a task that theta was trained on."""
+    shapes = [leaf.shape for leaf in jax.tree.leaves(problem.param_shapes())]
+    finals = [race["optimizers"]["this"]["final_training_loss"]["mean"] for race in races if race["task"] == problem.name]
+    return {
+        "inputs": max(map(inputs_of, shapes)),
+        "weights": sum(map(math.prod, shapes)),
+        "losses": [float(problem.example.initial_loss), finals[0] if finals else None],
+    }
 
 
 def public_recipe(value: Any) -> Any:

@@ -93,6 +93,9 @@ def load(
       UntrustedConfigError: naming what a run's config would have imported.
       ImportError: if the Hub's client is not installed.
 
+    Warns:
+      UserWarning: by `init`, once, if a weight has far more inputs than any that the optimizer's card says it was seen to work on.
+
     Example:
       >>> tx = load("small-mixture-deep-sets")
       >>> params = {"w": jnp.ones((3, 2)), "b": jnp.zeros(2)}
@@ -216,7 +219,8 @@ def is_trained(name: str) -> bool:
 
 def _from_folder(folder: Path, name: str) -> Trained:
     card, theta = read_folder(folder)
-    return Trained(name, card_optimizer(card, folder), theta, lambda: card_specs(card, folder), str(folder / THETA_FILE))
+    inputs = max((found["inputs"] for found in card.seen.values()), default=None)
+    return Trained(name, card_optimizer(card, folder), theta, lambda: card_specs(card, folder), str(folder / THETA_FILE), inputs)
 
 
 def _from_run(run_dir: Path, best: bool, trust: bool) -> Trained:

@@ -38,6 +38,7 @@ CARD = Card(
     licence="Apache-2.0",
     versions={},
     sha256="",
+    seen={"one": {"inputs": 12, "weights": 13, "losses": [2.3, None]}},
 )
 
 
@@ -65,6 +66,10 @@ def test_round_trip(folder):
     assert card_specs(card, folder) == (SPEC,)
     assert sorted(path.name for path in folder.iterdir()) == ["card.json", "theta.safetensors"]
     assert "good for: this" in str(card)
+    assert str(card).endswith("seen on:  one: 13 weights, up to 12 inputs, losses from 2.3")
+    change(folder, seen=None)  # as in a card of before
+    assert read_card(folder) == dataclasses.replace(card, seen={})
+    assert "seen on:" not in str(read_card(folder))
 
 
 def test_other_programs_read_theta(folder):
@@ -135,6 +140,8 @@ def test_a_theta_of_another_config_is_refused_by_leaf(folder, edit, message):
         ({"format": "lopt-optimizer-9"}, "not the card of an optimizer in the format"),
         ({"licence": None}, "lacks the field 'licence'"),
         ({"tasks": "one"}, "tasks is 'one', not a list"),
+        ({"seen": {"one": {"inputs": "12", "weights": 13, "losses": [2.3, 1.0]}}}, "seen.one is .*'12'.*, not inputs, weights and two"),
+        ({"seen": {"one": {"inputs": 12, "weights": 13, "losses": [2.3]}}}, "seen.one is .*, not inputs, weights and two losses"),
         ({"recipe": {}}, "recipe.optimizer is not an object"),
         ({"recipe": {"optimizer": {"class": "lopt.networks.update:DeepSetsConfig"}}}, "not the config of an optimizer"),
         ({"recipe": {"optimizer": {**to_dict(CONFIG), "momentum": 1}}}, "unknown field momentum"),

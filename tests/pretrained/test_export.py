@@ -69,6 +69,7 @@ def test_the_card_is_of_the_run(run, tmp_path):
     assert config.from_dict(card.recipe) == EXPERIMENT
     assert (card.tasks, card.data) == (["digits4_mlp_4"], ["digits"])
     assert card.specs["digits4_mlp_4"]["leaves"]["dense1/kernel"] == "hidden0 classes!"
+    assert card.seen == {"digits4_mlp_4": {"inputs": 16, "weights": 118, "losses": [pytest.approx(np.log(10)), None]}}
     budget = card.budget
     assert (budget["outer_steps"], budget["theta_of_outer_step"], budget["device"]) == (2, 2, "cpu")
     assert budget["inner_steps"] == 2 * 2 * 2 * 3  # outer steps, particles, antithetic, truncation
@@ -87,10 +88,12 @@ def test_the_card_is_of_the_run(run, tmp_path):
 
 @pytest.mark.parametrize("name", ["meta-trained, best (outer step 1)", "own"])
 def test_results_are_those_of_a_race(run, tmp_path, name):
-    (tmp_path / "table.json").write_text(json.dumps(table([name, "sgdm", "tuned Adam"])))
+    race = {**table([name, "sgdm", "tuned Adam"]), "task": "digits4_mlp_4"}
+    (tmp_path / "table.json").write_text(json.dumps(race))
     card = export_run(run, tmp_path / "own", name="own", results=[tmp_path / "table.json"])
     (race,) = card.results
-    assert (race["task"], race["steps"], race["seeds"], race["target"]) == ("some_task", 30, 3, 0.6)
+    assert (race["task"], race["steps"], race["seeds"], race["target"]) == ("digits4_mlp_4", 30, 3, 0.6)
+    assert card.seen["digits4_mlp_4"]["losses"][1] == 0.5
     assert list(race["optimizers"]) == ["this", "sgdm", "tuned Adam"]
     assert race["optimizers"]["this"]["speed_up"] == {"mean": 1.5, "error": 0.1, "count": 3}
     assert race["optimizers"]["this"]["test_accuracy"]["mean"] == 0.9
@@ -156,6 +159,24 @@ def test_what_loading_would_refuse_is_not_exported(tmp_path):
     ):
         export_run(tmp_path / "run", tmp_path / "out", name="own")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda theta: {**theta, "alpha": jnp.float32(jnp.nan)}, "leaf 'alpha' of theta holds values that are not finite"),
+        (lambda theta: {**theta, "surplus": jnp.float32(1)}, "theta has a leaf 'surplus', which its config does not know"),
+    ],
+)
+def test_a_theta_that_loading_would_refuse_is_not_exported(tmp_path, edit, message):
+    config.claim_run_dir(tmp_path / "run", EXPERIMENT)
+    theta = initial_theta(0, EXPERIMENT.optimizer.make(EXPERIMENT.task.make().spec))
+    checkpoint.save(tmp_path / "run", 2, {"theta": edit(theta)})
+    with MetricsWriter(tmp_path / "run") as metrics:
+        metrics.write({"outer_step": 2})
+    with pytest.raises(CardError, match=message):
+        export_run(tmp_path / "run", tmp_path / "out", name="own")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_card_does_not_tell_where_ones_code_lies(tmp_path):

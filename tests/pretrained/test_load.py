@@ -1,6 +1,7 @@
 """`lopt.load`: shipped optimizers work on networks they never saw, runs and folders load, and what does not fit is named."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -84,6 +85,8 @@ def test_the_card_of_a_shipped_optimizer_is_filled_in(name):
     for race in card.results:
         assert race["seeds"] >= 10
         assert {"final_training_loss", "speed_up", "diverged"} <= race["optimizers"]["this"].keys()
+    assert card.seen.keys() == set(card.tasks)
+    assert "seen on:" in str(card)
     assert card.results
     assert "/" not in "".join(name for race in card.results for name in race["optimizers"])
 
@@ -143,6 +146,23 @@ def test_a_network_ten_times_as_large_in_either_precision(name, dtype):
         losses.append(float(loss))
     assert np.isfinite(losses).all()
     assert np.mean(losses[-8:]) < 0.6 * np.mean(losses[:3])
+
+
+@pytest.mark.parametrize(
+    ("shape", "inputs"), [((784, 128), 784), ((128, 784), 784), ((3, 3, 64, 32), 576), ((32, 64, 3, 3), 576)], ids=str
+)
+def test_weights_far_larger_than_any_that_were_seen_are_told_of(shape, inputs):
+    """Once a load, whichever axis is that of the inputs."""
+    params = {"near": jnp.ones((400, 400)), "far": jnp.ones(shape), "b": jnp.ones(10_000)}
+    tx = lopt.load("small-mixture-deep-sets")
+    message = re.escape(f"was seen to work on weights of at most 103 inputs, but 'far' {list(shape)} has up to {inputs}: ")
+    with pytest.warns(UserWarning, match=message + r".*cosine_decay_schedule\(0.3, steps\)\)\), try 1, 0.3 and 0.1") as caught:
+        state = tx.init(params)
+    assert caught[0].filename == __file__
+    jax.tree.map(np.testing.assert_array_equal, tx.init(params), state)  # said once
+    tx = lopt.load("small-mixture-deep-sets")
+    tx.init({name: leaf for name, leaf in params.items() if name != "far"})
+    tx.init({})
 
 
 @pytest.mark.slow
