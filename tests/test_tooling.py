@@ -1,10 +1,12 @@
 """The import rule of the packages is held by a linter: here, that the linter sees each way to break it; and what CI runs."""
 
+import itertools
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -72,3 +74,26 @@ def test_ci_runs_everything_whatever_has_passed():
     unconditional = re.findall(r'(?m)^stage "[^"]+" make (\S+)', script)
     assert set(unconditional) >= {"install", "lint", "docs", "test", "test-slow", "test-interop"}
     assert "left out" not in script
+
+
+def test_install_lines_need_no_registry_that_has_lopt():
+    """They name packages that it asks for itself, or lopt from a clone or by an address, with extras that there are."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    required = {re.split(r"[<>=\[;]", line)[0] for line in [*project["dependencies"], *itertools.chain(*extras.values())]}
+    folders = [ROOT / folder for folder in ("lopt", "tasks", "docs", "scripts", "examples", "notebooks")]
+    files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.suffix in {".py", ".md", ".ipynb"}]
+    found = 0
+    for path in [ROOT / "README.md", *files]:
+        text = re.sub(r'"\n\s*f?"', "", path.read_text())  # a string over two lines
+        for line in re.findall(r"pip install ((?:-e |--no-deps )?(?:'[^']+'|[\w.=-]+))", text):
+            found += 1
+            what = line.removeprefix("-e ").removeprefix("--no-deps ").strip("'")
+            own = re.fullmatch(r"(lopt|\.)(?:\[([\w,]+)\])?( @ git\+ADDRESS)?", what)
+            if own is None:
+                name = what.partition("==")[0].rstrip(".")
+                assert name in required or name == "learned-optimization", f"{path}: {line}"
+                continue
+            assert (own[1] == ".") == line.startswith("-e ") != bool(own[3]), f"{path}: {line}"
+            assert own[2] is None or own[2] in extras, f"{path}: {line}"
+    assert found >= 8

@@ -15,6 +15,7 @@ from lopt.comparison.state import check_runs, state_of
 from lopt.config.errors import LoptError
 from lopt.evaluation.baselines import find_baseline
 from lopt.runtime.locks import BusyError, only_process
+from lopt.runtime.progress import troubles
 from lopt.training.trainer import DivergedError, meta_train
 
 Task = Callable[[PlanProgress], str | None]  # does a job, and says how it ended; None: it is left to another process
@@ -160,7 +161,7 @@ def _train(run: Run, inner_steps: int) -> Task:
         def observe(step: int, info: Mapping[str, Any]) -> None:
             parts = [f"outer step {step:,}/{total:,}", f"meta-loss {info['meta_loss']:.4g}"]
             parts += [f"{info['inner_steps_per_s']:,.0f} inner steps/s"]
-            parts += [f"{info[name]:,} {name}" for name in ("diverged", "capped") if info[name]]
+            parts += troubles(info["diverged"], info["capped"], info["all_capped"])
             bar.update(step * inner_steps, " | ".join(parts))
 
         with _alone(run) as alone:

@@ -5,7 +5,7 @@ optimizers' states own the params, its keys are untyped, and its code expects JA
 
 Version 0.0.1, the only release, asks for packages of 2022. With Python 3.11 or later install what it imports, then it alone:
 
-    pip install 'lopt[interop]'
+    pip install -e '.[interop]'                            # in a clone; elsewhere pip install 'lopt[interop] @ git+ADDRESS'
     pip install --no-deps learned-optimization==0.0.1
 
 and call `restore_jax_names` before importing it. What of it cannot be imported even so: docs/interop.md.
@@ -195,7 +195,7 @@ def _import_bases() -> _Bases:
         from learned_optimization.optimizers import base as optimizers  # pyright: ignore[reportMissingImports]
     except (ImportError, AttributeError) as error:
         raise ImportError(
-            f"learned_optimization cannot be imported ({error}): pip install 'lopt[interop]'; pip install --no-deps "
-            "learned-optimization==0.0.1; and call lopt.interop.learned_optimization.restore_jax_names() first"
+            f"learned_optimization cannot be imported ({error}): pip install -e '.[interop]' in the clone, or pip install "
+            "'lopt[interop] @ git+ADDRESS' with its address; pip install --no-deps learned-optimization==0.0.1; and call lopt.interop.learned_optimization.restore_jax_names() first"
         ) from error
     return _Bases(optimizers.Optimizer, learned_optimizers.LearnedOptimizer)

@@ -23,7 +23,9 @@ from lopt.pretrained.card import BY_ROLE, CardError, check_theta, inputs_of
 from lopt.symmetry.match import match_leaves
 from lopt.symmetry.spec import Factor, PyTree, SpecError, WeightSpec, is_under, named_leaves
 
-_FAR = 4  # times as many inputs as were seen
+# So many times the inputs that were seen are far more. Of an MLP of 128 units on FashionMNIST (235 batches of 128, raw pixels) all four shipped
+# optimizers are below adam(1e-3) at 196 inputs, 2 to 3 times what they have seen, and none is at 784, unless its steps are scaled down.
+_FAR = 4
 _HOLDERS = ("/value", "/raw_value")  # flax.nnx puts one of these behind a path, or not, depending on who asks
 
 

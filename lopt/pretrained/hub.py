@@ -1,6 +1,6 @@
 """Optimizers' folders in repositories of the Hugging Face Hub: only card.json and theta.safetensors are ever fetched.
 
-The client, `huggingface_hub`, is the extra `hub`; it knows where the Hub is and who you are.
+The client, `huggingface_hub`, comes with the extra `hub`; it knows where the Hub is and who you are.
 """
 
 import re
@@ -18,7 +18,7 @@ def _client() -> ModuleType:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise ImportError("the Hub needs its client: pip install 'lopt[hub]', in a clone pip install -e '.[hub]'") from error
+        raise ImportError("the Hub needs its client: pip install huggingface-hub") from error
     return huggingface_hub
 
 

@@ -115,6 +115,7 @@ class Progress(View):
         diverged: int = 0,
         held_out: tuple[float, float] | None = None,
         capped: int = 0,
+        all_capped: bool = False,
     ) -> None:
         """Show a new state.
 
@@ -125,6 +126,7 @@ class Progress(View):
           held_out: the score of a held-out evaluation that was made now, and the best so far.
           diverged: particles that were reset; shown if not 0.
           capped: losses that count as the cap, as they were above it; shown if not 0.
+          all_capped: there were no others, so that nothing was learned.
         """
         now = self._clock()
         if self._measured_from is None:
@@ -138,7 +140,7 @@ class Progress(View):
             parts.append(self._held_out)
         if inner_steps_per_s is not None:
             parts.append(f"{inner_steps_per_s:,.0f} inner steps/s")
-        parts += [f"{count:,} {what}" for what, count in (("diverged", diverged), ("capped", capped)) if count]
+        parts += troubles(diverged, capped, all_capped)
         first_step, first_time = self._measured_from
         if first_step < step < self.total:
             parts.append(f"{duration((self.total - step) * (now - first_time) / (step - first_step))} left")
@@ -156,6 +158,19 @@ class Progress(View):
         super().__exit__(kind, error, trace)
         if self._printed is not None and self._printed[0] != self._step:
             self._print()
+
+
+def troubles(diverged: int, capped: int, all_capped: bool) -> list[str]:
+    """What a line says of an outer step besides its figures: arguments as of `Progress.update`.
+
+    Example:
+      >>> troubles(0, 1200, False), troubles(2, 1200, True)
+      (['1,200 capped'], ['2 diverged', 'every loss at the cap, try a smaller optimizer.alpha'])
+    """
+    found = [f"{diverged:,} diverged"] if diverged else []
+    if all_capped:
+        return [*found, "every loss at the cap, try a smaller optimizer.alpha"]
+    return [*found, f"{capped:,} capped"] if capped else found
 
 
 class Stages(View):

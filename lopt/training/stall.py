@@ -11,10 +11,11 @@ _REASONS = {
     "no_gradient": "the meta-gradient was zero: the losses do not depend on theta",
 }
 _ADVICE = {
+    "all_capped": f"{_SMALLER} Where losses are so large from the start, the cap is too low: it is unroll.loss_cap times the task's "
+    "initial_loss.",
     "no_gradient": "Look at the task's loss: it may be constant, or capped (loss_cap of the unroll). Otherwise start a new run with a "
     "smaller optimizer.alpha or optimizer.beta, or a larger estimator.sigma.",
 }
-_SMALLER = "Start a new run with a smaller optimizer.alpha, optimizer.beta or outer.learning_rate."
 
 
 class Stall:
@@ -35,6 +36,15 @@ class Stall:
         self._limits = {name: max(limit, windows) if name == "no_gradient" else limit for name in _REASONS}
         self._counts = dict.fromkeys(_REASONS, 0)
         self.advice = _SMALLER
+
+    @property
+    def capped(self) -> str:
+        """Of a run that ends before it is given up: that its losses sit at the cap, and what to change; empty where they do not."""
+        count = self._counts["all_capped"]
+        if not count:
+            return ""
+        when = f"each of the last {count} outer steps" if count > 1 else "the last outer step"
+        return f"{_REASONS['all_capped']} in {when}. {_ADVICE['all_capped']}"
 
     def update(self, info: Mapping[str, Any]) -> str | None:
         """Take the next outer step's metrics into account; why the run is to be given up, or None."""

@@ -182,6 +182,9 @@ def meta_train(
       DisagreementError: if the processes of the run were not started alike.
       PeerError: if another process of the run has stopped.
       ValueError: if one theta cannot be compatible with all problems; names them.
+
+    Warns:
+      UserWarning: if it goes on otherwise than before, or ends while every loss is at the cap; says what to change.
     """
     run_dir = Path(run_dir)
     if experiment.outer_steps < 0 or min(experiment.save_every, experiment.keep_checkpoints, experiment.max_skipped) < 1:
@@ -279,7 +282,7 @@ def _train(
             metrics.write({"outer_step": step, **info})
             for observe in (log, *observers):
                 observe(step, info)
-        shown = {name: info[name] for name in ("meta_loss", "inner_steps_per_s", "diverged", "capped")}
+        shown = {name: info[name] for name in ("meta_loss", "inner_steps_per_s", "diverged", "capped", "all_capped")}
         bar.update(step, **shown, held_out=(info[SCORE], float(np.asarray(state.best))) if SCORE in info else None)
         if step % experiment.save_every == 0 or stalled:
             save()
@@ -288,6 +291,8 @@ def _train(
             raise DivergedError(f"{stalled} (outer step {step}); the state is saved in '{run_dir}'. {stall.advice}")
     if saved != step:
         save()
+    if stall.capped and distributed.is_main():
+        warnings.warn(stall.capped, stacklevel=3)
     theta = jax.tree.map(jnp.asarray, distributed.on_host(state.evaluated))
     return Result(step, theta, interrupted=step < experiment.outer_steps)
 

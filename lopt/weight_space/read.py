@@ -155,7 +155,7 @@ def _read_arrays(path: Path, where: str) -> dict[str, np.ndarray]:
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
     except ImportError as error:
-        raise ZooError(f"{path} needs the package safetensors: install it, or keep the zoo as .npz files") from error
+        raise ZooError(f"{path} needs the package safetensors: pip install safetensors, or keep the zoo as .npz files") from error
     try:
         return dict(sorted(load_file(path).items()))
     except (*_DAMAGED, SafetensorError) as error:

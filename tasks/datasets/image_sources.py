@@ -107,7 +107,7 @@ def _digits() -> Raw:
         from sklearn.datasets import load_digits  # slow to import, and an extra
     except ImportError as error:
         raise DatasetError(
-            f"'digits' comes with scikit-learn, which cannot be imported ({error}): pip install 'lopt[tasks]'"
+            f"'digits' comes with scikit-learn, which cannot be imported ({error}): pip install scikit-learn"
         ) from error
     pixels, labels = load_digits(return_X_y=True)
     return Raw({"train": (pixels.astype(np.uint8).reshape(-1, 8, 8), labels.astype(np.uint8))}, 10)

@@ -20,7 +20,7 @@ from typing import Any
 
 from tasks.datasets.errors import DatasetError
 
-INSTALL = "pip install 'lopt[tfds]'"
+INSTALL = "pip install -e '.[tfds]' in the clone"
 _NAME = re.compile(r"(?P<set>[a-zA-Z]\w*(/[\w.+=-]+)?)(:(?P<version>\d+\.\d+\.\d+))?")
 _HOST = ("storage.googleapis.com", 443)  # of tfds itself and of many of its data sets
 

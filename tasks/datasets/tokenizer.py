@@ -21,7 +21,7 @@ import numpy as np
 
 from tasks.datasets.errors import DatasetError
 
-INSTALL = "pip install 'lopt[text]'"
+INSTALL = "pip install -e '.[text]' in the clone"
 FILE_NAME = "tokenizer.json"
 
 _FORMAT = "lopt tokenizer 1"

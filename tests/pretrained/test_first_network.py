@@ -53,7 +53,8 @@ def final_loss(tx, pixels, labels):
 
     batches = jax.tree.map(lambda leaf: jnp.asarray(leaf).reshape(-1, BATCH, *leaf.shape[1:]), (pixels, labels))
     params = start()
-    losses = jax.jit(lambda carry, batches: jax.lax.scan(step, carry, batches)[1])((params, tx.init(params)), batches)
+    with jax.numpy_dtype_promotion("standard"):  # as in anybody's script; optax counts on it
+        losses = jax.jit(lambda carry, batches: jax.lax.scan(step, carry, batches)[1])((params, tx.init(params)), batches)
     return float(losses[-LAST:].mean())
 
 

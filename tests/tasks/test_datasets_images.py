@@ -160,7 +160,7 @@ def test_nothing_found_lists_the_ways(nowhere, name):
     for part in (
         "data_dir",
         "train-images-idx3-ubyte",
-        "pip install 'lopt[tfds]'",
+        "pip install -e '.[tfds]'",
         f"tfds build {name}",
         "TFDS_DATA_DIR",
         str(nowhere),
@@ -198,5 +198,5 @@ def test_digits_are_not_read_from_a_directory(tmp_path):
 def test_without_scikit_learn_the_error_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setenv("LOPT_CACHE_DIR", str(tmp_path))
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(DatasetError, match=re.escape("pip install 'lopt[tasks]'")):
+    with pytest.raises(DatasetError, match=re.escape("pip install scikit-learn")):
         load_images("digits", 8, 4)

@@ -161,7 +161,7 @@ def test_sources_in_their_order(tmp_path):
 
     with pytest.raises(DatasetError) as error:
         source()
-    for part in ("no network", "data_dir", "lm1b.txt", "pip install 'lopt[tfds]'", "tfds build lm1b", str(tmp_path / "system")):
+    for part in ("no network", "data_dir", "lm1b.txt", "pip install -e '.[tfds]'", "tfds build lm1b", str(tmp_path / "system")):
         assert part in str(error.value)
     for directory in ("system", "given"):
         (tmp_path / directory).mkdir()
@@ -243,7 +243,7 @@ def test_text_of_tfds_is_read_once(tmp_path, monkeypatch):
     for tokenizer in ("chars", "bytes", "bpe:260"):
         load_text("lm1b", 8, 4, tokenizer, data_dir=str(tmp_path))
     shutil.rmtree(tmp_path / "cache")
-    with pytest.raises(DatasetError, match=re.escape("pip install 'lopt[tfds]'")):
+    with pytest.raises(DatasetError, match=re.escape("pip install -e '.[tfds]'")):
         load_text("lm1b", 8, 4, "chars", data_dir=str(tmp_path))
     assert expected.train.tokens.dtype == np.uint8
 

@@ -220,7 +220,7 @@ def test_the_newest_finished_version_is_taken(tmp_path):
 
 def test_without_tfds_the_error_says_what_to_install(prepared, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)  # makes the import fail
-    with pytest.raises(DatasetError, match=re.escape("pip install 'lopt[tfds]'")):
+    with pytest.raises(DatasetError, match=re.escape("pip install -e '.[tfds]'")):
         read_images(NAME, str(prepared))
     monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
     with pytest.raises(DatasetError, match=f"(?s)not found.*there is one in {prepared}.*cannot be imported"):
@@ -354,7 +354,7 @@ def test_names_are_checked_before_anything_is_read(prepared, monkeypatch):
 
 def test_without_tfds_its_names_are_not_known(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(ValueError, match=re.escape("the names of tfds need pip install 'lopt[tfds]'")):
+    with pytest.raises(ValueError, match=re.escape("the names of tfds need pip install -e '.[tfds]'")):
         check_images("imdb_reviews", 8)
 
 

@@ -161,8 +161,8 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_without_the_library_the_error_says_what_to_install(monkeypatch, tokenizers):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(DatasetError, match=re.escape("pip install 'lopt[text]'")):
+    with pytest.raises(DatasetError, match=re.escape("pip install -e '.[text]'")):
         BytePairs.train([TEXT], 300)
     definition = {"kind": "bpe", **tokenizers["bpe"].definition()}
-    with pytest.raises(DatasetError, match=re.escape("pip install 'lopt[text]'")):
+    with pytest.raises(DatasetError, match=re.escape("pip install -e '.[text]'")):
         from_definition(definition).encode("a")

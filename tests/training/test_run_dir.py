@@ -84,6 +84,15 @@ def test_a_run_that_cannot_learn_stops_with_advice(tmp_path, task, reason, advic
     assert checkpoint.steps(tmp_path)[-1] == 4
 
 
+def test_a_run_that_ends_at_the_cap_says_what_to_change(tmp_path, capsys):
+    """It is over before it would be given up."""
+    experiment = dataclasses.replace(SGDM, task=FlatConfig(), outer_steps=3)
+    advice = r"above the cap.* in each of the last 3 outer steps\. .*smaller optimizer\.alpha.*unroll\.loss_cap times the task's"
+    with pytest.warns(UserWarning, match=advice):
+        meta_train(experiment, tmp_path)
+    assert "every loss at the cap, try a smaller optimizer.alpha" in capsys.readouterr().out
+
+
 def test_a_meta_loss_of_the_last_steps_alone_may_have_no_gradient_before():
     stall = Stall(limit=2, windows=5)
     assert [stall.update({"no_gradient": window % 5 < 4}) for window in range(20)] == [None] * 20

@@ -23,7 +23,7 @@ class LoggerConfig:
     """Where the metrics of a run go besides metrics.jsonl; any of it may change when the run is resumed."""
 
     logger: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    """Loggers to use; each needs the extra of its name, as in pip install 'lopt[wandb]'."""
+    """Loggers to use; each needs the package of its name, as in pip install wandb."""
     wandb_mode: Literal["online", "offline", "disabled"] = "offline"
     """Offline, W&B writes into RUN/wandb, and `wandb sync RUN/wandb/offline-run-*` uploads it; online, it uploads as it goes."""
     wandb_project: str = "lopt"
@@ -76,12 +76,12 @@ def check_loggers(config: LoggerConfig) -> None:
     """Raise if a logger cannot be used here; costs next to nothing, so a run asks before it compiles.
 
     Raises:
-      ConfigError: naming the logger whose package is not installed, and the extra that brings it.
+      ConfigError: naming the logger whose package is not installed.
     """
     for name in config.used:
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:  # a folder of that name in the working directory is no package
-            raise ConfigError(f"logger '{name}' needs the package of that name: pip install 'lopt[{name}]', or leave it out")
+            raise ConfigError(f"logger '{name}' needs the package of that name: pip install {name}, or leave it out")
 
 
 def open_loggers(
