@@ -17,6 +17,8 @@ SMALL = {
     "compare.py": "--budget smoke --rivals SGDM",
     "benchmark.py": "--quick",
     "inspect_spec.py": "",
+    "make_rnn_zoo.py": "--models 20 --steps 4 --task.hidden 4 --task.examples 200",
+    "predict_generalization.py": "--seeds 1 --epochs 2",
 }
 
 
@@ -33,6 +35,31 @@ def run(place, command, *, check=True, cwd="."):
     done = subprocess.run(words, cwd=place / cwd, env=environment, capture_output=True, text=True, timeout=900)
     assert not check or done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs" / "concepts").glob("*.md"))]
+# What is not done here, as it costs too much or needs more than a page, and the test that does it.
+LEFT_OUT = {
+    r"benchmark\.py": "tests/benchmarks/test_benchmarks.py",
+    r"evaluate_suite\.py": "tests/evaluation/test_evaluate_suite.py",
+    r"paper_tables\.py figure2": "tests/test_paper_figure2.py",
+    r"--generalize": "tests/evaluation/test_generalization.py",
+    r"--coordinator": "tests/runtime/test_distributed.py",
+    r"--run-dir runs/unf-0 ": "tests/test_newcomer.py",  # two seeds are pooled below
+    r"--schedules": "tests/evaluation/test_tune_baseline.py",
+    r"runs/mine|my_task\.py": "tests/test_newcomer.py",  # below, but for the README's
+}
+
+
+def page_commands(page):
+    """The commands of a page, of its blocks and of its sentences; those with placeholders are none."""
+    text = re.sub(r"\\\n *", "", page.read_text())
+    found = re.findall(r"(?m)^ {4}(?:srun )?(python .*)$", text) + re.findall(r"`(python scripts/[^`]+)`", text)
+    return [line.partition("  #")[0].strip() for line in found if not re.search(r"\b(RUN|FILE|DIR)\b|\[", line)]
+
+
+def is_left_out(command):
+    return any(re.search(pattern, command) for pattern in LEFT_OUT)
 
 
 def section(page, title):
@@ -98,3 +125,40 @@ def test_a_mistake_in_the_file_is_shown_with_its_line(place):
     wrong = run(place, "python scripts/evaluate.py --task wrong.py:make_task --optimizer adam:0.1", check=False)
     assert len(wrong.stderr.strip().splitlines()) == 1
     assert "must return a lopt.Task or lopt.TaskFamily, but returned 3" in wrong.stderr
+
+
+FOLLOWED = {page: [command for command in page_commands(page) if not is_left_out(command)] for page in PAGES}
+
+
+def test_what_is_not_followed_is_tested_elsewhere():
+    every = [command for page in PAGES for command in page_commands(page)]
+    assert len(every) > 30
+    for pattern, file in LEFT_OUT.items():
+        assert any(re.search(pattern, command) for command in every), pattern
+        assert (ROOT / file).is_file(), file
+    scripts = {command.split()[1] for commands in FOLLOWED.values() for command in commands}
+    assert {f"scripts/{name}.py" for name in ("meta_train", "evaluate", "compare", "inspect_spec", "paper_tables")} <= scripts
+
+
+@pytest.fixture(scope="module")
+def done():
+    """What has been done already, but for how much of it: pages begin alike."""
+    return set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if FOLLOWED[page]], ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_commands_of_a_page(page, place, done):
+    for command in FOLLOWED[page]:
+        kind = re.sub(r" --(seed|seeds|steps|outer-steps|budget) \w+", "", command)
+        if kind not in done:
+            run(place, command)
+            done.add(kind)
+
+
+@pytest.mark.slow
+def test_the_task_of_ones_own_of_the_readme(place):
+    text = section("interop.md", "Its name on the command line")
+    (place / "my_task.py").write_text(re.search(r"```python no-run\n(.*?)```", text, re.DOTALL).group(1))
+    (command,) = (command for command in page_commands(ROOT / "README.md") if "my_task.py" in command)
+    assert "small-mixture-deep-sets" in run(place, command).stdout

@@ -196,6 +196,7 @@ def _import_bases() -> _Bases:
     except (ImportError, AttributeError) as error:
         raise ImportError(
             f"learned_optimization cannot be imported ({error}): pip install -e '.[interop]' in the clone, or pip install "
-            "'lopt[interop] @ git+ADDRESS' with its address; pip install --no-deps learned-optimization==0.0.1; and call lopt.interop.learned_optimization.restore_jax_names() first"
+            "'lopt[interop] @ git+ADDRESS' with its address; pip install --no-deps learned-optimization==0.0.1; and call "
+            "lopt.interop.learned_optimization.restore_jax_names() first"
         ) from error
     return _Bases(optimizers.Optimizer, learned_optimizers.LearnedOptimizer)

@@ -23,8 +23,8 @@ from lopt.pretrained.card import BY_ROLE, CardError, check_theta, inputs_of
 from lopt.symmetry.match import match_leaves
 from lopt.symmetry.spec import Factor, PyTree, SpecError, WeightSpec, is_under, named_leaves
 
-# So many times the inputs that were seen are far more. Of an MLP of 128 units on FashionMNIST (235 batches of 128, raw pixels) all four shipped
-# optimizers are below adam(1e-3) at 196 inputs, 2 to 3 times what they have seen, and none is at 784, unless its steps are scaled down.
+# So many times the inputs that were seen are far more. Of an MLP of 128 units on FashionMNIST (235 batches of 128, raw pixels) all four
+# shipped optimizers are below adam(1e-3) at 196 inputs, 2 to 3 times what they have seen; none is at 784, unless its steps are scaled down.
 _FAR = 4
 _HOLDERS = ("/value", "/raw_value")  # flax.nnx puts one of these behind a path, or not, depending on who asks
 
@@ -108,10 +108,10 @@ def _warning_of_sizes(tx: optax.GradientTransformationExtraArgs, trained: Traine
             said = True  # of several inits, and of one that is traced again
             worst = max(far, key=lambda path: inputs_of(shapes[path]))
             warnings.warn(
-                f"'{trained.name}' was seen to work on weights of at most {trained.inputs:,} inputs, but '{worst}' {list(shapes[worst])} has "
-                f"up to {inputs_of(shapes[worst]):,}: there its steps may be far too large, which no loss that falls at first tells. Scale "
-                "them down, optax.chain(lopt.load(...), optax.scale_by_schedule(optax.cosine_decay_schedule(0.3, steps))), try 1, 0.3 and "
-                "0.1, and compare with optax.adam",
+                f"'{trained.name}' was seen to work on weights of at most {trained.inputs:,} inputs, but '{worst}' {list(shapes[worst])} "
+                f"has up to {inputs_of(shapes[worst]):,}: there its steps may be far too large, which no loss that falls at first tells. "
+                "Scale them down, optax.chain(lopt.load(...), optax.scale_by_schedule(optax.cosine_decay_schedule(0.3, steps))), try 1, "
+                "0.3 and 0.1, and compare with optax.adam",
                 UserWarning,
                 stacklevel=2,
             )

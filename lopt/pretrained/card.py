@@ -83,7 +83,9 @@ class Card:
             first, last = found["losses"]
             fell = f"from {first:.3g} to {last:.3g}" if last is not None else f"from {first:.3g}"
             inputs, weights = found["inputs"], found["weights"]
-            lines.append(f"{'' if lines else 'seen on:':<9} {plain(task)}: {weights:,} weights, up to {inputs:,} inputs, losses {fell}")
+            lines.append(
+                f"{'' if lines else 'seen on:':<9} {plain(task)}: {weights:,} weights, up to {inputs:,} inputs, losses {fell}"
+            )
         return lines
 
 

@@ -10,6 +10,7 @@ _REASONS = {
     "all_capped": "every loss was above the cap, so that no theta was better than another",
     "no_gradient": "the meta-gradient was zero: the losses do not depend on theta",
 }
+_SMALLER = "Start a new run with a smaller optimizer.alpha, optimizer.beta or outer.learning_rate."
 _ADVICE = {
     "all_capped": f"{_SMALLER} Where losses are so large from the start, the cap is too low: it is unroll.loss_cap times the task's "
     "initial_loss.",

@@ -134,8 +134,8 @@ def locate(name: str, data_dir: str | None, reader: Reader[Content]) -> Source[C
     raise DatasetError(
         f"the data set '{name}' was not found, and it cannot be downloaded: {reason}. Do one of these:\n"
         f"  - give a directory (data_dir) with {reader.files};\n"
-        f"  - {tfds.INSTALL}, and prepare it in such a directory or in $TFDS_DATA_DIR, on a machine with a network (some sets need TensorFlow "
-        f"for this once): tfds build {name} --file_format=array_record ({state});\n"
+        f"  - {tfds.INSTALL}, and prepare it in such a directory or in $TFDS_DATA_DIR, on a machine with a network (some sets "
+        f"need TensorFlow for this once): tfds build {name} --file_format=array_record ({state});\n"
         f"  - {package}put {reader.files} into one of {', '.join(map(str, system_directories(name)))}."
     )
 

@@ -246,5 +246,9 @@ def test_without_the_package_the_error_says_how_to_get_it():
         "as_lo_optimizer(LearnedSGDMConfig().make(None))\n"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    for part in ("pip install -e '.[interop]' in the clone", "'lopt[interop] @ git+", "pip install --no-deps learned-optimization==0.0.1"):
+    for part in (
+        "pip install -e '.[interop]' in the clone",
+        "'lopt[interop] @ git+",
+        "pip install --no-deps learned-optimization==0.0.1",
+    ):
         assert part in result.stderr.replace("\n", " ")

@@ -140,7 +140,10 @@ def test_a_theta_of_another_config_is_refused_by_leaf(folder, edit, message):
         ({"format": "lopt-optimizer-9"}, "not the card of an optimizer in the format"),
         ({"licence": None}, "lacks the field 'licence'"),
         ({"tasks": "one"}, "tasks is 'one', not a list"),
-        ({"seen": {"one": {"inputs": "12", "weights": 13, "losses": [2.3, 1.0]}}}, "seen.one is .*'12'.*, not inputs, weights and two"),
+        (
+            {"seen": {"one": {"inputs": "12", "weights": 13, "losses": [2.3, 1.0]}}},
+            "seen.one is .*'12'.*, not inputs, weights and two",
+        ),
         ({"seen": {"one": {"inputs": 12, "weights": 13, "losses": [2.3]}}}, "seen.one is .*, not inputs, weights and two losses"),
         ({"recipe": {}}, "recipe.optimizer is not an object"),
         ({"recipe": {"optimizer": {"class": "lopt.networks.update:DeepSetsConfig"}}}, "not the config of an optimizer"),

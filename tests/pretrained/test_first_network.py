@@ -1,7 +1,7 @@
 """The network that people try first, MLP 784-128-10 on FashionMNIST in batches of 128, with every shipped optimizer.
 
-One that is loaded for it without a warning claims to be general, and has to be better than an Adam that nobody has tuned. One that warns does
-not claim it; what its warning advises has to be good advice.
+One that is loaded for it without a warning claims to be general, and has to be better than an Adam that nobody has tuned. One that warns
+does not claim it; what its warning advises has to be good advice.
 """
 
 import re
@@ -18,8 +18,8 @@ from tasks.datasets import places
 from tasks.datasets.idx import holds_idx
 from tasks.datasets.images import read_images
 
-STEPS, BATCH, LAST = 235, 128, 50  # half a pass
-WARNS = r"'{}' was seen to work on weights of at most [\d,]+ inputs, but 'w0' \[784, 128\] has up to 784: there its steps may be far too large"
+STEPS, BATCH, LAST = 150, 128, 30
+WARNS = r"'{}' was seen to work on weights of at most [\d,]+ inputs, but 'w0' \[784, 128\] has up to 784: there its steps may be far too"
 
 
 def start():
@@ -83,7 +83,9 @@ def data(images, request):
 @pytest.mark.parametrize("name", sorted(lopt.available()))
 def test_it_is_better_than_adam_or_says_what_to_do(name, data):
     pixels, labels, adam = data
-    assert 0.3 < adam < 0.7
-    scales = [optax.cosine_decay_schedule(first, STEPS) for first in (0.3, 0.1)] if warns(name) else [optax.constant_schedule(1.0)]
+    assert 0.3 < adam < 0.8
+    scales = (
+        [optax.cosine_decay_schedule(first, STEPS) for first in (0.3, 0.1)] if warns(name) else [optax.constant_schedule(1.0)]
+    )
     transforms = (optax.chain(load(name), optax.scale_by_schedule(scale)) for scale in scales)
     assert any(final_loss(tx, pixels, labels) < adam for tx in transforms)
