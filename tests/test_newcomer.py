@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
     "meta_train.py": "--outer-steps 2 --save-every 1 --estimator.particles 2 --unroll.horizon 4 --unroll.truncation 2 --held-out.every 2 "
-    "--held-out.steps 4 --held-out.seeds 2 --evaluation.cost-turns 0",
+    "--held-out.steps 4 --held-out.seeds 2 --evaluation.cost-turns 0 --evaluation.baselines adam "
+    "--evaluation.schedules constant",
     "evaluate.py": "--steps 4 --seeds 2 --tuning-seeds 1 --refinements 0",
     "compare.py": "--budget smoke --rivals SGDM",
     "benchmark.py": "--quick",
