@@ -18,7 +18,7 @@ from tasks.datasets import places
 from tasks.datasets.idx import holds_idx
 from tasks.datasets.images import read_images
 
-STEPS, BATCH, LAST = 150, 128, 30
+STEPS, BATCH, LAST = 235, 128, 50  # half a pass; in 150 steps 0.3 and 0.1 do not suffice for all
 WARNS = r"'{}' was seen to work on weights of at most [\d,]+ inputs, but 'w0' \[784, 128\] has up to 784: there its steps may be far too"
 
 
@@ -83,7 +83,7 @@ def data(images, request):
 @pytest.mark.parametrize("name", sorted(lopt.available()))
 def test_it_is_better_than_adam_or_says_what_to_do(name, data):
     pixels, labels, adam = data
-    assert 0.3 < adam < 0.8
+    assert 0.3 < adam < 0.7
     scales, found = [optax.constant_schedule(1.0)], []
     if warns(name):
         scales = [optax.cosine_decay_schedule(first, STEPS) for first in (0.3, 0.1)]
