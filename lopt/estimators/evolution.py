@@ -1,17 +1,15 @@
-"""What the evolution-strategies estimators share: perturbations of theta, pairs, and how losses become a gradient.
+"""What the evolution-strategies estimators share: perturbations of theta, antithetic pairs, and how losses become a gradient.
 
-A *member* of a particle trains under theta + s eps, with s = 1 and -1 in an antithetic pair. With the losses L_s and a direction d,
-which is a sum of perturbations, a particle's estimate is
+The two *members* of a particle train under theta + eps and theta - eps, on the same batches and with the same keys, so that their losses
+differ by theta alone. With these losses L_+ and L_- and a direction d, which is a sum of perturbations, a particle's estimate is
 
-    d (L_1 - L_-1) / (2 sigma^2),     or     d (L - b) / sigma^2     without pairs, b the mean loss of the other particles.
-
-Centred ranks put the place of a loss among all members' losses, from -1/2 to 1/2, for the loss itself: the gradient's direction is
-then that of an expected rank, its length means nothing.
+    d (L_+ - L_-) / (2 sigma^2).
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +21,8 @@ from lopt.symmetry.spec import PyTree, is_under, named_leaves, unknown_prefixes
 from lopt.task.base import Datasets
 from lopt.unroll import Clock, Training, Unroll, Window, WindowLosses
 
+SIGNS = (1.0, -1.0)  # of the perturbation of the members of a particle
+
 
 @dataclasses.dataclass(frozen=True)
 class EvolutionConfig(EstimatorConfig):
@@ -30,27 +30,16 @@ class EvolutionConfig(EstimatorConfig):
 
     sigma: float = 0.01
     """Standard deviation of theta's perturbations (the paper: 0.01)."""
-    antithetic: bool = True
-    """Two inner trainings a particle, under theta + eps and theta - eps (the paper); or one, under theta + eps."""
-    share_data: bool = True
-    """A pair sees the same batches and keys, so that its losses differ by theta alone; or each of its members draws its own."""
-    centered_ranks: bool = False
-    """Replace losses by their centred ranks among all members."""
     sigmas: tuple[tuple[str, float], ...] = ()
     """Other sigmas for parts of theta, by the beginning of their path, such as ('alpha', 0.001) or ('network/last', 0.03)."""
 
+    GONE: ClassVar[Mapping[str, Any]] = MappingProxyType({"antithetic": True, "share_data": True, "centered_ranks": False})
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.antithetic and self.particles < 2:
-            raise ValueError("without antithetic pairs a particle is compared with the others: particles must be at least 2")
         for name, sigma in (("sigma", self.sigma), *((f"sigma of '{path}'", sigma) for path, sigma in self.sigmas)):
             if not sigma > 0:
                 raise ValueError(f"{name} must be positive, got {sigma}")
-
-    @property
-    def signs(self) -> tuple[float, ...]:
-        """Of the members of a particle."""
-        return (1.0, -1.0) if self.antithetic else (1.0,)
 
 
 def sigma_of(config: EvolutionConfig, theta: PyTree) -> jax.Array | float:
@@ -78,43 +67,22 @@ def draw(config: EvolutionConfig, key: jax.Array, theta: PyTree) -> jax.Array:
     return sigma_of(config, theta) * jax.random.normal(key, center.shape)
 
 
-def member_windows(config: EvolutionConfig, unroll: Unroll, key: jax.Array, datasets: PyTree, variant: PyTree) -> Window:
-    """What the members see: one window for all, or, with data of their own, leaves [M, ...]."""
-    if config.share_data:
-        return unroll.window(key, datasets, variant)
-    windows = [unroll.window(jax.random.fold_in(key, member), datasets, variant) for member in range(len(config.signs))]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *windows)
-
-
 def run_members(
-    config: EvolutionConfig,
-    batched: bool,
-    unroll: Unroll,
-    theta: PyTree,
-    epsilon: jax.Array,
-    members: Training,
-    window: Window,
-    clock: Clock,
+    batched: bool, unroll: Unroll, theta: PyTree, epsilon: jax.Array, members: Training, window: Window, clock: Clock
 ) -> tuple[Training, WindowLosses]:
-    """A window of every member, leaves [M, ...], member m under theta + s_m epsilon."""
+    """A window of both members, leaves [2, ...]: the first under theta + epsilon, the second under theta - epsilon."""
     center, unravel = ravel_pytree(theta)
-    signs = jnp.asarray(config.signs)
-    if config.share_data:
-        return map_batched(
-            batched, lambda sign, member: unroll.run(unravel(center + sign * epsilon), member, window, clock), signs, members
-        )
     return map_batched(
         batched,
-        lambda sign, member, window: unroll.run(unravel(center + sign * epsilon), member, window, clock),
-        signs,
+        lambda sign, member: unroll.run(unravel(center + sign * epsilon), member, window, clock),
+        jnp.asarray(SIGNS),
         members,
-        window,
     )
 
 
-def same_start(config: EvolutionConfig, training: Training) -> Training:
-    """All members at the same point, leaves [M, ...]."""
-    return jax.tree.map(lambda x: jnp.stack([x] * len(config.signs)), training)
+def same_start(training: Training) -> Training:
+    """Both members at the same point, leaves [2, ...]."""
+    return jax.tree.map(lambda x: jnp.stack([x] * len(SIGNS)), training)
 
 
 def es_gradient(
@@ -123,28 +91,23 @@ def es_gradient(
     """The gradient from the meta-losses of all members.
 
     Args:
-      config: says how losses count.
+      config: says how wide perturbations are.
       theta: as the gradient is to look.
       directions: [P, D], of the first member.
-      losses: [P, M].
+      losses: [P, 2].
 
     Returns:
-      the gradient, and `delta_norm`: root mean square of what the directions are multiplied with, L_1 - L_-1 or L - b.
+      the gradient, and `delta_norm`: root mean square of what the directions are multiplied with, L_+ - L_-.
     """
     unravel = ravel_pytree(theta)[1]
     sigma = sigma_of(config, theta)
-    values = _centered_ranks(losses) if config.centered_ranks else losses
-    if config.antithetic:
-        delta, scale = values[:, 0] - values[:, 1], 2
-    else:
-        others = (jnp.sum(values) - values[:, 0]) / (values.size - 1)
-        delta, scale = values[:, 0] - others, 1
+    delta = losses[:, 0] - losses[:, 1]
     # Without a cap the losses of a diverged pair carry no gradient; it is counted and starts anew.
     delta = jnp.where(jnp.isfinite(delta), delta, 0.0)
     if config.sigmas:
-        gradients = directions * (delta / scale)[:, None] / jnp.square(sigma)[None]
+        gradients = directions * (delta / 2)[:, None] / jnp.square(sigma)[None]
     else:
-        gradients = directions * (delta / (scale * sigma**2))[:, None]
+        gradients = directions * (delta / (2 * sigma**2))[:, None]
     return unravel(jnp.mean(gradients, axis=0)), {"delta_norm": jnp.sqrt(jnp.mean(jnp.square(delta)))}
 
 
@@ -153,7 +116,7 @@ def es_step(config: EvolutionConfig, step_all: Callable[..., Any]) -> Callable[.
 
     Args:
       config: of the estimator.
-      step_all: `step_all(key, theta, datasets, state) -> (state, directions [P, D], meta_losses [P, M], statistics)`.
+      step_all: `step_all(key, theta, datasets, state) -> (state, directions [P, D], meta_losses [P, 2], statistics)`.
     """
 
     def step(key: jax.Array, theta: PyTree, datasets: Datasets, state: PyTree) -> tuple[PyTree, PyTree, dict[str, jax.Array]]:
@@ -162,12 +125,3 @@ def es_step(config: EvolutionConfig, step_all: Callable[..., Any]) -> Callable[.
         return gradient, state, summarize(stats) | info
 
     return step
-
-
-def _centered_ranks(losses: jax.Array) -> jax.Array:
-    """Ranks from -1/2 to 1/2, equal losses sharing theirs; losses that are not finite rank as the largest."""
-    flat = jnp.where(jnp.isfinite(losses), losses, jnp.inf).ravel()
-    below = jnp.sum(flat[None] < flat[:, None], axis=1, dtype=jnp.float32)
-    equal = jnp.sum(flat[None] == flat[:, None], axis=1, dtype=jnp.float32)
-    ranks = below + (equal - 1) / 2
-    return jnp.reshape(ranks / max(flat.size - 1, 1) - 0.5, losses.shape)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from lopt.estimators.base import Estimator
-from lopt.estimators.evolution import EvolutionConfig, draw, es_step, member_windows, run_members, same_start
+from lopt.estimators.evolution import SIGNS, EvolutionConfig, draw, es_step, run_members, same_start
 from lopt.estimators.particles import (
     check_whole,
     first_of,
@@ -58,16 +58,15 @@ def full_es(config: FullESConfig, unroll: Unroll, mesh: Mesh | None = None) -> E
         noise_key, window_key, start_key = jax.random.split(key, 3)
         epsilon = draw(config, noise_key, theta)
         windows = draw_windows(unroll.config, jax.random.fold_in(start_key, 0), age)
-        members = same_start(config, unroll.start(start_key, theta))
-        number, count = (jnp.zeros(len(config.signs), dtype) for dtype in (jnp.float32, jnp.int32))
+        members = same_start(unroll.start(start_key, theta))
+        number, count = (jnp.zeros(len(SIGNS), dtype) for dtype in (jnp.float32, jnp.int32))
         zero = WindowLosses(meta_loss=number, mean=number, capped=count, nonfinite=count, uncapped=count)
 
         def run_window(index: jax.Array, carry):
             members, total, _ = carry
             clock = Clock(index * steps, windows * steps, age)
-            key = jax.random.fold_in(window_key, index)
-            seen = member_windows(config, unroll, key, datasets, first_of(members.inner.variant))
-            members, losses = run_members(config, batched, unroll, theta, epsilon, members, seen, clock)
+            seen = unroll.window(jax.random.fold_in(window_key, index), datasets, first_of(members.inner.variant))
+            members, losses = run_members(batched, unroll, theta, epsilon, members, seen, clock)
             return members, jax.tree.map(jnp.add, total, losses), losses
 
         _, total, last = jax.lax.fori_loop(0, windows, run_window, (members, zero, zero))
@@ -76,4 +75,4 @@ def full_es(config: FullESConfig, unroll: Unroll, mesh: Mesh | None = None) -> E
         return age + 1, epsilon, total.meta_loss / windows.astype(jnp.float32), stats
 
     step = es_step(config, step_particles(config.particles, mesh, batched, step_particle))
-    return Estimator(init, step, len(config.signs) * config.particles * unroll.config.horizon)
+    return Estimator(init, step, len(SIGNS) * config.particles * unroll.config.horizon)

@@ -19,7 +19,7 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
 from lopt.estimators.base import Estimator
-from lopt.estimators.evolution import EvolutionConfig, draw, es_step, member_windows, run_members, same_start
+from lopt.estimators.evolution import SIGNS, EvolutionConfig, draw, es_step, run_members, same_start
 from lopt.estimators.particles import (
     first_of,
     init_particles,
@@ -37,7 +37,7 @@ class Particle(NamedTuple):
     """The members of a particle; the estimator's state stacks P of them along a leading axis.
 
     Attributes:
-      members: inner trainings, leaves [M, ...]: under theta + eps, under theta - eps.
+      members: inner trainings, leaves [2, ...]: under theta + eps, under theta - eps.
       epsilon: the perturbation in force, [D] float32, D meta-parameters.
       accumulator: xi, [D] float32.
       clock: shared by the members.
@@ -85,7 +85,7 @@ def gpes(config: EvolutionConfig, reuse: int | None, unroll: Unroll, mesh: Mesh 
     in_every_window = reuse == unroll.config.truncation
 
     def start(key: jax.Array, theta: PyTree) -> Training:
-        return same_start(config, unroll.start(key, theta))
+        return same_start(unroll.start(key, theta))
 
     def init(key: jax.Array, theta: PyTree) -> Particle:
         nothing = jnp.zeros(ravel_pytree(theta)[0].size)
@@ -105,8 +105,8 @@ def gpes(config: EvolutionConfig, reuse: int | None, unroll: Unroll, mesh: Mesh 
             renew = clock.step == 0 if reuse is None else clock.step % reuse == 0
             epsilon = jnp.where(renew, epsilon, particle.epsilon)
             accumulator = jnp.where(renew, accumulator, particle.accumulator)
-        windows = member_windows(config, unroll, window_key, datasets, first_of(members.inner.variant))
-        members, losses = run_members(config, batched, unroll, theta, epsilon, members, windows, clock)
+        window = unroll.window(window_key, datasets, first_of(members.inner.variant))
+        members, losses = run_members(batched, unroll, theta, epsilon, members, window, clock)
 
         diverged = jnp.any(losses.nonfinite > 0)
         clock, restart = advance(unroll.config, jax.random.fold_in(start_key, 0), clock, diverged)
@@ -115,5 +115,5 @@ def gpes(config: EvolutionConfig, reuse: int | None, unroll: Unroll, mesh: Mesh 
         return after, accumulator, losses.meta_loss, statistics(losses, restart, diverged)
 
     step = es_step(config, step_particles(config.particles, mesh, batched, step_particle))
-    inner_steps = len(config.signs) * config.particles * unroll.config.truncation
+    inner_steps = len(SIGNS) * config.particles * unroll.config.truncation
     return Estimator(init, step, inner_steps, unroll.config.windows)

@@ -16,10 +16,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from lopt.estimators.base import Estimator
-from lopt.estimators.evolution import EvolutionConfig, draw, es_step, member_windows, run_members, same_start
+from lopt.estimators.evolution import SIGNS, EvolutionConfig, draw, es_step, run_members, same_start
 from lopt.estimators.particles import (
     Single,
-    first_of,
     go_on,
     init_singles,
     is_batched,
@@ -52,9 +51,8 @@ def truncated_es(config: TruncatedESConfig, unroll: Unroll, mesh: Mesh | None = 
         noise_key, window_key, start_key = jax.random.split(key, 3)
         training, clock = particle
         epsilon = draw(config, noise_key, theta)
-        windows = member_windows(config, unroll, window_key, datasets, training.inner.variant)
-        _, losses = run_members(config, batched, unroll, theta, epsilon, same_start(config, training), windows, clock)
-        window = windows if config.share_data else first_of(windows)
+        window = unroll.window(window_key, datasets, training.inner.variant)
+        _, losses = run_members(batched, unroll, theta, epsilon, same_start(training), window, clock)
         training, carried = unroll.run(theta, training, window, clock)
 
         diverged = jnp.any(losses.nonfinite > 0) | (carried.nonfinite > 0)
@@ -62,5 +60,5 @@ def truncated_es(config: TruncatedESConfig, unroll: Unroll, mesh: Mesh | None = 
         return after, epsilon, losses.meta_loss, statistics(losses, restart, diverged)
 
     step = es_step(config, step_particles(config.particles, mesh, batched, step_particle))
-    inner_steps = (len(config.signs) + 1) * config.particles * unroll.config.truncation
+    inner_steps = (len(SIGNS) + 1) * config.particles * unroll.config.truncation
     return Estimator(init, step, inner_steps, unroll.config.windows)
