@@ -57,20 +57,17 @@ def measure_costs(problem: Problem, optimizers: Mapping[str, tuple[OptFn, PyTree
       The costs by name. Adam, at a learning rate of 0.001, is measured in any case and left out.
     """
     params = jax.jit(problem.example.init)(jax.random.key(0))
-    programs: dict[Any, _Steps] = {None: _Steps(BASELINES["adam"].opt_fn, jnp.float32(1e-3), params)}
+    adam = Steps.of_adam(params)
+    programs: dict[Any, Steps] = {None: adam}
     kinds = {name: (opt_fn, jax.tree.structure(theta)) for name, (opt_fn, theta) in optimizers.items()}
     for name, (opt_fn, theta) in optimizers.items():
         if kinds[name] not in programs:
-            programs[kinds[name]] = _Steps(opt_fn, theta, params)
-    seconds: dict[Any, list[float]] = {which: [] for which in programs}
-    for _ in range(turns):
-        for which, program in programs.items():
-            seconds[which].append(program.turn())
-    adam = programs[None]
+            programs[kinds[name]] = Steps(opt_fn, theta, params)
+    seconds = in_turns(programs, turns)
     found = {}
     for name, kind in kinds.items():
         program = programs[kind]
-        ratio = np.median(np.asarray(seconds[kind]) / np.asarray(seconds[None]))
+        ratio = np.median(seconds[kind] / seconds[None])
         known = program.temporary is not None and adam.temporary is not None
         memory = program.state + (program.temporary or 0) if known else program.state
         base = adam.state + (adam.temporary or 0) if known else adam.state
@@ -84,8 +81,20 @@ def measure_costs(problem: Problem, optimizers: Mapping[str, tuple[OptFn, PyTree
     return found
 
 
-class _Steps:
-    """The compiled steps of one optimizer."""
+class Steps:
+    """The compiled steps of one optimizer.
+
+    Attributes:
+      weights: numbers in the params.
+      state: bytes of the optimizer's state.
+      temporary: bytes of temporary buffers as XLA plans them; None where it does not say.
+      compile_s: seconds of compilation.
+    """
+
+    @classmethod
+    def of_adam(cls, params: PyTree) -> "Steps":
+        """Those that others are compared with."""
+        return cls(BASELINES["adam"].opt_fn, jnp.float32(1e-3), params)
 
     def __init__(self, opt_fn: OptFn, theta: PyTree, params: PyTree) -> None:
         def step(t: jax.Array, carry: tuple[PyTree, PyTree], theta: PyTree, gradient: PyTree) -> tuple[PyTree, PyTree]:
@@ -106,7 +115,9 @@ class _Steps:
         self.state = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         self._carry = jax.tree.map(jnp.copy, params), state
         self._given = theta, _gradients(params)
+        start = time.perf_counter()
         self._run = run.lower(self._carry, *self._given, jnp.int32(1)).compile()
+        self.compile_s = time.perf_counter() - start
         analysis = self._run.memory_analysis()
         self.temporary = None if analysis is None else int(analysis.temp_size_in_bytes)
         self._steps = 1
@@ -123,6 +134,12 @@ class _Steps:
     def turn(self) -> float:
         """Seconds a step."""
         return self._call() / self._steps
+
+
+def in_turns(programs: Mapping[Any, Steps], turns: int) -> dict[Any, np.ndarray]:
+    """Seconds a step of every program in each of so many turns, [turns]: one after another, so that a busy machine is so for all."""
+    seconds = [[program.turn() for program in programs.values()] for _ in range(turns)]
+    return dict(zip(programs, np.asarray(seconds).T, strict=True))
 
 
 def _gradients(params: PyTree) -> PyTree:

@@ -33,7 +33,7 @@ def test_costs_of_a_schedule_are_not_those_of_a_given_rate():
 
 def test_a_call_that_is_kept_waiting_does_not_settle_how_long_a_turn_is(monkeypatch):
     """One step is a matter of microseconds: where another process has the core meanwhile, it says nothing of the step."""
-    call, calls = costs_module._Steps._call, itertools.count()
-    monkeypatch.setattr(costs_module._Steps, "_call", lambda self: call(self) + 1.0 * (next(calls) == 1))
-    steps = costs_module._Steps(sgd, jnp.float32(0.1), {"w": jnp.ones(3)})
+    call, calls = costs_module.Steps._call, itertools.count()
+    monkeypatch.setattr(costs_module.Steps, "_call", lambda self: call(self) + 1.0 * (next(calls) == 1))
+    steps = costs_module.Steps(sgd, jnp.float32(0.1), {"w": jnp.ones(3)})
     assert steps._steps > 100
