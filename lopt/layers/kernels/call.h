@@ -14,6 +14,21 @@
 
 using Counts = xla::ffi::Span<const int64_t>;
 
+// What every call is given, in this order; each has attributes of its own besides.
+inline auto Binding() {
+  return xla::ffi::Ffi::Bind()
+      .Ctx<xla::ffi::ThreadPool>()
+      .RemainingArgs()
+      .RemainingRets()
+      .Attr<int64_t>("threads")
+      .Attr<bool>("bfloat16")
+      .Attr<int64_t>("layers")
+      .Attr<Counts>("ranks")
+      .Attr<Counts>("shapes")
+      .Attr<Counts>("sum_counts")
+      .Attr<Counts>("sums");
+}
+
 // Arguments and results one after another; each is taken once.
 class Operands {
  public:

@@ -25,7 +25,7 @@ namespace {
 // `shapes` of the tensors one after another, `ranks` numbers each, and so `sums`, `sum_counts` each; of every channel `scales` has four.
 // With `bfloat16` the operands of the layers' products are rounded; at most so many `threads` work.
 ffi::Error DigestImpl(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t threads, bool bfloat16,
-                      int64_t layers, Counts inputs, Counts ranks, Counts shapes, Counts sum_counts, Counts sums,
+                      int64_t layers, Counts ranks, Counts shapes, Counts sum_counts, Counts sums, Counts inputs,
                       ffi::Span<const float> scales) {
   Operands operands(args, rets);
   std::vector<Dense> network = operands.Layers(layers, bfloat16);
@@ -66,18 +66,6 @@ ffi::Error DigestImpl(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remain
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(LoptDigest, DigestImpl,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .RemainingArgs()
-                                  .RemainingRets()
-                                  .Attr<int64_t>("threads")
-                                  .Attr<bool>("bfloat16")
-                                  .Attr<int64_t>("layers")
-                                  .Attr<Counts>("inputs")
-                                  .Attr<Counts>("ranks")
-                                  .Attr<Counts>("shapes")
-                                  .Attr<Counts>("sum_counts")
-                                  .Attr<Counts>("sums")
-                                  .Attr<ffi::Span<const float>>("scales"));
+                              Binding().Attr<Counts>("inputs").Attr<ffi::Span<const float>>("scales"));
 
 extern "C" bool LoptHasBfloat16() { return HAS_BFLOAT16; }

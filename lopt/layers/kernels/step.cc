@@ -90,17 +90,7 @@ ffi::Error StepImpl(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(LoptStep, StepImpl,
-                              ffi::Ffi::Bind()
-                                  .Ctx<ffi::ThreadPool>()
-                                  .RemainingArgs()
-                                  .RemainingRets()
-                                  .Attr<int64_t>("threads")
-                                  .Attr<bool>("bfloat16")
-                                  .Attr<int64_t>("layers")
-                                  .Attr<Counts>("ranks")
-                                  .Attr<Counts>("shapes")
-                                  .Attr<Counts>("sum_counts")
-                                  .Attr<Counts>("sums")
+                              Binding()
                                   .Attr<Counts>("axes")
                                   .Attr<ffi::Span<const double>>("kept")
                                   .Attr<Counts>("forms")
