@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
+from typing import Any
 
 from lopt.features.base import FeaturesConfig, Kind
 from lopt.features.factored import FactoredGradient, FactoredMomenta, FactoredMoments
@@ -53,20 +55,7 @@ class AdafactorFeatures(FeaturesConfig):
     """With the 11 time features."""
 
     def kinds(self) -> tuple[Kind, ...]:
-        of_v = {"decay": self.second_moment, "bias_correction": self.bias_correction}
-        factored = {"decays": self.momenta, "bias_correction": self.bias_correction}
-        return (
-            Gradient(),
-            Value(),
-            Momenta(self.momenta, bias_correction=self.bias_correction),
-            SecondMoment(**of_v),
-            MomentaOverRoot(**of_v, momenta=self.momenta),
-            InverseRoot(**of_v),
-            FactoredGradient(**factored),
-            FactoredMoments(**factored),
-            FactoredMomenta(**factored, momenta=self.momenta),
-            *([Time()] if self.time else []),
-        )
+        return Gradient(), Value(), *_of_moments(self), *([Time()] if self.time else [])
 
     def normal(self) -> Channel:
         return Channel(inside=1e-5)
@@ -89,24 +78,26 @@ class Celo2Features(FeaturesConfig):
     """Divide averages by 1 - d^t."""
 
     def kinds(self) -> tuple[Kind, ...]:
-        of_v = {"decay": self.second_moment, "bias_correction": self.bias_correction, "eps": 1e-8}
-        factored = {"decays": self.momenta, "bias_correction": self.bias_correction}
-        return (
-            Gradient(),
-            Gradient(self.gradient_clip),
-            Value(),
-            Momenta(self.momenta, bias_correction=self.bias_correction),
-            SecondMoment(**of_v),
-            MomentaOverRoot(**of_v, momenta=self.momenta),
-            InverseRoot(**of_v),
-            FactoredGradient(**factored),
-            GradientOverRoot(**of_v),
-            FactoredMoments(**factored),
-            FactoredMomenta(**factored, momenta=self.momenta),
-        )
+        return Gradient(), Gradient(self.gradient_clip), Value(), *_of_moments(self)
 
     def normal(self) -> Channel:
         return Channel(inside=1e-9, over="matrix")
+
+
+def _of_moments(config: AdafactorFeatures | Celo2Features) -> Iterator[Kind]:
+    """What small_fc and Celo2 have of moments; Celo2 also has g / root v, and another number under the root."""
+    of_v: dict[str, Any] = {"decay": config.second_moment, "bias_correction": config.bias_correction}
+    of_v |= {"eps": 1e-8} if isinstance(config, Celo2Features) else {}
+    factored: dict[str, Any] = {"decays": config.momenta, "bias_correction": config.bias_correction}
+    yield Momenta(config.momenta, bias_correction=config.bias_correction)
+    yield SecondMoment(**of_v)
+    yield MomentaOverRoot(**of_v, momenta=config.momenta)
+    yield InverseRoot(**of_v)
+    yield FactoredGradient(**factored)
+    if isinstance(config, Celo2Features):
+        yield GradientOverRoot(**of_v)
+    yield FactoredMoments(**factored)
+    yield FactoredMomenta(**factored, momenta=config.momenta)
 
 
 @dataclasses.dataclass(frozen=True)
