@@ -13,30 +13,13 @@ import numpy as np
 from lopt.comparison.results import Row, entries_of, goal, mean_curve, meta_curves, rows
 from lopt.comparison.words import budget_lines, captions, loss_text, speedup_text
 from lopt.comparison.work import Found
-from lopt.reporting.plots import loss_axis, over_seeds, style
+from lopt.reporting.plots import by_hand_look, learned_look, loss_axis, over_seeds, style
 from lopt.reporting.plots_meta import running_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# In the order of the rivals; the first six are drawn solid.
-COLORS = (
-    "#CC79A7",
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#E69F00",
-    "#56B4E9",
-    "#B2182B",
-    "#6A5ACD",
-    "#999933",
-    "#F564E3",
-    "#00BA38",
-    "#8C564B",
-)
-GREYS = ("#333333", "#8C8C8C", "#5F5F5F", "#B0B0B0")
-DASHES = ((0, (6, 2)), (0, (2, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (1, 2)))
 SCORE, META_LOSS = "held_out/score", "meta_loss"
 _WIDTH, _MARGIN, _GAP = 10.5, 0.65, 0.75  # inches
 _PANEL, _LINE, _ENTRY = 3.5, 0.142, 0.2  # heights: of the panels, of a line of text, of an entry of the legend
@@ -102,23 +85,9 @@ def _sentences(found: Found) -> list[str]:
     return [*captions(found), *budget_lines(found), *(["Differs from the paper: " + " ".join(differs)] if differs else [])]
 
 
-def color_of(found: Found, label: str) -> str:
-    """The colour of a learned optimizer: its place among the rivals decides, whatever is drawn."""
-    labels = [rival.label for rival in found.plan.config.rivals]
-    return COLORS[labels.index(label) % len(COLORS)]
-
-
 def look_of(found: Found, label: str) -> dict[str, Any]:
-    """Colour, dash and width of a learned optimizer's line; every one of the first twelve has its own."""
-    labels = [rival.label for rival in found.plan.config.rivals]
-    place = labels.index(label)
-    return {"color": color_of(found, label), "linestyle": "-" if place < 6 else DASHES[place % 4], "linewidth": 2.0}
-
-
-def look_by_hand(place: int, learned: int) -> dict[str, Any]:
-    """The same of a rival by hand, by its place among them: grey, and beyond four in a colour that no learned one has."""
-    color = GREYS[place] if place < len(GREYS) else COLORS[-1 - (place - len(GREYS)) % max(len(COLORS) - learned, 1)]
-    return {"color": color, "linestyle": DASHES[place % 4], "linewidth": 1.5}
+    """How a learned optimizer is drawn: its place among the rivals decides, whatever else is there."""
+    return learned_look([rival.label for rival in found.plan.config.rivals].index(label))
 
 
 def _label(found: Found, row: Row) -> str:
@@ -144,7 +113,7 @@ def _draw_race(ax: "Axes", found: Found, lines: Mapping[str, Row]) -> list[Any]:
         if row.is_learned:
             look = {**look_of(found, row.label), "zorder": 6}
         else:
-            look = {**look_by_hand(by_hand, len(found.plan.config.rivals)), "zorder": 5}
+            look = {**by_hand_look(by_hand, len(found.plan.config.rivals)), "zorder": 5}
             by_hand += 1
         handles += ax.plot(steps, mean, label=label, **look)
         ax.fill_between(steps, mean - error, mean + error, color=look["color"], alpha=0.2, linewidth=0, zorder=2)
@@ -183,7 +152,7 @@ def _draw_meta_training(ax: "Axes", found: Found) -> None:
             continue
         if name == META_LOSS:  # noisy: its running mean over 5% of the steps
             values = np.stack([np.where(np.isfinite(one), running_mean(one, 2 * (len(at) // 40) + 1), np.nan) for one in values])
-        color = color_of(found, label)
+        color = look_of(found, label)["color"]
         for entry, one in zip(entries, values, strict=True):
             kept = np.isfinite(one)
             if len(entries) > 1:

@@ -47,6 +47,24 @@ def line_look(index: int) -> dict[str, Any]:
     return {"color": COLORS[place], "linestyle": DASHES[place], "linewidth": 2.2 if index == 0 else 1.5}
 
 
+# Of comparisons, as the paper's picture has them: learned optimizers in the same colours in another order, the first six solid, and those
+# by hand grey and dashed.
+LEARNED = (*(COLORS[place] for place in (4, 2, 0, 3, 5, 6, 7, 8, 9, 10, 11)), "#8C564B")
+GREYS = ("#333333", "#8C8C8C", "#5F5F5F", "#B0B0B0")
+_BROKEN = ((0, (6, 2)), (0, (2, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (1, 2)))
+
+
+def learned_look(place: int) -> dict[str, Any]:
+    """Colour, dash and width of a learned optimizer's line in a comparison; every one of the first twelve has its own."""
+    return {"color": LEARNED[place % MOST], "linestyle": "-" if place < 6 else _BROKEN[place % 4], "linewidth": 2.0}
+
+
+def by_hand_look(place: int, learned: int) -> dict[str, Any]:
+    """The same of a rival by hand, by its place among them: grey, and beyond four in a colour that no learned one has."""
+    color = GREYS[place] if place < len(GREYS) else LEARNED[-1 - (place - len(GREYS)) % max(MOST - learned, 1)]
+    return {"color": color, "linestyle": _BROKEN[place % 4], "linewidth": 1.5}
+
+
 @dataclasses.dataclass(frozen=True)
 class Look:
     """For which page a figure is drawn.

@@ -12,7 +12,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgb
 
 from lopt.comparison.config import Rival
-from lopt.comparison.figure import COLORS, GREYS, color_of, comparison_figure, look_by_hand, look_of
+from lopt.comparison.figure import comparison_figure, look_of
 from lopt.comparison.results import mean_curve
 from lopt.reporting import plots
 from tests.comparison.test_results import ALL, diverging, given_up
@@ -43,7 +43,7 @@ def lines_of(ax, color):
 def test_the_left_panel_is_the_mean_over_meta_seeds_with_its_error():
     comparison = found(ALL)
     ax = comparison_figure(comparison).axes[0]
-    color = color_of(comparison, "UNF")
+    color = look_of(comparison, "UNF")["color"]
     (line,) = lines_of(ax, color)
     steps, mean, error = mean_curve([entry.curve for entry in comparison.entries["UNF"]], 4)
     np.testing.assert_allclose(line.get_xdata(), steps)
@@ -52,7 +52,7 @@ def test_the_left_panel_is_the_mean_over_meta_seeds_with_its_error():
     last = band.get_paths()[0].vertices
     last = last[last[:, 0] == 200][:, 1]
     np.testing.assert_allclose([last.min(), last.max()], [mean[-1] - error[-1], mean[-1] + error[-1]])
-    dashed = [line for line in ax.get_lines() if line.get_color() in GREYS and line.get_label().startswith("tuned")]
+    dashed = [line for line in ax.get_lines() if line.get_color() in plots.GREYS and line.get_label().startswith("tuned")]
     assert [line.get_label().split(":")[0] for line in dashed] == ["tuned Adam", "tuned SGDM"]
     assert all(line.get_linestyle() == "--" for line in dashed)
 
@@ -60,7 +60,7 @@ def test_the_left_panel_is_the_mean_over_meta_seeds_with_its_error():
 def test_the_right_panel_has_every_meta_seed_and_the_theta_that_was_raced():
     comparison = found(ALL, UNF=lambda seed, entry: unfinished(seed, entry) if seed == 1 else entry)
     ax = comparison_figure(comparison).axes[1]
-    lines = lines_of(ax, color_of(comparison, "UNF"))
+    lines = lines_of(ax, look_of(comparison, "UNF")["color"])
     thin = [line for line in lines if line.get_linewidth() < 1]
     (mean,) = [line for line in lines if line.get_linewidth() == 2.0 and line.get_linestyle() == "-"]
     assert [len(line.get_xdata()) for line in thin] == [10, 7, 10]
@@ -75,7 +75,7 @@ def test_without_held_out_evaluations_it_is_the_meta_loss():
     comparison = found({"SGDM": 1, "UNF": 1}, SGDM=without_scores, UNF=without_scores)
     ax = comparison_figure(comparison).axes[1]
     assert ax.get_title(loc="left") == "meta-loss, running mean"
-    assert len(lines_of(ax, color_of(comparison, "UNF"))[0].get_xdata()) == 1000
+    assert len(lines_of(ax, look_of(comparison, "UNF")["color"])[0].get_xdata()) == 1000
 
 
 def test_budget_and_what_is_missing_are_written_in_the_picture():
@@ -100,7 +100,7 @@ def test_what_diverged_is_marked_and_counted():
     comparison = found(ALL, UNF=diverging, DeepSets=given_up)
     figure = comparison_figure(comparison)
     crosses = [line for line in figure.axes[1].get_lines() if line.get_marker() == "x"]
-    assert [(line.get_color(), line.get_xdata()[0]) for line in crosses] == [(color_of(comparison, "DeepSets"), 600)] * 2
+    assert [(line.get_color(), line.get_xdata()[0]) for line in crosses] == [(look_of(comparison, "DeepSets")["color"], 600)] * 2
     labels = " ".join(legend(figure)).replace("\n", " ")
     assert "(2 of 3 meta-trainings diverged)" in labels
     assert "6 of 9 seeds diverged" in labels
@@ -163,7 +163,7 @@ def test_learned_optimizers_are_told_apart_by_colour_blind_eyes(eye):
     """Colour differences in CIELAB: 2.3 is just noticeable, red and green of equal lightness are 5 apart to a dichromat."""
     distances = {
         (one, other): math.dist(lab(one, DICHROMATS[eye]), lab(other, DICHROMATS[eye]))
-        for one, other in itertools.combinations(COLORS[:4], 2)
+        for one, other in itertools.combinations(plots.LEARNED[:4], 2)
     }
     assert min(distances.values()) > 15, distances
 
@@ -173,7 +173,7 @@ def test_every_one_of_twelve_has_its_own_look():
         found({}), plan=dataclasses.replace(found({}).plan, config=dataclasses.replace(DRAWN, rivals=RIVALS, published=()))
     )
     learned = [look_of(drawn, rival.label) for rival in RIVALS]
-    by_hand = [look_by_hand(place, 6) for place in range(6)]
+    by_hand = [plots.by_hand_look(place, 6) for place in range(6)]
     looks = [(look["color"], str(look["linestyle"])) for look in (*learned, *by_hand)]
     assert len({color for color, _ in looks[:12]}) == 12
     assert len({*looks[:6], *looks[12:]}) == 12  # six of each kind
