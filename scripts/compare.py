@@ -14,11 +14,8 @@ from lopt.comparison.config import ComparisonConfig, Plan, make_plan
 from lopt.comparison.report import short_table
 from lopt.comparison.work import InterruptedPlanError
 from lopt.config import ConfigError, load_file
-from lopt.layers.kernels.build import use_native_kernels
 from lopt.reporting.tables import rich_lines
-from lopt.runtime.compilation_cache import use_compilation_cache
-from lopt.runtime.distributed import use_all_cores
-from lopt.runtime.program import DEBUG_HELP, reporting_errors, take_debug
+from lopt.runtime.program import DEBUG_HELP, prepare, reporting_errors, take_debug
 from lopt.task import cache_root
 from lopt.task.named import task_config
 
@@ -91,9 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv, debug = take_debug(argv)
     args, console = argument_parser().parse_args(argv), Console()
     with reporting_errors("compare.py", debug=debug):
-        use_compilation_cache()
-        use_native_kernels()
-        use_all_cores()
+        prepare()
         plan = plan_of(args)
         out = args.out or args.runs_dir / f"{plan.name}-report"
         try:

@@ -19,13 +19,10 @@ from lopt.evaluation.baselines import SCHEDULES
 from lopt.evaluation.evaluate import Evaluation, EvaluationConfig, evaluate
 from lopt.evaluation.generalization import KINDS, conditions, dataset_of, generalize, stages, table
 from lopt.evaluation.race import Competitor
-from lopt.layers.kernels.build import use_native_kernels
 from lopt.reporting.generalization_report import write_generalization
 from lopt.reporting.report import terminal_table, write_report
 from lopt.reporting.tables import rich_lines
-from lopt.runtime.compilation_cache import use_compilation_cache
-from lopt.runtime.distributed import use_all_cores
-from lopt.runtime.program import DEBUG_HELP, reporting_errors, take_debug
+from lopt.runtime.program import DEBUG_HELP, prepare, reporting_errors, take_debug
 from lopt.runtime.progress import Stages
 from lopt.runtime.text import plain
 from lopt.task.base import Problem, TaskConfig
@@ -298,9 +295,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv, debug = take_debug(argv)
     with reporting_errors("evaluate.py", debug=debug):
         args, config = parse(argv)
-        use_compilation_cache()
-        use_native_kernels()
-        use_all_cores()
+        prepare()
         console = Console()
         if config is None and len(args.run_dir) > 1:
             show(pooled(args, console), console)

@@ -31,15 +31,13 @@ from lopt.evaluation.suite import (
     rival,
     save_outcome,
 )
-from lopt.layers.kernels.build import use_native_kernels
 from lopt.layers.kernels.ffi import available_cores
 from lopt.optimizers.config import LearnedOptimizerConfig
 from lopt.pretrained.bind import Trained, bind
 from lopt.pretrained.load import is_trained, open_trained
 from lopt.reporting.suite_report import write_suite
 from lopt.reporting.tables import rich_lines
-from lopt.runtime.compilation_cache import use_compilation_cache
-from lopt.runtime.distributed import use_all_cores
+from lopt.runtime.program import prepare
 from lopt.runtime.progress import duration
 from lopt.symmetry.spec import PyTree
 from lopt.task import cache_root
@@ -142,14 +140,7 @@ def start_process(counter: Any, jobs: int) -> None:
         cores = sorted(os.sched_getaffinity(0))
         share = cores[place * len(cores) // jobs : (place + 1) * len(cores) // jobs] or cores
         os.sched_setaffinity(0, share)
-    set_up()
-
-
-def set_up() -> None:
-    """What a process does before it uses JAX."""
-    use_compilation_cache()
-    use_native_kernels()
-    use_all_cores()
+    prepare()
 
 
 class Eta:
@@ -305,7 +296,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         config = load_suite(args)
         out: Path = args.out or Path("runs") / "suite" / (args.suite.stem if args.suite else args.scale)
         if args.jobs == 1:
-            set_up()
+            prepare()
         units = plan(config, out)
         out.mkdir(parents=True, exist_ok=True)
         failed = carry_out(config, units, args.jobs, args.fresh, console)

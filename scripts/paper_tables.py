@@ -21,15 +21,12 @@ from lopt.comparison.report import short_table
 from lopt.comparison.work import InterruptedPlanError
 from lopt.config import load_file
 from lopt.features.presets import PaperFeatures
-from lopt.layers.kernels.build import use_native_kernels
 from lopt.layers.nfn import nfn_layer
 from lopt.networks.update import DeepSetsConfig, NetworkConfig, UNFConfig, update_network
 from lopt.optimizers.base import LearnedOptimizer, learned_optimizer
 from lopt.optimizers.momentum import LearnedMomentumConfig, MomentumRule
 from lopt.reporting.tables import rich_lines
-from lopt.runtime.compilation_cache import use_compilation_cache
-from lopt.runtime.distributed import use_all_cores
-from lopt.runtime.program import DEBUG_HELP, reporting_errors, take_debug
+from lopt.runtime.program import DEBUG_HELP, prepare, reporting_errors, take_debug
 from lopt.symmetry import SpecError, WeightSpec
 from lopt.symmetry.describe import count_layer
 from tasks.datasets import cache_root
@@ -256,9 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.what == "parameters":
         print_parameters(console)
         return 0
-    use_compilation_cache()
-    use_native_kernels()
-    use_all_cores()
+    prepare()
     with reporting_errors("paper_tables.py", debug=debug):
         try:
             figure2(args, console)

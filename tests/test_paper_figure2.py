@@ -22,8 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture
 def in_use(monkeypatch):
     """JAX is in use already, and has the cores that it has."""
-    monkeypatch.setattr(paper_tables, "use_all_cores", lambda: None)
-    monkeypatch.setattr(paper_tables, "use_compilation_cache", lambda: None)
+    monkeypatch.setattr(paper_tables, "prepare", lambda: None)
 
 
 def refused(*argv):

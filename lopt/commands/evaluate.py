@@ -12,13 +12,10 @@ from rich.console import Console
 from lopt.config import ConfigError, parse_part, to_dict
 from lopt.config.caches import cache_root
 from lopt.evaluation.evaluate import Competitor, Evaluation, EvaluationConfig, evaluate
-from lopt.layers.kernels.build import use_native_kernels
 from lopt.pretrained.bind import bind
 from lopt.pretrained.load import available, is_trained, open_trained
 from lopt.reporting.report import terminal_table, write_report
-from lopt.runtime.compilation_cache import use_compilation_cache
-from lopt.runtime.distributed import use_all_cores
-from lopt.runtime.program import DEBUG_HELP, reporting_errors, take_debug
+from lopt.runtime.program import DEBUG_HELP, prepare, reporting_errors, take_debug
 from lopt.task.base import Problem, TaskConfig
 from lopt.task.named import task_config, task_names
 
@@ -131,9 +128,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m lopt evalu
         by_hand, trained = by_hand_and_trained(args.optimizer)
         given: dict[str, Any] = {"baselines": by_hand} if by_hand else {}
         evaluation = EvaluationConfig(steps=args.steps, seeds=args.seeds, tuning_seeds=args.tuning_seeds, **given)
-        use_compilation_cache()
-        use_native_kernels()
-        use_all_cores()
+        prepare()
         console, cache = Console(), cache_root() / "tuning"
 
         def say(text: str) -> None:

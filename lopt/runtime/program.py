@@ -1,4 +1,7 @@
-"""How a program ends when something goes wrong: one line for what lopt refuses, file and line for a mistake in anybody's code."""
+"""How a program begins, and how it ends when something goes wrong.
+
+An end is one line for what lopt refuses, file and line for a mistake in anybody's code.
+"""
 
 import dis
 import sys
@@ -15,6 +18,17 @@ DEBUG_HELP = "--debug shows the whole traceback of an error, in place of one lin
 _PACKAGE = Path(__file__).resolve().parents[1]
 _OWN = (_PACKAGE, _PACKAGE.with_name("tasks"), _PACKAGE.with_name("scripts"))  # the last two in a clone
 _LIBRARIES = tuple({Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+
+
+def prepare() -> None:
+    """What a program does before it uses JAX: it keeps what it compiles, has kernels in C++, and makes a device of each core."""
+    from lopt.layers.kernels.build import use_native_kernels  # here, as a wrong argument is to be answered at once
+    from lopt.runtime.compilation_cache import use_compilation_cache
+    from lopt.runtime.distributed import use_all_cores
+
+    use_compilation_cache()
+    use_native_kernels()
+    use_all_cores()
 
 
 def take_debug(argv: Sequence[str] | None) -> tuple[list[str], bool]:

@@ -294,8 +294,7 @@ def test_wrong_arguments_are_named(arguments, message, capsys):
 def test_without_the_hubs_client_it_says_what_to_install(monkeypatch):
     from scripts import evaluate as script
 
-    for name in ("use_compilation_cache", "use_all_cores"):  # settings of the process, which other tests share
-        monkeypatch.setattr(script, name, lambda: None)
+    monkeypatch.setattr(script, "prepare", lambda: None)  # settings of the process, which other tests share
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(SystemExit, match=r"evaluate.py: the Hub needs its client: pip install"):
         script.main(["--task", "mlp", "--optimizer", "adam:0.1", "hf://owner/name"])
