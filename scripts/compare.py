@@ -9,14 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lopt.comparison.compare import compare
+from lopt.comparison.compare import add_options, compare_by
 from lopt.comparison.config import ComparisonConfig, Plan, make_plan
-from lopt.comparison.report import short_table
-from lopt.comparison.work import InterruptedPlanError
 from lopt.config import ConfigError, load_file
-from lopt.reporting.tables import rich_lines
 from lopt.runtime.program import DEBUG_HELP, prepare, reporting_errors, take_debug
-from lopt.task import cache_root
 from lopt.task.named import task_config
 
 DESCRIPTION = f"""\
@@ -55,10 +51,7 @@ def argument_parser() -> argparse.ArgumentParser:
         "the task, in place of the config's: a name, or module:function or path/to/file.py:function, which makes one of your own"
     )
     parser.add_argument("--task", metavar="NAME", help=text)
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs/compare"), metavar="RUNS", help="default: runs/compare")
-    text = "work on these alone (default: all); the report has all there are"
-    parser.add_argument("--rivals", nargs="+", default=[], metavar="LABEL", help=text)
-    parser.add_argument("--draw", action="store_true", help="meta-train nothing: race and draw what is there")
+    add_options(parser, "runs/compare")
     text = "where to write the report (default: RUNS/NAME-BUDGET-report)"
     parser.add_argument("--out", type=Path, metavar="DIR", help=text)
     return parser
@@ -91,17 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prepare()
         plan = plan_of(args)
         out = args.out or args.runs_dir / f"{plan.name}-report"
-        try:
-            found, paths = compare(
-                plan, out, labels=args.rivals, train=not args.draw, cache=cache_root() / "tuning", console=console
-            )
-        except (InterruptedPlanError, KeyboardInterrupt) as error:
-            print(f"{str(error) or 'interrupted'}; the same command goes on from there", file=sys.stderr)
-            return 130
-        console.print(rich_lines(short_table(found), f"{plan.title}, budget {plan.budget.name}"))
-        for path in paths:
-            console.print(str(path), soft_wrap=True)
-    return 0
+        return compare_by(args, plan, out, console)
 
 
 if __name__ == "__main__":

@@ -15,21 +15,17 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from lopt.comparison.compare import compare
+from lopt.comparison.compare import add_options, compare_by
 from lopt.comparison.config import ComparisonConfig, Plan, make_plan
-from lopt.comparison.report import short_table
-from lopt.comparison.work import InterruptedPlanError
 from lopt.config import load_file
 from lopt.features.presets import PaperFeatures
 from lopt.layers.nfn import nfn_layer
 from lopt.networks.update import DeepSetsConfig, NetworkConfig, UNFConfig, update_network
 from lopt.optimizers.base import LearnedOptimizer, learned_optimizer
 from lopt.optimizers.momentum import LearnedMomentumConfig, MomentumRule
-from lopt.reporting.tables import rich_lines
 from lopt.runtime.program import DEBUG_HELP, prepare, reporting_errors, take_debug
 from lopt.symmetry import SpecError, WeightSpec
 from lopt.symmetry.describe import count_layer
-from tasks.datasets import cache_root
 from tasks.paper_specs import CNN, HEADS, MLP, MLP3, RNN, TRANSFORMER, WeightSpace
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -201,11 +197,7 @@ def add_figure2(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--budget", default="paper", metavar="NAME", help="one of the comparison's: paper, cpu, smoke (default: paper)"
     )
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs/paper"), metavar="RUNS", help="default: runs/paper")
-    parser.add_argument(
-        "--rivals", nargs="+", metavar="LABEL", help="work on these alone (default: all); the report has all there are"
-    )
-    parser.add_argument("--draw", action="store_true", help="meta-train nothing: race and draw what is there")
+    add_options(parser, "runs/paper")
     text = "where to write the report (default: RUNS/TASK-BUDGET-report; without DIR: docs/reproduction/TASK-BUDGET)"
     parser.add_argument("--out", nargs="?", type=Path, const=True, metavar="DIR", help=text)
 
@@ -219,21 +211,6 @@ def report_dir(args: argparse.Namespace, plan: Plan) -> Path:
     if args.out is None:
         return args.runs_dir / f"{plan.name}-report"
     return ROOT / "docs" / "reproduction" / plan.name if args.out is True else args.out
-
-
-def figure2(args: argparse.Namespace, console: Console) -> None:
-    plan = plan_of(args)
-    found, paths = compare(
-        plan,
-        report_dir(args, plan),
-        labels=args.rivals or (),
-        train=not args.draw,
-        cache=cache_root() / "tuning",
-        console=console,
-    )
-    console.print(rich_lines(short_table(found), f"{plan.title}, budget {plan.budget.name}"))
-    for path in paths:
-        console.print(str(path), soft_wrap=True)
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -255,12 +232,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     prepare()
     with reporting_errors("paper_tables.py", debug=debug):
-        try:
-            figure2(args, console)
-        except (InterruptedPlanError, KeyboardInterrupt) as error:
-            print(f"{str(error) or 'interrupted'}; the same command goes on from there", file=sys.stderr)
-            return 130
-    return 0
+        plan = plan_of(args)
+        return compare_by(args, plan, report_dir(args, plan), console)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""A comparison from its plan to its report."""
+"""A comparison from its plan to its report, from Python and as a program."""
 
+import argparse
+import sys
 from collections.abc import Collection
 from pathlib import Path
 
@@ -7,9 +9,11 @@ from rich.console import Console
 
 from lopt.comparison.config import Plan, Run
 from lopt.comparison.races import Bench
-from lopt.comparison.report import write_comparison
+from lopt.comparison.report import short_table, write_comparison
 from lopt.comparison.state import state_of
-from lopt.comparison.work import Found, carry_out, collect
+from lopt.comparison.work import Found, InterruptedPlanError, carry_out, collect
+from lopt.config.caches import cache_root
+from lopt.reporting.tables import rich_lines
 
 
 def compare(
@@ -55,3 +59,25 @@ def compare(
         carry_out(bench, chosen, console=console, after_seed=lambda: write_comparison(found(), out))
     last = found()
     return last, write_comparison(last, out)
+
+
+def add_options(parser: argparse.ArgumentParser, runs_dir: str) -> None:
+    """The options of a program that carries out a plan: where its runs lie, and what of it is done now."""
+    parser.add_argument("--runs-dir", type=Path, default=Path(runs_dir), metavar="RUNS", help=f"default: {runs_dir}")
+    text = "work on these alone (default: all); the report has all there are"
+    parser.add_argument("--rivals", nargs="+", default=[], metavar="LABEL", help=text)
+    parser.add_argument("--draw", action="store_true", help="meta-train nothing: race and draw what is there")
+
+
+def compare_by(args: argparse.Namespace, plan: Plan, out: Path, console: Console) -> int:
+    """`compare` as the options of `add_options` say, its table and files on the terminal; the exit status of the program."""
+    cache = cache_root() / "tuning"
+    try:
+        found, paths = compare(plan, out, labels=args.rivals, train=not args.draw, cache=cache, console=console)
+    except (InterruptedPlanError, KeyboardInterrupt) as error:
+        print(f"{str(error) or 'interrupted'}; the same command goes on from there", file=sys.stderr)
+        return 130
+    console.print(rich_lines(short_table(found), f"{plan.title}, budget {plan.budget.name}"))
+    for path in paths:
+        console.print(str(path), soft_wrap=True)
+    return 0
