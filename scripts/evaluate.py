@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from lopt.commands.evaluate import OPTIMIZER_HELP, READERS, by_hand_and_trained, on_task, place_of, trained_optimizer
+from lopt.commands.evaluate import OPTIMIZER_HELP, READERS, by_hand_and_trained, on_task, place_of, say, show, trained_optimizer
 from lopt.comparison.compare import compare
 from lopt.comparison.config import plan_of_runs
 from lopt.comparison.report import short_table
@@ -20,11 +20,10 @@ from lopt.evaluation.evaluate import Evaluation, EvaluationConfig, evaluate
 from lopt.evaluation.generalization import KINDS, conditions, dataset_of, generalize, stages, table
 from lopt.evaluation.race import Competitor
 from lopt.reporting.generalization_report import write_generalization
-from lopt.reporting.report import terminal_table, write_report
+from lopt.reporting.report import write_report
 from lopt.reporting.tables import rich_lines
 from lopt.runtime.program import DEBUG_HELP, prepare, reporting_errors, take_debug
 from lopt.runtime.progress import Stages
-from lopt.runtime.text import plain
 from lopt.task.base import Problem, TaskConfig
 from lopt.task.families import MixtureConfig
 from lopt.task.named import task_config, task_names
@@ -189,19 +188,17 @@ def kept_searches(args: argparse.Namespace) -> Path | None:
 
 def of_task(args: argparse.Namespace, config: TaskConfig, console: Console) -> Iterator[tuple[Evaluation, list[Path]]]:
     given, trained = overrides(args)
-    evaluation = on_task(
+    yield on_task(
         config,
         EvaluationConfig(**given),
         trained,
+        out=args.out or place_of(args.task),
+        console=console,
+        cache=kept_searches(args),
         seed=args.seed or 0,
         which=args.checkpoint,
-        cache=kept_searches(args),
-        say=partial(say, console),
         trust=args.trust,
     )
-    out = args.out or place_of(args.task)
-    out.mkdir(parents=True, exist_ok=True)
-    yield evaluation, write_report(evaluation, out, configs={"task": to_dict(config)})
 
 
 def pooled(args: argparse.Namespace, console: Console) -> list[Path]:
@@ -249,15 +246,6 @@ def of_run(args: argparse.Namespace, console: Console) -> Iterator[tuple[Evaluat
         yield evaluation, write_report(evaluation, out, records=records, inner_steps=inner_steps, configs=configs)
 
 
-def show(paths: Sequence[Path], console: Console) -> None:
-    for path in paths:
-        say(console, str(path))
-
-
-def say(console: Console, text: str) -> None:
-    console.print(plain(text), soft_wrap=True, markup=False, highlight=False)  # names may hold what a terminal obeys
-
-
 def generalizations(args: argparse.Namespace, config: TaskConfig | None, console: Console) -> Iterator[list[Path]]:
     """One table; of a run over several tasks, one of each."""
     given, trained = overrides(args)
@@ -297,16 +285,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         args, config = parse(argv)
         prepare()
         console = Console()
-        if config is None and len(args.run_dir) > 1:
-            show(pooled(args, console), console)
+        if (config is None and len(args.run_dir) > 1) or args.generalize is not None:
+            for paths in generalizations(args, config, console) if args.generalize is not None else [pooled(args, console)]:
+                for path in paths:
+                    say(console, str(path))
             return
-        if args.generalize is not None:
-            for paths in generalizations(args, config, console):
-                show(paths, console)
-            return
-        for evaluation, paths in of_run(args, console) if config is None else of_task(args, config, console):
-            console.print(terminal_table(evaluation))
-            show(paths, console)
+        for found in of_run(args, console) if config is None else of_task(args, config, console):
+            show(console, *found)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 import argparse
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from lopt.pretrained.bind import bind
 from lopt.pretrained.load import available, is_trained, open_trained
 from lopt.reporting.report import terminal_table, write_report
 from lopt.runtime.program import DEBUG_HELP, prepare, reporting_errors, take_debug
+from lopt.runtime.text import plain
 from lopt.task.base import Problem, TaskConfig
 from lopt.task.named import task_config, task_names
 
@@ -75,21 +77,36 @@ def place_of(task: str) -> Path:
     return Path("runs") / "evaluate" / re.sub(r"[^\w.-]+", "-", task.rpartition("/")[2].replace(".py:", "-"))
 
 
+def say(console: Console, text: str) -> None:
+    """Print a line, which may hold names of anybody's, as it is."""
+    console.print(plain(text), soft_wrap=True, markup=False, highlight=False)
+
+
 def on_task(
     config: TaskConfig,
     evaluation: EvaluationConfig,
     trained: Sequence[str],
     *,
-    seed: int,
-    which: str,
+    out: Path,
+    console: Console,
     cache: Path | None,
-    say: Callable[[str], None],
+    seed: int = 0,
+    which: str = "best",
     trust: bool = False,
-) -> Evaluation:
-    """Race trained optimizers and the rivals of `evaluation` on a task."""
+) -> tuple[Evaluation, list[Path]]:
+    """Race trained optimizers and the rivals of `evaluation` on a task, and write the report into a directory."""
     problem = config.make()
     learned = [trained_optimizer(source, problem, which, trust) for source in trained]
-    return evaluate(problem, learned, evaluation, seed, say, cache)
+    found = evaluate(problem, learned, evaluation, seed, partial(say, console), cache)
+    out.mkdir(parents=True, exist_ok=True)
+    return found, write_report(found, out, configs={"task": to_dict(config)})
+
+
+def show(console: Console, evaluation: Evaluation, paths: Sequence[Path]) -> None:
+    """The table of an evaluation, and the files of its report."""
+    console.print(terminal_table(evaluation))
+    for path in paths:
+        say(console, str(path))
 
 
 def _parse(argv: Sequence[str], prog: str) -> tuple[argparse.Namespace, TaskConfig]:
@@ -130,22 +147,5 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m lopt evalu
         evaluation = EvaluationConfig(steps=args.steps, seeds=args.seeds, tuning_seeds=args.tuning_seeds, **given)
         prepare()
         console, cache = Console(), cache_root() / "tuning"
-
-        def say(text: str) -> None:
-            console.print(text, markup=False)
-
-        found = on_task(
-            config,
-            evaluation,
-            trained,
-            seed=args.seed,
-            which="best",
-            cache=cache,
-            say=say,
-        )
         out = args.out or place_of(args.task)
-        out.mkdir(parents=True, exist_ok=True)
-        paths = write_report(found, out, configs={"task": to_dict(config)})
-        console.print(terminal_table(found))
-        for path in paths:
-            console.print(str(path), soft_wrap=True)
+        show(console, *on_task(config, evaluation, trained, out=out, console=console, cache=cache, seed=args.seed))
