@@ -10,22 +10,16 @@ the error that says so lists the ways to get it. f has 5,513 meta-parameters, wh
 in the released spec, see tasks/paper_specs.py. To swap f: NFNConfig() (41,625), DeepSetsConfig() (2,788), LearnedSGDMConfig() (2).
 """
 
-from lopt.estimators.pes import PESConfig
-from lopt.evaluation.evaluate import EvaluationConfig
-from lopt.networks.update import UNFConfig
-from lopt.optimizers.momentum import LearnedMomentumConfig
-from lopt.training.outer import OuterConfig
-from lopt.training.trainer import MetaTrainConfig
-from lopt.unroll import UnrollConfig
+import lopt
 from tasks.cnn import CNNConfig
 
-config = MetaTrainConfig(
+config = lopt.MetaTrainConfig(
     task=CNNConfig(dataset="cifar10", image_size=16, channels=(16, 32), batch_size=128),
-    optimizer=LearnedMomentumConfig(alpha=0.1, g0=0.9, beta=0.001, network=UNFConfig((32, 32, 32), terms=None)),
-    estimator=PESConfig(particles=16, sigma=0.01),
-    unroll=UnrollConfig(horizon=2000, truncation=50, meta_loss="final"),
-    outer=OuterConfig(learning_rate=1e-4, clip_norm=1.0),
-    evaluation=EvaluationConfig(steps=2000, seeds=5),
+    optimizer=lopt.LearnedMomentumConfig(alpha=0.1, g0=0.9, beta=0.001, network=lopt.UNFConfig((32, 32, 32), terms=None)),
+    estimator=lopt.PESConfig(particles=16, sigma=0.01),
+    unroll=lopt.UnrollConfig(horizon=2000, truncation=50, meta_loss="final"),
+    outer=lopt.OuterConfig(learning_rate=1e-4, clip_norm=1.0),
+    evaluation=lopt.EvaluationConfig(steps=2000, seeds=5),
     outer_steps=50_000,
     save_every=100,
 )

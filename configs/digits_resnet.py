@@ -7,21 +7,15 @@ Expect:   not run to the end here yet. Adam at .032 has a training loss of .27 t
 Normalisation by the batch at hand; `--task.normalization layer` is that of each example.
 """
 
-from lopt.estimators.nres import NRESConfig
-from lopt.evaluation.evaluate import EvaluationConfig
-from lopt.networks.update import UNFConfig
-from lopt.optimizers.momentum import LearnedMomentumConfig
-from lopt.training.outer import OuterConfig
-from lopt.training.trainer import MetaTrainConfig
-from lopt.unroll import UnrollConfig
+import lopt
 from tasks.resnet import ResNetConfig
 
-config = MetaTrainConfig(
+config = lopt.MetaTrainConfig(
     task=ResNetConfig(dataset="digits", channels=(4, 8), batch_size=64),
-    optimizer=LearnedMomentumConfig(alpha=0.1, beta=0.01, network=UNFConfig(share="role")),
-    estimator=NRESConfig(),
-    unroll=UnrollConfig(horizon=300, meta_loss="mean"),
-    outer=OuterConfig(learning_rate=3e-3, decay_steps=500),
-    evaluation=EvaluationConfig(steps=300, seeds=5, baselines=("nadamw", "muon"), schedules=("warmup_cosine",)),
+    optimizer=lopt.LearnedMomentumConfig(alpha=0.1, beta=0.01, network=lopt.UNFConfig(share="role")),
+    estimator=lopt.NRESConfig(),
+    unroll=lopt.UnrollConfig(horizon=300, meta_loss="mean"),
+    outer=lopt.OuterConfig(learning_rate=3e-3, decay_steps=500),
+    evaluation=lopt.EvaluationConfig(steps=300, seeds=5, baselines=("nadamw", "muon"), schedules=("warmup_cosine",)),
     outer_steps=500,
 )

@@ -5,21 +5,15 @@ Cost:     800,000 inner steps of 5.3 ms of a core each: 35 minutes on 2 idle cor
 Expect:   not run to the end here yet. Adam at .01 has a training loss of .06 to .10 after 300 steps
 """
 
-from lopt.estimators.nres import NRESConfig
-from lopt.evaluation.evaluate import EvaluationConfig
-from lopt.networks.update import UNFConfig
-from lopt.optimizers.momentum import LearnedMomentumConfig
-from lopt.training.outer import OuterConfig
-from lopt.training.trainer import MetaTrainConfig
-from lopt.unroll import UnrollConfig
+import lopt
 from tasks.vit import ViTConfig
 
-config = MetaTrainConfig(
+config = lopt.MetaTrainConfig(
     task=ViTConfig(dataset="digits", blocks=1, width=16, batch_size=64),
-    optimizer=LearnedMomentumConfig(alpha=0.1, beta=0.01, network=UNFConfig(share="role")),
-    estimator=NRESConfig(),
-    unroll=UnrollConfig(horizon=500, meta_loss="mean"),
-    outer=OuterConfig(learning_rate=3e-3, decay_steps=500),
-    evaluation=EvaluationConfig(steps=500, seeds=5, baselines=("nadamw", "muon"), schedules=("warmup_cosine",)),
+    optimizer=lopt.LearnedMomentumConfig(alpha=0.1, beta=0.01, network=lopt.UNFConfig(share="role")),
+    estimator=lopt.NRESConfig(),
+    unroll=lopt.UnrollConfig(horizon=500, meta_loss="mean"),
+    outer=lopt.OuterConfig(learning_rate=3e-3, decay_steps=500),
+    evaluation=lopt.EvaluationConfig(steps=500, seeds=5, baselines=("nadamw", "muon"), schedules=("warmup_cosine",)),
     outer_steps=500,
 )

@@ -10,22 +10,16 @@ be at hand: the error that says so lists the ways to get it. f has 8,043 meta-pa
 (2,788), LearnedSGDMConfig() (2); there is no NFN for recurrent weights.
 """
 
-from lopt.estimators.pes import PESConfig
-from lopt.evaluation.evaluate import EvaluationConfig
-from lopt.networks.update import UNFConfig
-from lopt.optimizers.momentum import LearnedMomentumConfig
-from lopt.training.outer import OuterConfig
-from lopt.training.trainer import MetaTrainConfig
-from lopt.unroll import UnrollConfig
+import lopt
 from tasks.rnn import RNNConfig
 
-config = MetaTrainConfig(
+config = lopt.MetaTrainConfig(
     task=RNNConfig(dataset="lm1b", tokenizer="bytes", length=16, embedding=32, hidden=(64,), batch_size=64),
-    optimizer=LearnedMomentumConfig(alpha=0.1, g0=0.9, beta=0.001, network=UNFConfig((32, 32, 32), terms=None)),
-    estimator=PESConfig(particles=16, sigma=0.01),
-    unroll=UnrollConfig(horizon=2000, truncation=50, meta_loss="final"),
-    outer=OuterConfig(learning_rate=1e-4, clip_norm=1.0),
-    evaluation=EvaluationConfig(steps=2000, seeds=5),
+    optimizer=lopt.LearnedMomentumConfig(alpha=0.1, g0=0.9, beta=0.001, network=lopt.UNFConfig((32, 32, 32), terms=None)),
+    estimator=lopt.PESConfig(particles=16, sigma=0.01),
+    unroll=lopt.UnrollConfig(horizon=2000, truncation=50, meta_loss="final"),
+    outer=lopt.OuterConfig(learning_rate=1e-4, clip_norm=1.0),
+    evaluation=lopt.EvaluationConfig(steps=2000, seeds=5),
     outer_steps=50_000,
     save_every=100,
 )

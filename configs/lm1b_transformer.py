@@ -11,24 +11,18 @@ spec that is not true of the network, see tasks/paper_specs.py. To swap f: UNFCo
 number of blocks, DeepSetsConfig() (2,788), LearnedSGDMConfig() (2).
 """
 
-from lopt.estimators.pes import PESConfig
-from lopt.evaluation.evaluate import EvaluationConfig
-from lopt.networks.update import UNFConfig
-from lopt.optimizers.momentum import LearnedMomentumConfig
-from lopt.training.outer import OuterConfig
-from lopt.training.trainer import MetaTrainConfig
-from lopt.unroll import UnrollConfig
+import lopt
 from tasks.transformer import TransformerConfig
 
-config = MetaTrainConfig(
+config = lopt.MetaTrainConfig(
     task=TransformerConfig(
         dataset="lm1b", tokenizer="bpe:32000", length=8, blocks=2, width=32, heads=4, head_width=32, mlp=128, batch_size=8
     ),
-    optimizer=LearnedMomentumConfig(alpha=0.1, g0=0.9, beta=0.001, network=UNFConfig((32, 32, 32), terms=None)),
-    estimator=PESConfig(particles=16, sigma=0.01),
-    unroll=UnrollConfig(horizon=5000, truncation=50, meta_loss="final"),
-    outer=OuterConfig(learning_rate=1e-4, clip_norm=1.0),
-    evaluation=EvaluationConfig(steps=5000, seeds=3),
+    optimizer=lopt.LearnedMomentumConfig(alpha=0.1, g0=0.9, beta=0.001, network=lopt.UNFConfig((32, 32, 32), terms=None)),
+    estimator=lopt.PESConfig(particles=16, sigma=0.01),
+    unroll=lopt.UnrollConfig(horizon=5000, truncation=50, meta_loss="final"),
+    outer=lopt.OuterConfig(learning_rate=1e-4, clip_norm=1.0),
+    evaluation=lopt.EvaluationConfig(steps=5000, seeds=3),
     outer_steps=50_000,
     save_every=100,
 )

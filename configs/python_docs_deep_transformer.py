@@ -7,21 +7,15 @@ Expect:   not run yet. Adam at .001 has a training loss of 2.29 (3.3 bits per ch
 Its size is in fields: `--task.blocks`, `--task.width`, `--task.heads`, `--task.mlp`; f is shared by role, so that theta serves all.
 """
 
-from lopt.estimators.nres import NRESConfig
-from lopt.evaluation.evaluate import EvaluationConfig
-from lopt.networks.update import UNFConfig
-from lopt.optimizers.momentum import LearnedMomentumConfig
-from lopt.training.outer import OuterConfig
-from lopt.training.trainer import MetaTrainConfig
-from lopt.unroll import UnrollConfig
+import lopt
 from tasks.transformer import TransformerConfig
 
-config = MetaTrainConfig(
+config = lopt.MetaTrainConfig(
     task=TransformerConfig(dataset="python_docs", length=16, blocks=6, width=32, heads=4, head_width=8, mlp=128, batch_size=8),
-    optimizer=LearnedMomentumConfig(alpha=0.1, beta=0.01, network=UNFConfig(share="role")),
-    estimator=NRESConfig(),
-    unroll=UnrollConfig(horizon=1000, meta_loss="mean"),
-    outer=OuterConfig(learning_rate=3e-3, decay_steps=500),
-    evaluation=EvaluationConfig(steps=1000, seeds=5, baselines=("nadamw", "muon"), schedules=("warmup_cosine",)),
+    optimizer=lopt.LearnedMomentumConfig(alpha=0.1, beta=0.01, network=lopt.UNFConfig(share="role")),
+    estimator=lopt.NRESConfig(),
+    unroll=lopt.UnrollConfig(horizon=1000, meta_loss="mean"),
+    outer=lopt.OuterConfig(learning_rate=3e-3, decay_steps=500),
+    evaluation=lopt.EvaluationConfig(steps=1000, seeds=5, baselines=("nadamw", "muon"), schedules=("warmup_cosine",)),
     outer_steps=500,
 )

@@ -5,21 +5,15 @@ Cost:     800,000 inner steps: 1.5 hours at the 150 inner steps/s that 2 busy co
 Expect:   not run to the end here yet. Adam at .01 has a training loss of 1.9 (2.7 bits per character) after 500 steps
 """
 
-from lopt.estimators.pes import PESConfig
-from lopt.evaluation.evaluate import EvaluationConfig
-from lopt.networks.update import UNFConfig
-from lopt.optimizers.momentum import LearnedMomentumConfig
-from lopt.training.outer import OuterConfig
-from lopt.training.trainer import MetaTrainConfig
-from lopt.unroll import UnrollConfig
+import lopt
 from tasks.rnn import RNNConfig
 
-config = MetaTrainConfig(
+config = lopt.MetaTrainConfig(
     task=RNNConfig(dataset="python_docs", tokenizer="chars", length=16, embedding=32, hidden=(64,), batch_size=64),
-    optimizer=LearnedMomentumConfig(alpha=0.1, beta=0.01, network=UNFConfig(terms=None)),
-    estimator=PESConfig(),
-    unroll=UnrollConfig(horizon=500, meta_loss="mean"),
-    outer=OuterConfig(learning_rate=3e-3, decay_steps=500),
-    evaluation=EvaluationConfig(steps=500, seeds=10),
+    optimizer=lopt.LearnedMomentumConfig(alpha=0.1, beta=0.01, network=lopt.UNFConfig(terms=None)),
+    estimator=lopt.PESConfig(),
+    unroll=lopt.UnrollConfig(horizon=500, meta_loss="mean"),
+    outer=lopt.OuterConfig(learning_rate=3e-3, decay_steps=500),
+    evaluation=lopt.EvaluationConfig(steps=500, seeds=10),
     outer_steps=500,
 )

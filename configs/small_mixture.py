@@ -11,21 +11,13 @@ The losses are in units of a constant prediction's, so that no task counts for m
 optimizer that sees every weight alone, change `network` to DeepSetsConfig().
 """
 
-from lopt.estimators.nres import NRESConfig
-from lopt.evaluation.evaluate import EvaluationConfig
-from lopt.networks.update import UNFConfig
-from lopt.optimizers.momentum import LearnedMomentumConfig
-from lopt.task.families import MixtureConfig
-from lopt.training.held_out import HeldOutConfig
-from lopt.training.outer import OuterConfig
-from lopt.training.trainer import MetaTrainConfig
-from lopt.unroll import UnrollConfig
+import lopt
 from tasks.cnn import CNNConfig
 from tasks.mlp import MLPConfig
 from tasks.rnn import RNNConfig
 
-config = MetaTrainConfig(
-    task=MixtureConfig(
+config = lopt.MetaTrainConfig(
+    task=lopt.MixtureConfig(
         tasks=(
             MLPConfig(dataset="digits", hidden=(32,), batch_size=64),
             MLPConfig(dataset="digits", hidden=(64, 32), batch_size=64),
@@ -35,11 +27,11 @@ config = MetaTrainConfig(
         ),
         weights=(1.0, 1.0, 1.0, 1.0, 2.0),
     ),
-    optimizer=LearnedMomentumConfig(alpha=0.1, beta=0.01, network=UNFConfig(share="role", terms=None)),
-    estimator=NRESConfig(particles=4),
-    unroll=UnrollConfig(horizon=300, truncation=50, meta_loss="mean"),
-    outer=OuterConfig(learning_rate=3e-3, warmup_steps=10, decay_steps=400, average=0.95),
-    held_out=HeldOutConfig(
+    optimizer=lopt.LearnedMomentumConfig(alpha=0.1, beta=0.01, network=lopt.UNFConfig(share="role", terms=None)),
+    estimator=lopt.NRESConfig(particles=4),
+    unroll=lopt.UnrollConfig(horizon=300, truncation=50, meta_loss="mean"),
+    outer=lopt.OuterConfig(learning_rate=3e-3, warmup_steps=10, decay_steps=400, average=0.95),
+    held_out=lopt.HeldOutConfig(
         every=50,
         steps=200,
         seeds=2,
@@ -48,6 +40,6 @@ config = MetaTrainConfig(
             CNNConfig(dataset="digits", channels=(12, 12, 12), batch_size=64),
         ),
     ),
-    evaluation=EvaluationConfig(steps=300, seeds=5),
+    evaluation=lopt.EvaluationConfig(steps=300, seeds=5),
     outer_steps=400,
 )

@@ -5,22 +5,16 @@ Cost:     about 20 seconds on 2 cores, nearly all of it compilation
 Expect:   files in runs/smoke; nothing is learned in so few steps
 """
 
-from lopt.estimators.pes import PESConfig
-from lopt.evaluation.evaluate import EvaluationConfig
-from lopt.networks.update import UNFConfig
-from lopt.optimizers.momentum import LearnedMomentumConfig
-from lopt.training.outer import OuterConfig
-from lopt.training.trainer import MetaTrainConfig
-from lopt.unroll import UnrollConfig
+import lopt
 from tasks.mlp import MLPConfig
 
-config = MetaTrainConfig(
+config = lopt.MetaTrainConfig(
     task=MLPConfig(dataset="digits", hidden=(4,), batch_size=16),
-    optimizer=LearnedMomentumConfig(beta=0.01, network=UNFConfig((4,), terms=None)),
-    estimator=PESConfig(particles=4),
-    unroll=UnrollConfig(horizon=20, truncation=5, meta_loss="mean"),
-    outer=OuterConfig(learning_rate=3e-3),
-    evaluation=EvaluationConfig(steps=20, seeds=2, tuning_seeds=1, points_per_decade=1),
+    optimizer=lopt.LearnedMomentumConfig(beta=0.01, network=lopt.UNFConfig((4,), terms=None)),
+    estimator=lopt.PESConfig(particles=4),
+    unroll=lopt.UnrollConfig(horizon=20, truncation=5, meta_loss="mean"),
+    outer=lopt.OuterConfig(learning_rate=3e-3),
+    evaluation=lopt.EvaluationConfig(steps=20, seeds=2, tuning_seeds=1, points_per_decade=1),
     outer_steps=10,
     save_every=2,
 )

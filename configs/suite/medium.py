@@ -3,7 +3,7 @@
 Command:  python scripts/evaluate_suite.py --scale medium
 """
 
-from lopt.evaluation.suite import SuiteConfig, SuiteTask
+import lopt
 from tasks.autoencoder import AutoencoderConfig
 from tasks.cnn import CNNConfig
 from tasks.gru import GRUConfig
@@ -15,42 +15,46 @@ from tasks.vit import ViTConfig
 
 FASHION = "fashion_mnist"
 
-config = SuiteConfig(
+config = lopt.SuiteConfig(
     tasks=(
-        SuiteTask("MLP", MLPConfig(dataset=FASHION, image_size=28, hidden=(256, 256)), steps=5000),
-        SuiteTask("MLP", MLPConfig(dataset=FASHION, image_size=14, hidden=(128,) * 8, activation="gelu"), steps=2000),
-        SuiteTask("MLP", MLPConfig(dataset=FASHION, image_size=28, hidden=(1024,), activation="tanh"), steps=1000),
-        SuiteTask("autoencoder", AutoencoderConfig(dataset=FASHION, image_size=28, hidden=(256, 128), latent=32), steps=2000),
-        SuiteTask("autoencoder", AutoencoderConfig(dataset=FASHION, image_size=28, variational=True, hidden=(256,)), steps=5000),
-        SuiteTask("CNN", CNNConfig(dataset=FASHION, image_size=28, channels=(32, 64, 64), batch_size=64), steps=1000),
-        SuiteTask("CNN", CNNConfig(dataset=FASHION, image_size=14, channels=(32,) * 5, stride=1, batch_size=64), steps=2000),
-        SuiteTask(
+        lopt.SuiteTask("MLP", MLPConfig(dataset=FASHION, image_size=28, hidden=(256, 256)), steps=5000),
+        lopt.SuiteTask("MLP", MLPConfig(dataset=FASHION, image_size=14, hidden=(128,) * 8, activation="gelu"), steps=2000),
+        lopt.SuiteTask("MLP", MLPConfig(dataset=FASHION, image_size=28, hidden=(1024,), activation="tanh"), steps=1000),
+        lopt.SuiteTask(
+            "autoencoder", AutoencoderConfig(dataset=FASHION, image_size=28, hidden=(256, 128), latent=32), steps=2000
+        ),
+        lopt.SuiteTask(
+            "autoencoder", AutoencoderConfig(dataset=FASHION, image_size=28, variational=True, hidden=(256,)), steps=5000
+        ),
+        lopt.SuiteTask("CNN", CNNConfig(dataset=FASHION, image_size=28, channels=(32, 64, 64), batch_size=64), steps=1000),
+        lopt.SuiteTask("CNN", CNNConfig(dataset=FASHION, image_size=14, channels=(32,) * 5, stride=1, batch_size=64), steps=2000),
+        lopt.SuiteTask(
             "ResNet", ResNetConfig(dataset=FASHION, image_size=14, channels=(16, 32, 64), blocks=2, batch_size=64), steps=2000
         ),
-        SuiteTask(
+        lopt.SuiteTask(
             "ResNet",
             ResNetConfig(dataset=FASHION, image_size=14, channels=(32, 64), blocks=3, normalization="layer", batch_size=64),
             steps=1000,
         ),
-        SuiteTask(
+        lopt.SuiteTask(
             "ViT", ViTConfig(dataset=FASHION, image_size=28, patch=4, blocks=4, width=128, head_width=32, mlp=512), steps=2000
         ),
-        SuiteTask(
+        lopt.SuiteTask(
             "ViT", ViTConfig(dataset=FASHION, image_size=14, patch=2, blocks=8, width=64, head_width=16, mlp=256), steps=1000
         ),
-        SuiteTask("RNN", RNNConfig(length=32, hidden=(256,), activation="tanh"), steps=1000),
-        SuiteTask("RNN", GRUConfig(length=64, hidden=(256, 256), embedding=64), steps=2000),
-        SuiteTask(
+        lopt.SuiteTask("RNN", RNNConfig(length=32, hidden=(256,), activation="tanh"), steps=1000),
+        lopt.SuiteTask("RNN", GRUConfig(length=64, hidden=(256, 256), embedding=64), steps=2000),
+        lopt.SuiteTask(
             "Transformer",
             TransformerConfig(length=64, blocks=4, width=128, heads=4, head_width=32, mlp=512, batch_size=32),
             steps=2000,
         ),
-        SuiteTask(
+        lopt.SuiteTask(
             "Transformer",
             TransformerConfig(length=64, blocks=12, width=64, heads=4, head_width=16, mlp=256, batch_size=32),
             steps=1000,
         ),
-        SuiteTask(
+        lopt.SuiteTask(
             "Transformer",
             TransformerConfig(length=64, blocks=4, width=256, heads=8, head_width=32, mlp=1024, batch_size=32),
             steps=2000,
