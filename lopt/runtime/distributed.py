@@ -257,11 +257,6 @@ def check_same(said: Mapping[str, str]) -> None:
             )
 
 
-def said_by_all(value: str) -> list[str]:
-    """What every process says, by its number. All must call it together."""
-    return [value] if jax.process_count() == 1 else _texts(value)
-
-
 def _part() -> None:
     """Leave the other processes, which leave too, so that each may end when and as it likes."""
     jax.distributed.shutdown()
