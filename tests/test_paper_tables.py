@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from lopt.layers.conformance import vector_spec
 from lopt.symmetry.compare import same_up_to_names
 from lopt.symmetry.describe import count_layer
 from scripts import paper_tables
+from scripts.conformance import vector_spec
 from tasks import paper_specs
 
 PRINTED = {  # (task, f, spec): (paper, ours)
