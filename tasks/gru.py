@@ -5,6 +5,7 @@ References:
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -161,8 +162,5 @@ class GRUConfig(TextTaskConfig):
 
     def make(self) -> Task:
         """Load the text and build the task, whose params are those of `gru`; see `TextTaskConfig.language_model`."""
-
-        def model(vocabulary: int) -> Model:
-            return gru(vocabulary, self.embedding, self.hidden, init_scale=self.init_scale)
-
+        model = functools.partial(gru, embedding=self.embedding, hidden=self.hidden, init_scale=self.init_scale)
         return self.language_model("gru" + "".join(f"_{units}" for units in self.hidden), model, gru_spec(len(self.hidden)))

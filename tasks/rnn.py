@@ -8,9 +8,11 @@ References:
 """
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +20,14 @@ from flax import nnx
 
 from lopt.symmetry.spec import WeightSpec
 from lopt.task import Task
-from tasks.modules import ACTIVATIONS, Activation, check_counts, check_positive, lecun, pure
-from tasks.settings import Model, TextTaskConfig
+from tasks.modules import ACTIVATIONS, Activation, check_counts, lecun, pure
+from tasks.settings import TextTaskConfig
 
 PyTree = Any
 
 
-def _identity(scale: float) -> Callable[..., jax.Array]:
-    return lambda key, shape, dtype: scale * jnp.eye(*shape, dtype=dtype)
+def _identity(key: jax.Array, shape: tuple[int, int], dtype: Any) -> jax.Array:
+    return jnp.eye(*shape, dtype=dtype)
 
 
 def _suffix(layer: int) -> str:
@@ -42,7 +44,6 @@ class _RNN(nnx.Module):
         hidden: Sequence[int],
         activation: str,
         init_scale: float,
-        recurrent_scale: float,
         rngs: nnx.Rngs,
     ):
         draw_embedding = jax.nn.initializers.truncated_normal(init_scale)
@@ -50,7 +51,7 @@ class _RNN(nnx.Module):
         for layer, (inputs, units) in enumerate(itertools.pairwise((embedding, *hidden))):
             forward = nnx.Linear(inputs, units, kernel_init=lecun(init_scale), rngs=rngs)
             setattr(self, f"ff{_suffix(layer)}", forward)
-            setattr(self, f"rec{_suffix(layer)}", nnx.Linear(units, units, kernel_init=_identity(recurrent_scale), rngs=rngs))
+            setattr(self, f"rec{_suffix(layer)}", nnx.Linear(units, units, kernel_init=_identity, rngs=rngs))
             setattr(self, f"state{layer}", nnx.Param(jnp.zeros((1, units), jnp.float32)))
         self.out = nnx.Linear(hidden[-1], vocabulary, kernel_init=lecun(init_scale), rngs=rngs)
         self.depth = len(hidden)
@@ -82,13 +83,12 @@ def rnn(
     *,
     activation: Activation = "relu",
     init_scale: float = 1.0,
-    recurrent_scale: float = 1.0,
 ) -> tuple[Callable[[jax.Array], PyTree], Callable[[PyTree, jax.Array], jax.Array]]:
     """A recurrent language model as a pair of pure functions.
 
     `x_t = E[token_t]`, `h_{t+1} = act(W^T x_t + b + R^T h_t + c)`, `logits_t = V^T h_{t+1} + d`; further layers take the h of the
     one below for x. E starts as truncated normal of deviation init_scale, W and V as LeCun's truncated normal of variance
-    init_scale^2 / fan-in, R as recurrent_scale times the identity, biases and h_0 as zero.
+    init_scale^2 / fan-in, R as the identity, biases and h_0 as zero.
 
     Args:
       vocabulary: number V of tokens.
@@ -96,7 +96,6 @@ def rnn(
       hidden: units of each recurrent layer, one at least.
       activation: of the recurrent layers.
       init_scale: factor on all that starts at random.
-      recurrent_scale: factor on the identity.
 
     Returns:
       init: `init(key) -> params`, {"embed": [V, embedding], "ff": {"kernel", "bias"}, "rec": {"kernel", "bias"},
@@ -108,7 +107,7 @@ def rnn(
       >>> apply(init(jax.random.key(0)), jnp.zeros((5, 7), jnp.int32)).shape
       (5, 7, 11)
     """
-    return pure(lambda rngs: _RNN(vocabulary, embedding, hidden, activation, init_scale, recurrent_scale, rngs))
+    return pure(lambda rngs: _RNN(vocabulary, embedding, hidden, activation, init_scale, rngs))
 
 
 def rnn_spec(num_layers: int = 1) -> WeightSpec:
@@ -155,27 +154,17 @@ class RNNConfig(TextTaskConfig):
     hidden: tuple[int, ...] = (64,)
     """Units of each recurrent layer, one at least (the paper: 64)."""
 
-    recurrent_scale: float = 1.0
-    """Fresh recurrent kernels are the identity times this."""
+    GONE: ClassVar[Mapping[str, Any]] = MappingProxyType({"recurrent_scale": 1.0})
 
     def __post_init__(self) -> None:
         """Raise `ValueError` for a field that is out of range."""
         super().__post_init__()
         self._check_counts("embedding")
         check_counts(self._field("hidden"), self.hidden, fewest=1)
-        check_positive(self._field("recurrent_scale"), self.recurrent_scale)
 
     def make(self) -> Task:
         """Load the text and build the task, whose params are those of `rnn`; see `TextTaskConfig.language_model`."""
-
-        def model(vocabulary: int) -> Model:
-            return rnn(
-                vocabulary,
-                self.embedding,
-                self.hidden,
-                activation=self.activation,
-                init_scale=self.init_scale,
-                recurrent_scale=self.recurrent_scale,
-            )
-
+        model = functools.partial(
+            rnn, embedding=self.embedding, hidden=self.hidden, activation=self.activation, init_scale=self.init_scale
+        )
         return self.language_model("rnn" + "".join(f"_{units}" for units in self.hidden), model, rnn_spec(len(self.hidden)))

@@ -7,8 +7,9 @@ the compiled program, they cost no compilation and hardly any time.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -263,23 +264,19 @@ class FamilyConfig(TaskConfig):
 
 @dataclasses.dataclass(frozen=True)
 class TaskMixture:
-    """Several inner problems, of any shapes, and how often each is to be trained on.
+    """Several inner problems, of any shapes, and what each counts for.
 
     Attributes:
       problems: tasks and families.
-      probabilities: of each; they add up to 1.
+      probabilities: the part of the meta-loss that each has; they add up to 1.
     """
 
     problems: tuple[Problem, ...]
     probabilities: tuple[float, ...]
 
-    def sample(self, key: jax.Array) -> jax.Array:
-        """The index of a problem, int32 [], drawn by the probabilities."""
-        return jax.random.categorical(key, jnp.log(jnp.asarray(self.probabilities, jnp.float32))).astype(jnp.int32)
-
 
 def mixture(problems: Sequence[Problem], weights: Sequence[float] | None = None) -> TaskMixture:
-    """Several inner problems, drawn in proportion to their weights; equally often, unless given.
+    """Several inner problems that count in proportion to their weights; all the same, unless given.
 
     Raises:
       ValueError: if there are no problems, two have one name, or the weights are not one positive number for each.
@@ -295,14 +292,16 @@ def mixture(problems: Sequence[Problem], weights: Sequence[float] | None = None)
 
 @dataclasses.dataclass(frozen=True)
 class MixtureConfig:
-    """Several inner problems to meta-train on."""
+    """Several inner problems to meta-train on.
+
+    Every problem's loss is divided by that of a constant prediction, so that none counts for more because its losses are larger.
+    """
 
     tasks: tuple[TaskConfig, ...]
     """The problems."""
     weights: tuple[float, ...] | None = None
     """What each counts for, in proportion; None: all the same."""
-    normalize: bool = True
-    """Divide every problem's loss by that of a constant prediction, so that none counts for more because its losses are larger."""
+    GONE: ClassVar[Mapping[str, Any]] = MappingProxyType({"normalize": True})
 
     def make(self) -> TaskMixture:
         """Load the data and build the problems.
@@ -310,5 +309,4 @@ class MixtureConfig:
         Raises:
           ValueError: if there are no problems, two have one name, or the weights are not one positive number for each.
         """
-        problems = [task.make() for task in self.tasks]
-        return mixture([normalized(problem) for problem in problems] if self.normalize else problems, self.weights)
+        return mixture([normalized(task.make()) for task in self.tasks], self.weights)

@@ -23,7 +23,15 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted((Path(__file__).parent / "files").glob("*.json"))  # written by lopt as it was before there were names
 RUNS = sorted((ROOT / "docs/reproduction").glob("**/config.json"))
 ZOO = ROOT / "docs/reproduction/rnn-zoo"
-GONE = {"antithetic", "centered_ranks", "kernel", "others", "share_data"}  # of which one value is left
+GONE = {
+    "antithetic",
+    "centered_ranks",
+    "kernel",
+    "normalize",
+    "others",
+    "recurrent_scale",
+    "share_data",
+}  # of which one value is left
 DID_NOTHING = {"curriculum_steps", "final_fraction", "input_field", "last", "min_horizon", "momenta", "stagger"}  # in most files
 NEVER_WRITTEN = {"lopt.runtime.distributed:ProcessConfig", "lopt.comparison.config:ComparisonConfig"}
 

@@ -33,10 +33,10 @@ def test_the_model_of_the_paper():
 
 
 def test_fresh_params():
-    init, _ = rnn(200, 50, (40, 30), init_scale=0.5, recurrent_scale=0.9)
+    init, _ = rnn(200, 50, (40, 30), init_scale=0.5)
     params = jax.jit(init)(jax.random.key(0))
-    np.testing.assert_allclose(params["rec"]["kernel"], 0.9 * np.eye(40), rtol=1e-6)
-    np.testing.assert_allclose(params["rec1"]["kernel"], 0.9 * np.eye(30), rtol=1e-6)
+    np.testing.assert_allclose(params["rec"]["kernel"], np.eye(40), rtol=1e-6)
+    np.testing.assert_allclose(params["rec1"]["kernel"], np.eye(30), rtol=1e-6)
     assert not any(np.any(params[name]["bias"]) for name in ("ff", "rec", "ff1", "rec1", "out"))
     assert not np.any(params["state0"])
     assert float(np.std(params["embed"])) == pytest.approx(0.5 * 0.88, rel=0.05)  # cut off at two deviations
@@ -122,7 +122,6 @@ def test_a_text_file_and_byte_pairs(tmp_path, monkeypatch):
         ({"hidden": (64, "8")}, "RNNConfig.hidden[1] must be an integer of at least 1, not '8'"),
         ({"activation": "step"}, "RNNConfig.activation must be one of relu, "),
         ({"init_scale": 0}, "RNNConfig.init_scale must be a positive number, not 0"),
-        ({"recurrent_scale": "one"}, "RNNConfig.recurrent_scale must be a positive number, not 'one'"),
         ({"batch_size": True}, "RNNConfig.batch_size must be an integer of at least 1, not True"),
         ({"split_seed": -1}, "RNNConfig.split_seed must be an integer of at least 0, not -1"),
     ],
