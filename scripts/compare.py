@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lopt.comparison.compare import add_options, compare_by
-from lopt.comparison.config import ComparisonConfig, Plan, make_plan
+from lopt.comparison.config import Agenda, ComparisonConfig, make_agenda
 from lopt.config import ConfigError, load_file
 from lopt.runtime.program import DEBUG_HELP, prepare, reporting_errors, take_debug
 from lopt.task.named import task_config
@@ -57,7 +57,7 @@ def argument_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def plan_of(args: argparse.Namespace) -> Plan:
+def agenda_of(args: argparse.Namespace) -> Agenda:
     config = load_file(args.config)
     if not isinstance(config, ComparisonConfig):
         raise ConfigError(
@@ -74,7 +74,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
         ]
         config = dataclasses.replace(config, budgets=tuple(budgets))
         name, command = f"{name}-{re.sub(r'[^A-Za-z0-9]+', '_', args.task).strip('_')}", f"{command} --task {args.task}"
-    return make_plan(name, config, budget, args.runs_dir, command=command, picture="comparison.png")
+    return make_agenda(name, config, budget, args.runs_dir, command=command, picture="comparison.png")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,9 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, console = argument_parser().parse_args(argv), Console()
     with reporting_errors("compare.py", debug=debug):
         prepare()
-        plan = plan_of(args)
-        out = args.out or args.runs_dir / f"{plan.name}-report"
-        return compare_by(args, plan, out, console)
+        agenda = agenda_of(args)
+        out = args.out or args.runs_dir / f"{agenda.name}-report"
+        return compare_by(args, agenda, out, console)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from lopt.commands.evaluate import OPTIMIZER_HELP, READERS, by_hand_and_trained, on_task, place_of, say, show, trained_optimizer
 from lopt.comparison.compare import compare
-from lopt.comparison.config import plan_of_runs
+from lopt.comparison.config import agenda_of_runs
 from lopt.comparison.report import short_table
 from lopt.config import ConfigError, load_run, parse_part, to_dict
 from lopt.evaluation.baselines import SCHEDULES
@@ -210,9 +210,9 @@ def pooled(args: argparse.Namespace, console: Console) -> list[Path]:
         )
     out = args.out or Path("runs") / "evaluate" / "pooled"
     command = f"python scripts/evaluate.py --run-dir {' '.join(map(str, args.run_dir))} --out {out}"
-    plan = plan_of_runs(args.run_dir, out / "races", command, given)
-    found, paths = compare(plan, out, train=False, cache=kept_searches(args), console=console)
-    console.print(rich_lines(short_table(found), plan.title))
+    agenda = agenda_of_runs(args.run_dir, out / "races", command, given)
+    found, paths = compare(agenda, out, train=False, cache=kept_searches(args), console=console)
+    console.print(rich_lines(short_table(found), agenda.title))
     return paths
 
 

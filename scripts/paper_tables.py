@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lopt.comparison.compare import add_options, compare_by
-from lopt.comparison.config import ComparisonConfig, Plan, make_plan
+from lopt.comparison.config import Agenda, ComparisonConfig, make_agenda
 from lopt.config import load_file
 from lopt.features.presets import PaperFeatures
 from lopt.layers.nfn import nfn_layer
@@ -202,15 +202,15 @@ def add_figure2(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", nargs="?", type=Path, const=True, metavar="DIR", help=text)
 
 
-def plan_of(args: argparse.Namespace) -> Plan:
+def agenda_of(args: argparse.Namespace) -> Agenda:
     config: ComparisonConfig = load_file(comparisons()[args.task])
-    return make_plan(args.task, config, args.budget, args.runs_dir)
+    return make_agenda(args.task, config, args.budget, args.runs_dir)
 
 
-def report_dir(args: argparse.Namespace, plan: Plan) -> Path:
+def report_dir(args: argparse.Namespace, agenda: Agenda) -> Path:
     if args.out is None:
-        return args.runs_dir / f"{plan.name}-report"
-    return ROOT / "docs" / "reproduction" / plan.name if args.out is True else args.out
+        return args.runs_dir / f"{agenda.name}-report"
+    return ROOT / "docs" / "reproduction" / agenda.name if args.out is True else args.out
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -232,8 +232,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     prepare()
     with reporting_errors("paper_tables.py", debug=debug):
-        plan = plan_of(args)
-        return compare_by(args, plan, report_dir(args, plan), console)
+        agenda = agenda_of(args)
+        return compare_by(args, agenda, report_dir(args, agenda), console)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command that carries out a comparison: what it refuses, and one plan from end to end through the script."""
+"""The command that carries out a comparison: what it refuses, and one agenda from end to end through the script."""
 
 import json
 import os
@@ -71,7 +71,7 @@ def test_where_the_report_goes(tmp_path):
     def place(*argv):
         parser = paper_tables.argument_parser()
         args = parser.parse_args(["figure2", "--task", "mlp", "--budget", "cpu", "--runs-dir", str(tmp_path), *argv])
-        return paper_tables.report_dir(args, paper_tables.plan_of(args))
+        return paper_tables.report_dir(args, paper_tables.agenda_of(args))
 
     assert place() == tmp_path / "mlp-cpu-report"
     assert place("--out") == ROOT / "docs" / "reproduction" / "mlp-cpu"
@@ -80,22 +80,22 @@ def test_where_the_report_goes(tmp_path):
 
 INTERRUPTED = """
 import signal, sys
-from lopt.comparison.progress import PlanProgress
+from lopt.comparison.progress import AgendaProgress
 from scripts import paper_tables
-seen, update = [], PlanProgress.update
+seen, update = [], AgendaProgress.update
 def interrupting(self, done, detail):
     update(self, done, detail)
     seen.append(detail)
     if len(seen) == 14:  # in the second run
         signal.raise_signal(signal.SIGINT)
-PlanProgress.update = interrupting
+AgendaProgress.update = interrupting
 sys.exit(paper_tables.main(sys.argv[1:]))
 """
 
 
 @pytest.mark.slow
 def test_the_smoke_budget_from_end_to_end_with_an_interruption(tmp_path):
-    """Ctrl-C in the second of two runs; the same command then ends with the thetas of a plan that nothing happened to."""
+    """Ctrl-C in the second of two runs; the same command then ends with the thetas of an agenda that nothing happened to."""
 
     def run(name, *start, options=("--rivals", "DeepSets")):
         argv = ["figure2", "--task", "mlp", "--budget", "smoke", "--runs-dir", str(tmp_path / name), *options]

@@ -128,7 +128,7 @@ class ComparisonConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One meta-training of a plan."""
+    """One meta-training of an agenda."""
 
     label: str
     seed: int
@@ -144,14 +144,14 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Agenda:
     """All that a comparison does at one budget.
 
     Attributes:
       task: the short name of the comparison, as in `mlp`.
       config: the comparison.
       budget: one of its budgets.
-      runs: the meta-trainings in the order of work: seed 0 of every rival, then seed 1, so that a part of the plan is a comparison.
+      runs: the meta-trainings in the order of work: seed 0 of every rival, then seed 1, so that a part of the agenda is a comparison.
       races: directory of the kept races.
       command: that carries it out, for the report.
       picture: the file of the picture.
@@ -174,7 +174,7 @@ class Plan:
         return self.budget.title or self.config.title
 
 
-def make_plan(
+def make_agenda(
     task: str,
     config: ComparisonConfig,
     budget: str,
@@ -182,8 +182,8 @@ def make_plan(
     *,
     command: str | None = None,
     picture: str = "figure2.png",
-) -> Plan:
-    """The plan of a comparison at a budget; its runs are `RUNS_DIR/TASK-BUDGET-LABEL-SEED`.
+) -> Agenda:
+    """The agenda of a comparison at a budget; its runs are `RUNS_DIR/TASK-BUDGET-LABEL-SEED`.
 
     Args:
       task: the short name of the comparison.
@@ -210,12 +210,12 @@ def make_plan(
         for rival in config.rivals
     )
     again = f"python scripts/paper_tables.py figure2 --task {task} --budget {budget}" if command is None else command
-    return Plan(task, config, chosen, runs, races, again, picture)
+    return Agenda(task, config, chosen, runs, races, again, picture)
 
 
-def plan_of_runs(
+def agenda_of_runs(
     directories: Sequence[str | Path], races: str | Path, command: str, changes: Mapping[str, Any] | None = None
-) -> Plan:
+) -> Agenda:
     """Runs that are there already as a comparison: those that differ by their seed alone are meta-seeds of one rival.
 
     A rival is called as its directories are, without the seed at the end: `runs/unf-0` and `runs/unf-1` are `unf`.
@@ -263,7 +263,7 @@ def plan_of_runs(
         for label, group in zip(labels, groups, strict=True)
         for path in group
     )
-    return Plan(name, ComparisonConfig(name, rivals, (budget,)), budget, runs, races, command, "comparison.png")
+    return Agenda(name, ComparisonConfig(name, rivals, (budget,)), budget, runs, races, command, "comparison.png")
 
 
 def _task_name(task: Any) -> str:

@@ -32,7 +32,7 @@ def comparison_figure(found: Found) -> "Figure":
 
     A line is the mean over meta-seeds, its band one standard error; where there is one meta-seed, over its racing seeds. On the right
     thin lines are the meta-seeds, a dot is the theta that was raced, a cross a meta-training that diverged. Legend and text say how
-    much of the plan is done, and by which budget.
+    much of the agenda is done, and by which budget.
     """
     from matplotlib.figure import Figure
 
@@ -53,7 +53,7 @@ def comparison_figure(found: Found) -> "Figure":
         ]
         handles = _draw_race(panels[0], found, dict(zip(labels, lines, strict=True)))
         _draw_meta_training(panels[1], found)
-        figure.text(0.15 / _WIDTH, 1 - 0.12 / height, found.plan.title, fontsize=12, fontweight="bold", va="top")
+        figure.text(0.15 / _WIDTH, 1 - 0.12 / height, found.agenda.title, fontsize=12, fontweight="bold", va="top")
         figure.text(0.15 / _WIDTH, 1 - 0.37 / height, _subtitle(found), fontsize=8.5, va="top", color="#555555")
         figure.legend(
             handles=handles,
@@ -70,7 +70,7 @@ def comparison_figure(found: Found) -> "Figure":
 
 
 def _subtitle(found: Found) -> str:
-    budget, entries, planned = found.plan.budget, entries_of(found), len(found.plan.runs)
+    budget, entries, planned = found.agenda.budget, entries_of(found), len(found.agenda.runs)
     total = budget.experiment.outer_steps
     unfinished = sum(not entry.state.is_over(total) for entry in entries)
     part = f"; so far {len(entries)} of {planned} runs" * (len(entries) < planned or unfinished > 0)
@@ -81,13 +81,13 @@ def _subtitle(found: Found) -> str:
 
 
 def _sentences(found: Found) -> list[str]:
-    differs = found.plan.budget.differs
+    differs = found.agenda.budget.differs
     return [*captions(found), *budget_lines(found), *(["Differs from the paper: " + " ".join(differs)] if differs else [])]
 
 
 def look_of(found: Found, label: str) -> dict[str, Any]:
     """How a learned optimizer is drawn: its place among the rivals decides, whatever else is there."""
-    return learned_look([rival.label for rival in found.plan.config.rivals].index(label))
+    return learned_look([rival.label for rival in found.agenda.config.rivals].index(label))
 
 
 def _label(found: Found, row: Row) -> str:
@@ -95,7 +95,7 @@ def _label(found: Found, row: Row) -> str:
     if not row.is_learned:
         return f"{row.label}: {loss_text(row)}" + ("" if row.reference else f"; {speedup_text(row)}")
     label += f" ({row.seeds} of {row.planned} seeds)" * (row.seeds < row.planned)
-    total = found.plan.budget.experiment.outer_steps
+    total = found.agenda.budget.experiment.outer_steps
     unfinished = sum(done < total for done in row.outer_steps) - row.diverged_runs
     label += f" ({unfinished} unfinished)" * (unfinished > 0)
     return label + f" ({row.diverged_runs} of {row.seeds} meta-trainings diverged)" * (row.diverged_runs > 0)
@@ -103,7 +103,7 @@ def _label(found: Found, row: Row) -> str:
 
 def _draw_race(ax: "Axes", found: Found, lines: Mapping[str, Row]) -> list[Any]:
     """The left panel, of rows by their label in the legend; the handles of the legend."""
-    evaluation = found.plan.budget.experiment.evaluation
+    evaluation = found.agenda.budget.experiment.evaluation
     smoothing = max(1, evaluation.steps // 50)
     curves = {label: [entry.curve for entry in entries] for label, entries in found.entries.items() if entries}
     curves |= {tuned.curve.name: [tuned.curve] for tuned in found.tuned}
@@ -113,7 +113,7 @@ def _draw_race(ax: "Axes", found: Found, lines: Mapping[str, Row]) -> list[Any]:
         if row.is_learned:
             look = {**look_of(found, row.label), "zorder": 6}
         else:
-            look = {**by_hand_look(by_hand, len(found.plan.config.rivals)), "zorder": 5}
+            look = {**by_hand_look(by_hand, len(found.agenda.config.rivals)), "zorder": 5}
             by_hand += 1
         handles += ax.plot(steps, mean, label=label, **look)
         ax.fill_between(steps, mean - error, mean + error, color=look["color"], alpha=0.2, linewidth=0, zorder=2)
@@ -170,7 +170,7 @@ def _draw_meta_training(ax: "Axes", found: Found) -> None:
         ax.fill_between(at[common], mean - error, mean + error, color=color, alpha=0.2, linewidth=0, zorder=2)
     if ranges:
         loss_axis(ax, *zip(*ranges, strict=True), start=_first_finite(starts))
-    ax.set_xlim(0, max([found.plan.budget.experiment.outer_steps, 1]))
+    ax.set_xlim(0, max([found.agenda.budget.experiment.outer_steps, 1]))
     ax.set_xlabel("outer step")
     ax.set_title("held-out loss, constant prediction = 1" if name == SCORE else "meta-loss, running mean")
     _thousands(ax)

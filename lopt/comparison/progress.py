@@ -1,4 +1,4 @@
-"""One bar over a whole plan of unequal jobs, plain lines elsewhere: which job is on, how far it is, and the time left for all."""
+"""One bar over a whole agenda of unequal jobs, plain lines elsewhere: which job is on, how far it is, and the time left for all."""
 
 import dataclasses
 import time
@@ -14,7 +14,7 @@ _SHARE_BETWEEN_LINES = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A part of a plan.
+    """A part of an agenda.
 
     Attributes:
       name: of the job, for people.
@@ -31,8 +31,8 @@ class Job:
     like: str = ""
 
 
-class PlanProgress(View):
-    """Shows the job that is on and the time left for the plan.
+class AgendaProgress(View):
+    """Shows the job that is on and the time left for the agenda.
 
     A job counts by its inner steps times what an inner step of its kind costs: measured here, or known from earlier, or as that of the
     kind that it is like, or the mean of what is known. On a terminal it is a line and a bar that are redrawn in place; elsewhere lines

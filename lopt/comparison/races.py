@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from lopt.comparison.config import Plan, Run
+from lopt.comparison.config import Agenda, Run
 from lopt.comparison.kept import kept_race, race_once
 from lopt.comparison.state import RunState, state_of
 from lopt.config import to_dict
@@ -31,7 +31,7 @@ class Entry:
     """A run that was raced.
 
     Attributes:
-      run: of the plan.
+      run: of the agenda.
       state: how far it was then.
       curve: the race of its theta.
       step: the outer step that theta is of.
@@ -70,24 +70,24 @@ class Tuned:
 
 
 class Bench:
-    """What races and meta-trainings of a plan have in common, made when it is first needed: data may take long to load.
+    """What races and meta-trainings of an agenda have in common, made when it is first needed: data may take long to load.
 
     Args:
-      plan: whose task it is.
+      agenda: whose task it is.
       cache: directory of the searches that tuning made; None: none is kept.
     """
 
-    def __init__(self, plan: Plan, cache: Path | None = None) -> None:
-        self.plan, self.cache = plan, cache
+    def __init__(self, agenda: Agenda, cache: Path | None = None) -> None:
+        self.agenda, self.cache = agenda, cache
 
     @property
     def evaluation(self) -> EvaluationConfig:
-        return self.plan.budget.experiment.evaluation
+        return self.agenda.budget.experiment.evaluation
 
     @functools.cached_property
     def problem(self) -> Problem:
         """The task with its data."""
-        made = self.plan.budget.experiment.task.make()
+        made = self.agenda.budget.experiment.task.make()
         assert isinstance(made, Problem)  # a budget's experiment is on one task
         return made
 
@@ -109,9 +109,9 @@ class Bench:
           ValueError: naming the rival whose network is not compatible with the task.
         """
         found = {}
-        for rival in self.plan.config.rivals:
+        for rival in self.agenda.config.rivals:
             try:
-                found[rival.label] = optimizer_of(self.plan.budget.experiment_of(rival, 0).optimizer, self.problem)
+                found[rival.label] = optimizer_of(self.agenda.budget.experiment_of(rival, 0).optimizer, self.problem)
             except ValueError as error:
                 raise ValueError(f"{rival.label} does not apply to {self.problem.name}: {error}") from error
         return found
@@ -119,7 +119,7 @@ class Bench:
     @functools.cached_property
     def inner_steps(self) -> int:
         """Of an outer step, all particles counted."""
-        experiment, optimizer = self.plan.budget.experiment, next(iter(self.optimizers.values()))
+        experiment, optimizer = self.agenda.budget.experiment, next(iter(self.optimizers.values()))
         unroll = make_unroll(experiment.unroll, self.problem, optimizer)
         return experiment.estimator.make(unroll).inner_steps
 
@@ -137,7 +137,7 @@ class Bench:
         )[0]
 
     def _identity(self, what: Mapping[str, Any]) -> dict[str, Any]:
-        experiment, config = self.plan.budget.experiment, self.evaluation
+        experiment, config = self.agenda.budget.experiment, self.evaluation
         fields = ("steps", "seeds", "measurements", "measured_batches")
         settings = {name: getattr(config, name) for name in fields}
         return {"task": to_dict(experiment.task), "seed": SEED, **settings, **what}
@@ -176,7 +176,7 @@ class Bench:
         search = {key: search[key] for key in search if key not in ("cost_turns", "baselines")}
         search["momenta"] = search["momenta"] or (0.9,)  # as races that are kept name it
         identity = self._identity({"baseline": name, "search": search})
-        return self.plan.races / f"tuned-{name.replace(':', '-')}.npz", identity
+        return self.agenda.races / f"tuned-{name.replace(':', '-')}.npz", identity
 
     def is_tuned(self, name: str) -> bool:
         """Whether the race of a tuned rival is kept."""

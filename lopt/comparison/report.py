@@ -26,7 +26,7 @@ THETA_DIR = "theta"
 
 def table(found: Found) -> list[list[str]]:
     """The lines of the table, its header first."""
-    lines, total = rows(found), found.plan.budget.experiment.outer_steps
+    lines, total = rows(found), found.agenda.budget.experiment.outer_steps
     metrics = [name for name in lines[-1].test if name != "loss"] or list(lines[-1].test)
     header = [
         "optimizer",
@@ -52,7 +52,7 @@ def short_table(found: Found) -> list[list[str]]:
     """The lines of a table that is narrow enough for a terminal."""
     lines = rows(found)
     header = ["optimizer", "meta-seeds", "final training loss", "speed-up", "diverged"]
-    return [header, *(_cells(row, (), found.plan.budget.experiment.outer_steps)[: len(header)] for row in lines)]
+    return [header, *(_cells(row, (), found.agenda.budget.experiment.outer_steps)[: len(header)] for row in lines)]
 
 
 def csv_text(found: Found) -> str:
@@ -79,21 +79,23 @@ def _tests(row: Row) -> list[tuple[str, Estimate]]:
 
 def json_text(found: Found) -> str:
     """All figures but the curves, with the configs, versions and devices; null where there is no finite number."""
-    plan, (target, to_reach) = found.plan, goal(found)
+    agenda, (target, to_reach) = found.agenda, goal(found)
     whole = {
-        "task": plan.task,
-        "title": plan.title,
-        "budget": plan.budget.name,
-        "differs": plan.budget.differs,
+        "task": agenda.task,
+        "title": agenda.title,
+        "budget": agenda.budget.name,
+        "differs": agenda.budget.differs,
         "target": target,
         "reference_steps": Estimate.of(to_reach.steps).mean,
-        "window": plan.budget.experiment.evaluation.smoothing,
+        "window": agenda.budget.experiment.evaluation.smoothing,
         "rows": [dataclasses.asdict(row) for row in rows(found)],
         "runs": [_run(entry) for entry in entries_of(found)],
-        "planned": [run.name for run in plan.runs],
-        "published": {"source": plan.config.source, "speed_ups": [dataclasses.asdict(one) for one in plan.config.published]},
-        "config": config.to_dict(plan.budget.experiment),
-        "rivals": {rival.label: config.to_dict(plan.budget.experiment_of(rival, 0).optimizer) for rival in plan.config.rivals},
+        "planned": [run.name for run in agenda.runs],
+        "published": {"source": agenda.config.source, "speed_ups": [dataclasses.asdict(one) for one in agenda.config.published]},
+        "config": config.to_dict(agenda.budget.experiment),
+        "rivals": {
+            rival.label: config.to_dict(agenda.budget.experiment_of(rival, 0).optimizer) for rival in agenda.config.rivals
+        },
         "environment": environment(),
     }
     return plain_json(whole)
@@ -113,13 +115,13 @@ def _run(entry: Entry) -> dict[str, Any]:
 
 
 def _beside(found: Found) -> str:
-    published = found.plan.config.published
+    published = found.agenda.config.published
     if not published:
         return ""
     ours = {row.label: speedup_text(row) for row in rows(found)}
     lines = [["optimizer", "speed-up here", "re-run"]]
     lines += [[one.label, ours.get(one.label, "not run"), f"{one.speedup:g} ± {one.error:g}x"] for one in published]
-    return f"## Beside others\n\nThe figures of {found.plan.config.source}, at the paper's budget:\n\n{markdown(lines)}\n\n"
+    return f"## Beside others\n\nThe figures of {found.agenda.config.source}, at the paper's budget:\n\n{markdown(lines)}\n\n"
 
 
 def _runs(found: Found) -> str:
@@ -131,13 +133,13 @@ def _runs(found: Found) -> str:
         seconds = hours(seconds_of(state.records, entry.inner_steps))
         jax = start.get("packages", {}).get("jax", "unknown")
         lines.append([entry.run.name, done, f"{entry.which}, outer step {entry.step:,}", seconds, jax, device])
-    missing = [run.name for run in found.plan.runs if run.name not in {entry.run.name for entry in entries_of(found)}]
+    missing = [run.name for run in found.agenda.runs if run.name not in {entry.run.name for entry in entries_of(found)}]
     return markdown(lines) + (f"\n\nNot run yet: {'; '.join(missing)}." if missing else "")
 
 
 def readme(found: Found) -> str:
     """README.md: the picture, the table, the budget and what differs from the paper."""
-    plan, window = found.plan, found.plan.budget.experiment.evaluation.smoothing
+    agenda, window = found.agenda, found.agenda.budget.experiment.evaluation.smoothing
     target, to_reach = goal(found)
     name, steps = found.tuned[0].curve.name, Estimate.of(to_reach.steps)
     definitions = [
@@ -151,10 +153,10 @@ def readme(found: Found) -> str:
         "many outer steps in a row.",
     ]
     packages = environment()["packages"]
-    differs = f"## What differs from the paper\n\n{bullets(plan.budget.differs)}\n\n" if plan.budget.differs else ""
-    return f"""# {plan.title}: budget `{plan.budget.name}`
+    differs = f"## What differs from the paper\n\n{bullets(agenda.budget.differs)}\n\n" if agenda.budget.differs else ""
+    return f"""# {agenda.title}: budget `{agenda.budget.name}`
 
-![training loss over inner steps, and held-out loss over outer steps]({plan.picture})
+![training loss over inner steps, and held-out loss over outer steps]({agenda.picture})
 
 {markdown(table(found))}
 
@@ -174,7 +176,7 @@ Drawn with {", ".join(f"{name} {version}" for name, version in packages.items())
 
 `table.md`, `table.csv`, `table.json`: the figures. `curves.npz`: the races. `metrics.npz`: the meta-trainings. `theta/`: the
 meta-parameters that were raced, each with its config, as `lopt.load` and `scripts/evaluate.py --optimizer adam theta/LABEL-SEED` take them.
-Again: `{plan.command}`.
+Again: `{agenda.command}`.
 """
 
 
@@ -194,7 +196,7 @@ def write_comparison(found: Found, directory: str | Path) -> list[Path]:
     """Write the picture, README.md, table.md, .csv and .json, curves.npz, metrics.npz and theta/, each file atomically.
 
     Args:
-      found: what to report; a part of a plan will do.
+      found: what to report; a part of an agenda will do.
       directory: made if need be.
 
     Returns:
@@ -203,7 +205,7 @@ def write_comparison(found: Found, directory: str | Path) -> list[Path]:
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     files = {
-        found.plan.picture: plots.png(comparison_figure(found)),
+        found.agenda.picture: plots.png(comparison_figure(found)),
         "README.md": readme(found).encode(),
         "table.md": (markdown(table(found)) + "\n").encode(),
         "table.csv": csv_text(found).encode(),

@@ -30,7 +30,7 @@ class Row:
       reached: how many of them reach the reference's final loss.
       diverged: how many of them diverged.
       seeds: meta-seeds; 0 for a rival by hand.
-      planned: meta-seeds of the plan.
+      planned: meta-seeds of the agenda.
       diverged_runs: meta-trainings that were given up as diverged.
       outer_steps: done by each run.
       thetas: of each run, which theta was raced, as in `best, outer step 250`.
@@ -89,12 +89,12 @@ def entries_of(found: Found) -> list[Entry]:
 
 def goal(found: Found) -> tuple[float, Goal]:
     """The reference's mean final loss, and what speed-ups are counted by in each racing seed."""
-    window = found.plan.budget.experiment.evaluation.smoothing
+    window = found.agenda.budget.experiment.evaluation.smoothing
     return target_loss(reference_of(found), window), Goal.of(reference_of(found), window)
 
 
 def rows(found: Found) -> list[Row]:
-    """The lines of the table: the learned optimizers that were raced, in the plan's order, then those by hand."""
+    """The lines of the table: the learned optimizers that were raced, in the agenda's order, then those by hand."""
     lines = [_learned(found, label, entries) for label, entries in found.entries.items() if entries]
     return [*lines, *(_by_hand(found, index) for index in range(len(found.tuned)))]
 
@@ -122,7 +122,7 @@ def _learned(found: Found, label: str, entries: Sequence[Entry]) -> Row:
         label=label,
         **figures,
         seeds=len(entries),
-        planned=found.plan.budget.seeds,
+        planned=found.agenda.budget.seeds,
         diverged_runs=sum(entry.state.diverged for entry in entries),
         outer_steps=tuple(entry.state.done for entry in entries),
         thetas=tuple(f"{entry.which}, outer step {entry.step:,}" for entry in entries),

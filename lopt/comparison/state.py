@@ -1,10 +1,10 @@
-"""How far the meta-trainings of a plan are, read from their directories; nothing here trains or writes."""
+"""How far the meta-trainings of an agenda are, read from their directories; nothing here trains or writes."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lopt.comparison.config import Plan, Run
+from lopt.comparison.config import Agenda, Run
 from lopt.config import check_run_dir
 from lopt.runtime.environment import ENVIRONMENT_FILE, read_starts
 from lopt.training import checkpoint, metrics
@@ -77,11 +77,11 @@ def seconds_of(records: Sequence[Record], inner_steps: int) -> float:
     return sum(inner_steps / record["inner_steps_per_s"] for record in records if record.get("inner_steps_per_s"))
 
 
-def check_runs(plan: Plan) -> None:
-    """Raise unless every run of the plan that has begun is of the plan's config.
+def check_runs(agenda: Agenda) -> None:
+    """Raise unless every run of the agenda that has begun is of the agenda's config.
 
     Raises:
       ConfigError: naming the directory and the fields that differ.
     """
-    for run in plan.runs:
+    for run in agenda.runs:
         check_run_dir(run.directory, run.experiment)

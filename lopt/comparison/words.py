@@ -43,7 +43,7 @@ def captions(found: Found) -> list[str]:
     """What lines and bands are."""
     counts = {label: len(entries) for label, entries in found.entries.items() if entries}
     single = [label for label, count in counts.items() if count == 1]
-    racing = found.plan.budget.experiment.evaluation.seeds
+    racing = found.agenda.budget.experiment.evaluation.seeds
     several = [label for label in counts if label not in single]
     parts = []
     if several:
@@ -61,7 +61,7 @@ def _range(counts: Sequence[int]) -> str:
 
 def budget_lines(found: Found) -> list[str]:
     """What was spent, as sentences."""
-    experiment, plan = found.plan.budget.experiment, found.plan
+    experiment, agenda = found.agenda.budget.experiment, found.agenda
     evaluation = experiment.evaluation
     entries = entries_of(found)
     inner_steps = entries[0].inner_steps if entries else 0
@@ -71,7 +71,7 @@ def budget_lines(found: Found) -> list[str]:
     a_run = f"{experiment.outer_steps:,} outer steps of {inner_steps:,} inner steps, {_count(experiment.outer_steps * inner_steps)} a run"
     tuned = ", ".join(f"{row.label} ({row.tuned})" for row in rows(found) if row.tuned)
     return [
-        f"Meta-training: {a_run}. Meta-seeds raced, of {plan.budget.seeds}: {labels}. In all {_count(total)} inner steps in "
+        f"Meta-training: {a_run}. Meta-seeds raced, of {agenda.budget.seeds}: {labels}. In all {_count(total)} inner steps in "
         f"{hours(spent)} of outer steps (compilation and held-out evaluations not counted) on {devices(found)}.",
         f"Race: {evaluation.steps:,} inner steps from {evaluation.seeds} racing seeds, the same for all. Tuned on "
         f"{evaluation.tuning_seeds} other{' seeds' if evaluation.tuning_seeds > 1 else ''}: {tuned or 'none'}.",

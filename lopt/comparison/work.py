@@ -1,4 +1,4 @@
-"""Carrying out a plan: meta-train and race, one after another; what is done already is left alone."""
+"""Carrying out an agenda: meta-train and race, one after another; what is done already is left alone."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from lopt.comparison.config import Plan, Run
-from lopt.comparison.progress import Job, PlanProgress
+from lopt.comparison.config import Agenda, Run
+from lopt.comparison.progress import AgendaProgress, Job
 from lopt.comparison.races import Bench, Entry, Tuned
 from lopt.comparison.state import check_runs, state_of
 from lopt.config.errors import LoptError
@@ -18,10 +18,10 @@ from lopt.runtime.locks import BusyError, only_process
 from lopt.runtime.progress import troubles
 from lopt.training.trainer import DivergedError, meta_train
 
-Task = Callable[[PlanProgress], str | None]  # does a job, and says how it ended; None: it is left to another process
+Task = Callable[[AgendaProgress], str | None]  # does a job, and says how it ended; None: it is left to another process
 
 
-class InterruptedPlanError(LoptError, RuntimeError):
+class InterruptedComparisonError(LoptError, RuntimeError):
     """Ctrl-C or SIGTERM ended a meta-training between two outer steps; its state is saved. The message says which."""
 
 
@@ -30,36 +30,36 @@ class Found:
     """What there is of a comparison.
 
     Attributes:
-      plan: the whole of it.
-      entries: label -> its runs that were raced, by seed; no label of the plan is missing, but its runs may be.
+      agenda: the whole of it.
+      entries: label -> its runs that were raced, by seed; no label of the agenda is missing, but its runs may be.
       tuned: the rivals by hand; the first sets the loss to reach.
     """
 
-    plan: Plan
+    agenda: Agenda
     entries: Mapping[str, tuple[Entry, ...]]
     tuned: tuple[Tuned, ...]
 
 
 def collect(bench: Bench, race: Callable[[Run], bool] = lambda run: True) -> Found:
-    """All runs of a plan that have a checkpoint, with their races.
+    """All runs of an agenda that have a checkpoint, with their races.
 
     Args:
-      bench: of the plan.
+      bench: of the agenda.
       race: whether a run may be raced now; others are taken where the race of their theta is kept.
 
     Raises:
       ValueError: if no run has a checkpoint.
     """
-    plan = bench.plan
-    if not any(state_of(run).done for run in plan.runs):
+    agenda = bench.agenda
+    if not any(state_of(run).done for run in agenda.runs):
         raise ValueError(
-            f"there is nothing to draw: none of the {len(plan.runs)} runs of {plan.name} has a checkpoint, the first of them would be "
-            f"{plan.runs[0].directory}"
+            f"there is nothing to draw: none of the {len(agenda.runs)} runs of {agenda.name} has a checkpoint, the first of them would be "
+            f"{agenda.runs[0].directory}"
         )
-    entries = [entry for run in plan.runs if (entry := bench.entry(run, may_race=race(run))) is not None]
-    by_label = {rival.label: tuple(e for e in entries if e.run.label == rival.label) for rival in plan.config.rivals}
+    entries = [entry for run in agenda.runs if (entry := bench.entry(run, may_race=race(run))) is not None]
+    by_label = {rival.label: tuple(e for e in entries if e.run.label == rival.label) for rival in agenda.config.rivals}
     tuned = tuple(bench.tuned(name, reference=index == 0) for index, name in enumerate(bench.evaluation.baselines))
-    return Found(plan, by_label, tuned)
+    return Found(agenda, by_label, tuned)
 
 
 def carry_out(
@@ -69,26 +69,27 @@ def carry_out(
     console: Console | None = None,
     after_seed: Callable[[], Any] = lambda: None,
 ) -> None:
-    """Do what is left of a plan: tune and race the rivals by hand, then for each seed meta-train and race every learned one.
+    """Do what is left of an agenda: tune and race the rivals by hand, then for each seed meta-train and race every learned one.
 
     All that can be wrong with configs and data is found before anything is trained. A meta-training that diverges is left as it is, its
-    theta raced all the same, and the plan goes on. Several processes may carry out one plan: each leaves alone the run that another is on.
+    theta raced all the same, and the agenda goes on. Several processes may carry out one agenda: each leaves
+    alone the run that another is on.
 
     Args:
-      bench: of the plan.
+      bench: of the agenda.
       labels: of the learned optimizers to work on.
       console: where progress is shown; standard output by default.
       after_seed: called when all work on a seed is done, if there was any and it is not the last.
 
     Raises:
-      InterruptedPlanError: after SIGINT or SIGTERM.
+      InterruptedComparisonError: after SIGINT or SIGTERM.
       ConfigError: if a run directory holds a run of another config.
       ValueError: if the data are not there, or a network does not apply to the task.
     """
-    plan, config = bench.plan, bench.evaluation
-    check_runs(plan)
+    agenda, config = bench.agenda, bench.evaluation
+    check_runs(agenda)
     inner_steps = bench.inner_steps  # loads the data and builds every optimizer
-    runs = [run for run in plan.runs if run.label in labels]
+    runs = [run for run in agenda.runs if run.label in labels]
     jobs: list[Job] = []
     tasks: list[Task] = []
     ends = []  # of each run, the job that is its last
@@ -109,7 +110,7 @@ def carry_out(
         ends.append(len(jobs) - 1)
     seed_ends = {job for n, job in enumerate(ends) if n + 1 < len(runs) and runs[n + 1].seed != runs[n].seed}
     worked = False
-    with PlanProgress(jobs, _known_costs(plan), console=console) as bar:
+    with AgendaProgress(jobs, _known_costs(agenda), console=console) as bar:
         for index, (job, task) in enumerate(zip(jobs, tasks, strict=True)):
             if job.done < job.inner_steps:
                 bar.begin(index)
@@ -127,10 +128,10 @@ def _tuning_steps(bench: Bench, name: str) -> int:
     return (len(search.grid()) + 2 * search.refinements) * bench.evaluation.tuning_seeds * bench.evaluation.steps
 
 
-def _known_costs(plan: Plan) -> dict[str, float]:
+def _known_costs(agenda: Agenda) -> dict[str, float]:
     """Label -> seconds of an inner step, by the newest outer steps of its runs."""
     known = {}
-    for run in plan.runs:
+    for run in agenda.runs:
         speeds = [record["inner_steps_per_s"] for record in state_of(run).records[-100:] if record.get("inner_steps_per_s")]
         if speeds:
             known[run.label] = 1.0 / float(np.median(speeds))
@@ -138,14 +139,14 @@ def _known_costs(plan: Plan) -> dict[str, float]:
 
 
 def _tune(bench: Bench, name: str, reference: bool) -> Task:
-    def task(bar: PlanProgress) -> str:
+    def task(bar: AgendaProgress) -> str:
         return f"tuned to {bench.tuned(name, reference=reference).setting}"
 
     return task
 
 
 def _race(bench: Bench, run: Run) -> Task:
-    def task(bar: PlanProgress) -> str | None:
+    def task(bar: AgendaProgress) -> str | None:
         if not state_of(run).is_over(run.experiment.outer_steps):
             return None
         entry = bench.entry(run)
@@ -157,7 +158,7 @@ def _race(bench: Bench, run: Run) -> Task:
 def _train(run: Run, inner_steps: int) -> Task:
     total = run.experiment.outer_steps
 
-    def task(bar: PlanProgress) -> str | None:
+    def task(bar: AgendaProgress) -> str | None:
         def observe(step: int, info: Mapping[str, Any]) -> None:
             parts = [f"outer step {step:,}/{total:,}", f"meta-loss {info['meta_loss']:.4g}"]
             parts += [f"{info['inner_steps_per_s']:,.0f} inner steps/s"]
@@ -169,12 +170,12 @@ def _train(run: Run, inner_steps: int) -> Task:
                 return None
             try:
                 result = meta_train(run.experiment, run.directory, progress=False, observers=(observe,))
-            except BusyError:  # outside the plan: its run directory has been given to scripts/meta_train.py
+            except BusyError:  # outside the agenda: its run directory has been given to scripts/meta_train.py
                 return None
             except DivergedError as error:
                 return f"diverged: {error}"
             if result.interrupted:
-                raise InterruptedPlanError(f"{run.name}: stopped after outer step {result.step:,} of {total:,}, all saved")
+                raise InterruptedComparisonError(f"{run.name}: stopped after outer step {result.step:,} of {total:,}, all saved")
             return "meta-trained"
 
     return task
@@ -182,7 +183,7 @@ def _train(run: Run, inner_steps: int) -> Task:
 
 @contextmanager
 def _alone(run: Run) -> Iterator[bool]:
-    """Whether this is the only process that works on a run of the plan, until the end of the block."""
+    """Whether this is the only process that works on a run of the agenda, until the end of the block."""
     path = run.kept_race.with_suffix(".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:

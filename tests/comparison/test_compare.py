@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from lopt.comparison.compare import compare
-from lopt.comparison.config import Rival, plan_of_runs
+from lopt.comparison.config import Rival, agenda_of_runs
 from lopt.config import ConfigError
 from lopt.optimizers.momentum import LearnedSGDMConfig
 from lopt.training.trainer import meta_train
@@ -36,13 +36,13 @@ def runs(tmp_path_factory):
 
 def test_runs_that_differ_by_their_seed_alone_are_pooled(runs, tmp_path):
     directories = [runs / name for name in ("sgdm-0", "slow-sgdm", "sgdm-1")]
-    plan = plan_of_runs(directories, tmp_path / "races", "the command", {"seeds": 2, "baselines": ("sgd:0.1",)})
-    assert [(run.label, run.seed, run.directory.name) for run in plan.runs] == [
+    agenda = agenda_of_runs(directories, tmp_path / "races", "the command", {"seeds": 2, "baselines": ("sgd:0.1",)})
+    assert [(run.label, run.seed, run.directory.name) for run in agenda.runs] == [
         ("sgdm", 0, "sgdm-0"),
         ("sgdm", 1, "sgdm-1"),
         ("slow_sgdm", 0, "slow-sgdm"),
     ]
-    found, paths = compare(plan, tmp_path / "out", train=False, console=Console(file=io.StringIO()))
+    found, paths = compare(agenda, tmp_path / "out", train=False, console=Console(file=io.StringIO()))
     assert {label: len(entries) for label, entries in found.entries.items()} == {"sgdm": 2, "slow_sgdm": 1}
     rows = json.loads((tmp_path / "out" / "table.json").read_text())["rows"]
     assert [(row["label"], row["seeds"], row["raced"]) for row in rows] == [
@@ -62,9 +62,9 @@ def test_runs_that_cannot_be_pooled_are_named(runs, tmp_path):
     with pytest.raises(
         ConfigError, match=r"sgdm-0 and .*other were meta-trained on different tasks.* shift is 0.0 in one, 0.5 in"
     ):
-        plan_of_runs([runs / "sgdm-0", other], tmp_path, "")
+        agenda_of_runs([runs / "sgdm-0", other], tmp_path, "")
     with pytest.raises(ConfigError, match="are one meta-training with one seed, 0"):
-        plan_of_runs([runs / "sgdm-0", runs / "sgdm-0"], tmp_path, "")
+        agenda_of_runs([runs / "sgdm-0", runs / "sgdm-0"], tmp_path, "")
 
 
 @pytest.mark.parametrize("option", [["--generalize"], ["--seed", "1"], ["--checkpoint", "newest"]])
@@ -75,14 +75,14 @@ def test_what_is_for_one_run_is_refused(option, capsys):
 
 
 def planned(*argv):
-    return script.plan_of(script.argument_parser().parse_args(argv))
+    return script.agenda_of(script.argument_parser().parse_args(argv))
 
 
 def test_the_plan_of_a_config_file(tmp_path):
     example = str(ROOT / "examples" / "comparison.py")
-    plan = planned("--config", example, "--runs-dir", str(tmp_path))
-    assert (plan.name, plan.picture, len(plan.runs)) == ("comparison-small", "comparison.png", 9)
-    assert plan.command == f"python scripts/compare.py --config {example} --budget small"
+    agenda = planned("--config", example, "--runs-dir", str(tmp_path))
+    assert (agenda.name, agenda.picture, len(agenda.runs)) == ("comparison-small", "comparison.png", 9)
+    assert agenda.command == f"python scripts/compare.py --config {example} --budget small"
     (tmp_path / "own.py").write_text("from tasks.mlp import MLPConfig\ndef make_task(width: int = 3):\n    return MLPConfig()\n")
     own = planned("--config", example, "--budget", "smoke", "--task", f"{tmp_path}/own.py:make_task")
     assert {run.experiment.task.function for run in own.runs} == {"own.py:make_task"}

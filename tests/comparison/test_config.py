@@ -1,4 +1,4 @@
-"""Comparisons as configs: the paper's are the published recipes, and a plan is in the order of work."""
+"""Comparisons as configs: the paper's are the published recipes, and an agenda is in the order of work."""
 
 import dataclasses
 import pathlib
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lopt.comparison.config import Budget, ComparisonConfig, Published, Rival, make_plan
+from lopt.comparison.config import Budget, ComparisonConfig, Published, Rival, make_agenda
 from lopt.comparison.races import Bench
 from lopt.config import differences, from_dict, load_file, to_dict
 from lopt.estimators.pes import PESConfig
@@ -54,14 +54,14 @@ def test_a_comparison_says_how_to_run_it_and_has_three_budgets(name):
 @each
 def test_the_paper_budget_is_the_published_recipe_but_for_the_optimizer(name):
     comparison, published = load(name), load_file(ROOT / "configs" / f"{PUBLISHED[name]}.py")
-    plan = make_plan(name, comparison, "paper", "runs")
-    assert plan.budget.seeds == (3 if name == "transformer" else 5)
-    assert len(plan.runs) == plan.budget.seeds * len(comparison.rivals)
-    for run in plan.runs:
+    agenda = make_agenda(name, comparison, "paper", "runs")
+    assert agenda.budget.seeds == (3 if name == "transformer" else 5)
+    assert len(agenda.runs) == agenda.budget.seeds * len(comparison.rivals)
+    for run in agenda.runs:
         for path, _, new in differences(published, run.experiment):
             assert path == "seed" or path.startswith("optimizer"), (path, new)
         assert run.experiment.seed == run.seed
-    optimizers = {run.label: run.experiment.optimizer for run in plan.runs}
+    optimizers = {run.label: run.experiment.optimizer for run in agenda.runs}
     assert optimizers["SGDM"] == LearnedSGDMConfig(alpha=0.1, g0=0.9)
     assert optimizers["UNF"] == published.optimizer
     assert optimizers["DeepSets"] == dataclasses.replace(published.optimizer, network=DeepSetsConfig((32, 32, 32)))
@@ -71,8 +71,8 @@ def test_the_paper_budget_is_the_published_recipe_but_for_the_optimizer(name):
 def test_the_cpu_budget_of_the_mlp_is_spelled_out():
     """Runs of hours have been made with it: a change of any value would refuse to go on with them."""
     networks = {"UNF": UNFConfig((32, 32, 32), terms=None), "DeepSets": DeepSetsConfig((32, 32, 32))}
-    plan = make_plan("mlp", load("mlp"), "cpu", "runs/paper")
-    runs = {run.directory: run.experiment for run in plan.runs}
+    agenda = make_agenda("mlp", load("mlp"), "cpu", "runs/paper")
+    runs = {run.directory: run.experiment for run in agenda.runs}
     assert len(runs) == 9
     for label, network in networks.items():
         expected = MetaTrainConfig(
@@ -105,11 +105,11 @@ def test_on_an_mlp_the_nfn_is_the_unf():
 
 @each
 def test_every_rival_applies_to_the_smoke_task(name):
-    plan = make_plan(name, load(name), "smoke", "runs")
-    bench = Bench(plan)
-    assert list(bench.optimizers) == [rival.label for rival in plan.config.rivals]
-    assert bench.inner_steps == 2 * 5 * plan.budget.experiment.estimator.particles
-    assert plan.title != plan.config.title
+    agenda = make_agenda(name, load(name), "smoke", "runs")
+    bench = Bench(agenda)
+    assert list(bench.optimizers) == [rival.label for rival in agenda.config.rivals]
+    assert bench.inner_steps == 2 * 5 * agenda.budget.experiment.estimator.particles
+    assert agenda.title != agenda.config.title
 
 
 CUT_SHORT = {"rnn": 500, "transformer": 300}  # to what an hour allows: theta is taken before the decay has ended
@@ -127,10 +127,10 @@ def test_the_cpu_budget_fits_its_horizon(name):
 
 
 def test_a_plan_is_seed_0_of_every_rival_and_then_seed_1():
-    plan = make_plan("toy", COMPARISON, "tiny", "runs")
-    assert [run.name for run in plan.runs] == ["SGDM, seed 0", "DeepSets, seed 0", "SGDM, seed 1", "DeepSets, seed 1"]
-    assert [run.directory.name for run in plan.runs][:2] == ["toy-tiny-SGDM-0", "toy-tiny-DeepSets-0"]
-    assert plan.runs[3].kept_race == plan.races / "DeepSets-1.npz"
+    agenda = make_agenda("toy", COMPARISON, "tiny", "runs")
+    assert [run.name for run in agenda.runs] == ["SGDM, seed 0", "DeepSets, seed 0", "SGDM, seed 1", "DeepSets, seed 1"]
+    assert [run.directory.name for run in agenda.runs][:2] == ["toy-tiny-SGDM-0", "toy-tiny-DeepSets-0"]
+    assert agenda.runs[3].kept_race == agenda.races / "DeepSets-1.npz"
 
 
 @pytest.mark.parametrize(

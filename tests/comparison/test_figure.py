@@ -170,7 +170,7 @@ def test_learned_optimizers_are_told_apart_by_colour_blind_eyes(eye):
 
 def test_every_one_of_twelve_has_its_own_look():
     drawn = dataclasses.replace(
-        found({}), plan=dataclasses.replace(found({}).plan, config=dataclasses.replace(DRAWN, rivals=RIVALS, published=()))
+        found({}), agenda=dataclasses.replace(found({}).agenda, config=dataclasses.replace(DRAWN, rivals=RIVALS, published=()))
     )
     learned = [look_of(drawn, rival.label) for rival in RIVALS]
     by_hand = [plots.by_hand_look(place, 6) for place in range(6)]

@@ -1,11 +1,11 @@
-"""The bar over a plan: parts by what jobs cost, the time left by what was measured."""
+"""The bar over an agenda: parts by what jobs cost, the time left by what was measured."""
 
 import io
 
 import pytest
 from rich.console import Console
 
-from lopt.comparison.progress import Job, PlanProgress
+from lopt.comparison.progress import AgendaProgress, Job
 
 
 class Clock:
@@ -32,7 +32,7 @@ JOBS = [Job("UNF, seed 0", "UNF", 1000), Job("UNF, race", "UNF race", 100, like=
 
 def test_nothing_is_known_at_first_and_parts_count_inner_steps():
     console = plain()
-    with PlanProgress(JOBS, console=console, clock=Clock()) as bar:
+    with AgendaProgress(JOBS, console=console, clock=Clock()) as bar:
         bar.begin(0)
         bar.update(210, "outer step 1/5")
     assert lines(console) == ["  0% | 1 of 3: UNF, seed 0 | starting", " 10% | 1 of 3: UNF, seed 0 | outer step 1/5"]
@@ -41,7 +41,7 @@ def test_nothing_is_known_at_first_and_parts_count_inner_steps():
 def test_the_time_left_is_that_of_every_kind():
     """UNF: 0.1 s an inner step measured after compilation; its race as UNF; SGDM known from before: 0.01 s."""
     console, clock = plain(), Clock()
-    with PlanProgress(JOBS, {"SGDM": 0.01}, console=console, clock=clock) as bar:
+    with AgendaProgress(JOBS, {"SGDM": 0.01}, console=console, clock=clock) as bar:
         bar.begin(0)
         clock.now = 500.0  # compilation
         bar.update(0, "")
@@ -59,7 +59,7 @@ def test_the_time_left_is_that_of_every_kind():
 
 def test_what_was_done_before_counts_as_done_and_is_not_measured():
     clock = Clock()
-    bar = PlanProgress([Job("UNF, seed 0", "UNF", 1000, done=800), *JOBS[1:]], {"SGDM": 0.1}, console=plain(), clock=clock)
+    bar = AgendaProgress([Job("UNF, seed 0", "UNF", 1000, done=800), *JOBS[1:]], {"SGDM": 0.1}, console=plain(), clock=clock)
     bar.begin(0)
     bar.update(810, "")
     clock.now = 1.0
@@ -69,7 +69,7 @@ def test_what_was_done_before_counts_as_done_and_is_not_measured():
 
 
 def test_a_job_that_ends_early_is_done():
-    bar = PlanProgress(JOBS, console=plain(), clock=Clock())
+    bar = AgendaProgress(JOBS, console=plain(), clock=Clock())
     bar.begin(0)
     bar.update(10, "")
     bar.end("diverged")
@@ -78,7 +78,7 @@ def test_a_job_that_ends_early_is_done():
 
 def test_a_job_that_was_left_to_another_process_says_nothing_about_its_cost():
     clock = Clock()
-    bar = PlanProgress(JOBS, {"SGDM": 0.1}, console=plain(), clock=clock)
+    bar = AgendaProgress(JOBS, {"SGDM": 0.1}, console=plain(), clock=clock)
     bar.begin(0)
     clock.now = 1.0
     bar.end("left", measure=False)
@@ -88,7 +88,7 @@ def test_a_job_that_was_left_to_another_process_says_nothing_about_its_cost():
 @pytest.mark.parametrize(("seconds", "expected"), [(1e-3, 10), (5.0, 16)])
 def test_plain_lines_come_every_tenth_and_every_minute(seconds, expected):
     console, clock = plain(), Clock()
-    with PlanProgress(JOBS[:1], console=console, clock=clock) as bar:
+    with AgendaProgress(JOBS[:1], console=console, clock=clock) as bar:
         bar.begin(0)
         for step in range(1, 201):
             clock.now += seconds
@@ -103,7 +103,7 @@ def test_plain_lines_come_every_tenth_and_every_minute(seconds, expected):
 def test_a_terminal_shows_one_bar_in_place():
     console = Console(file=io.StringIO(), force_terminal=True, width=100, no_color=True, _environ={"TERM": "xterm"})
     clock = Clock()
-    with PlanProgress(JOBS, {"SGDM": 0.1, "UNF": 0.1}, console=console, clock=clock) as bar:
+    with AgendaProgress(JOBS, {"SGDM": 0.1, "UNF": 0.1}, console=console, clock=clock) as bar:
         bar.begin(0)
         bar.update(525, "outer step 5/10 | meta-loss 0.5")
     assert isinstance(console.file, io.StringIO)

@@ -1,4 +1,4 @@
-"""A plan is carried out once: it stops anywhere and goes on, leaves what is done alone, and finds what is wrong before it begins."""
+"""An agenda is carried out once: it stops anywhere and goes on, leaves what is done alone, and finds what is wrong before it begins."""
 
 import dataclasses
 import fcntl
@@ -14,14 +14,14 @@ import pytest
 from rich.console import Console
 
 from lopt.comparison import races, work
-from lopt.comparison.config import make_plan
+from lopt.comparison.config import make_agenda
 from lopt.comparison.kept import kept_race
-from lopt.comparison.progress import PlanProgress
+from lopt.comparison.progress import AgendaProgress
 from lopt.comparison.races import Bench
 from lopt.comparison.report import readme, table, write_comparison
 from lopt.comparison.results import rows
 from lopt.comparison.state import has_diverged, state_of
-from lopt.comparison.work import InterruptedPlanError, carry_out, collect
+from lopt.comparison.work import InterruptedComparisonError, carry_out, collect
 from lopt.config import ConfigError, claim_run_dir
 from lopt.evaluation.evaluate import RACE
 from lopt.evaluation.race import Competitor, race
@@ -34,7 +34,7 @@ LABELS = ("SGDM", "DeepSets")
 
 
 def bench_in(directory, budget="tiny", comparison=COMPARISON):
-    return Bench(make_plan("toy", comparison, budget, directory))
+    return Bench(make_agenda("toy", comparison, budget, directory))
 
 
 def quiet():
@@ -49,10 +49,10 @@ def run_plan(bench, labels=LABELS, **options):
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """A plan that was carried out, and what was printed."""
+    """An agenda that was carried out, and what was printed."""
     directory, reports = tmp_path_factory.mktemp("runs"), []
     bench = bench_in(directory)
-    printed = run_plan(bench, after_seed=lambda: reports.append([run.name for run in bench.plan.runs if state_of(run).done]))
+    printed = run_plan(bench, after_seed=lambda: reports.append([run.name for run in bench.agenda.runs if state_of(run).done]))
     return directory, printed, reports
 
 
@@ -61,8 +61,8 @@ def begun_in(printed):
     return [line.split(": ")[1].split(" | ")[0] for line in printed.splitlines() if " | starting" in line]
 
 
-def thetas(plan):
-    return [checkpoint.load_theta(run.directory) for run in plan.runs]
+def thetas(agenda):
+    return [checkpoint.load_theta(run.directory) for run in agenda.runs]
 
 
 def assert_bit_equal(a, b):
@@ -75,7 +75,7 @@ def test_a_plan_meta_trains_and_races_all(done):
     assert {label: len(entries) for label, entries in found.entries.items()} == {"SGDM": 2, "DeepSets": 2}
     begun = begun_in(printed)
     assert begun[:2] == ["adam, tuned", "sgdm, tuned"]
-    assert begun[2:] == [name for run in found.plan.runs for name in (run.name, f"{run.name}, race")]
+    assert begun[2:] == [name for run in found.agenda.runs for name in (run.name, f"{run.name}, race")]
     assert reports == [["SGDM, seed 0", "DeepSets, seed 0"]]  # a report after the first seed; the last is the caller's
     assert printed.splitlines()[-1].startswith("100% | 10 of 10: DeepSets, seed 1, race | raced, best theta")
     assert [tuned.curve.name for tuned in found.tuned] == ["tuned Adam", "tuned SGDM"]
@@ -83,22 +83,22 @@ def test_a_plan_meta_trains_and_races_all(done):
 
 
 def test_a_run_of_a_plan_is_what_meta_train_makes(done, tmp_path):
-    plan = bench_in(done[0]).plan
-    run = plan.runs[3]
+    agenda = bench_in(done[0]).agenda
+    run = agenda.runs[3]
     result = meta_train(run.experiment, tmp_path / "alone", progress=False)
     assert_bit_equal(checkpoint.load_theta(run.directory), result.theta)
 
 
 def test_the_best_theta_is_raced_on_seeds_common_to_all(done):
     bench = bench_in(done[0])
-    entry = bench.entry(bench.plan.runs[1])
+    entry = bench.entry(bench.agenda.runs[1])
     assert (entry.which, entry.step) == ("best", checkpoint.steps(entry.run.directory / "best")[-1])
     opt_fn = bench.optimizers["DeepSets"].opt_fn
     theta = checkpoint.load_theta(entry.run.directory / "best")
     key = jax.random.fold_in(jax.random.key(0), RACE)
     again = race(bench.problem, [Competitor("x", opt_fn, theta)], key, steps=20, seeds=3)[0]
     np.testing.assert_allclose(entry.curve.losses, again.losses, rtol=1e-6)
-    others = [bench.entry(run).curve.losses[:, 0] for run in bench.plan.runs]
+    others = [bench.entry(run).curve.losses[:, 0] for run in bench.agenda.runs]
     for first in [*others, *(bench.tuned(name, reference=False).curve.losses[:, 0] for name in ("adam", "sgdm"))]:
         np.testing.assert_allclose(first, entry.curve.losses[:, 0], rtol=1e-6)  # the same weights, the same first batch
 
@@ -125,11 +125,11 @@ def test_an_interrupted_plan_goes_on_to_the_same_thetas(done, tmp_path, monkeypa
         if len(seen) == 15:  # in the third of four runs
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(PlanProgress, "update", interrupting)
-    with pytest.raises(InterruptedPlanError, match=r"SGDM, seed 1: stopped after outer step 3 of 6, all saved"):
+    monkeypatch.setattr(AgendaProgress, "update", interrupting)
+    with pytest.raises(InterruptedComparisonError, match=r"SGDM, seed 1: stopped after outer step 3 of 6, all saved"):
         run_plan(bench_in(tmp_path))
     bench = bench_in(tmp_path)
-    assert [state_of(run).done for run in bench.plan.runs] == [6, 6, 3, 0]
+    assert [state_of(run).done for run in bench.agenda.runs] == [6, 6, 3, 0]
     # What there is so far can be drawn, and says so.
     part = collect(bench)
     assert [(row.seeds, row.planned, row.outer_steps) for row in rows(part)][:2] == [(2, 2, (6, 3)), (1, 2, (6,))]
@@ -139,7 +139,7 @@ def test_an_interrupted_plan_goes_on_to_the_same_thetas(done, tmp_path, monkeypa
     printed = run_plan(bench)
     assert "SGDM, seed 0 | starting" not in printed
     assert len(seen) == 15 + 3 + 6
-    for one, other in zip(thetas(bench.plan), thetas(bench_in(done[0]).plan), strict=True):
+    for one, other in zip(thetas(bench.agenda), thetas(bench_in(done[0]).agenda), strict=True):
         assert_bit_equal(one, other)
     finals = [[row.final_loss for row in rows(collect(b))] for b in (bench, bench_in(done[0]))]
     assert finals[0] == finals[1]
@@ -148,7 +148,7 @@ def test_an_interrupted_plan_goes_on_to_the_same_thetas(done, tmp_path, monkeypa
 def test_a_theta_that_changed_is_raced_again(done, tmp_path):
     shutil.copytree(done[0], tmp_path / "runs")
     bench = bench_in(tmp_path / "runs")
-    run = bench.plan.runs[0]
+    run = bench.agenda.runs[0]
     entry = bench.entry(run)
     checkpoint.save(run.directory / "best", 6, {"theta": jax.tree.map(lambda leaf: 1.01 * leaf, entry.theta)}, keep=1)
     assert not bench.is_raced(run)
@@ -166,14 +166,14 @@ def test_on_other_data_of_the_same_name_all_is_raced_again(done, tmp_path, monke
     before = collect(bench_in(tmp_path / "runs"))
     monkeypatch.setattr(type(EXPERIMENT.task), "make", lambda self: dataclasses.replace(plain(self), datasets=other))
     begun = begun_in(run_plan(bench_in(tmp_path / "runs")))
-    assert begun == ["adam, tuned", "sgdm, tuned", *(f"{run.name}, race" for run in bench_in(tmp_path / "runs").plan.runs)]
+    assert begun == ["adam, tuned", "sgdm, tuned", *(f"{run.name}, race" for run in bench_in(tmp_path / "runs").agenda.runs)]
     assert rows(collect(bench_in(tmp_path / "runs")))[0].final_loss != rows(before)[0].final_loss
     assert run_plan(bench_in(tmp_path / "runs")) == ""
 
 
 def test_the_step_is_that_of_the_theta_that_is_raced(done, tmp_path, monkeypatch):
     shutil.copytree(done[0], tmp_path / "runs")
-    run = bench_in(tmp_path / "runs").plan.runs[0]
+    run = bench_in(tmp_path / "runs").agenda.runs[0]
     shutil.rmtree(run.directory / "best")
     theta = checkpoint.load_theta(run.directory, 4)
     load = checkpoint.load_theta
@@ -198,14 +198,14 @@ def test_the_step_is_that_of_the_theta_that_is_raced(done, tmp_path, monkeypatch
 def test_rivals_that_are_not_asked_for_are_left_alone_but_drawn(done, tmp_path):
     shutil.copytree(done[0], tmp_path / "runs")
     bench = bench_in(tmp_path / "runs")
-    for run in bench.plan.runs:
+    for run in bench.agenda.runs:
         if run.label == "DeepSets":
             shutil.rmtree(run.directory)
     assert "DeepSets" not in run_plan(bench, ["SGDM"])
-    assert [state_of(run).done for run in bench.plan.runs] == [6, 0, 6, 0]
+    assert [state_of(run).done for run in bench.agenda.runs] == [6, 0, 6, 0]
     found = collect(bench, lambda run: run.label == "DeepSets")
     assert len(found.entries["SGDM"]) == 2  # its races are kept
-    for run in bench.plan.runs:
+    for run in bench.agenda.runs:
         run.kept_race.unlink()
     assert not collect(bench, lambda run: run.label == "DeepSets").entries["SGDM"]
 
@@ -213,7 +213,7 @@ def test_rivals_that_are_not_asked_for_are_left_alone_but_drawn(done, tmp_path):
 def test_a_run_of_another_config_is_refused_before_anything_is_trained(tmp_path):
     bench = bench_in(tmp_path)
     other = dataclasses.replace(EXPERIMENT, seed=1, estimator=dataclasses.replace(EXPERIMENT.estimator, sigma=0.5))
-    claim_run_dir(bench.plan.runs[3].directory, other)
+    claim_run_dir(bench.agenda.runs[3].directory, other)
     with pytest.raises(
         ConfigError, match=r"toy-tiny-DeepSets-1 holds a run of another config: estimator.sigma is 0.5 there, not 0.01"
     ):
@@ -247,24 +247,24 @@ def test_meta_trainings_that_diverge_do_not_stop_the_plan(tmp_path):
     assert (write_comparison(found, tmp_path / "report")[0]).read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "report" / "table.json").read_text())["rows"][0]["final_loss"]["mean"] is None
     assert run_plan(bench) == ""  # a run that was given up is not taken up again
-    assert [record["outer_step"] for record in metrics.read(bench.plan.runs[0].directory)] == [1, 2]
+    assert [record["outer_step"] for record in metrics.read(bench.agenda.runs[0].directory)] == [1, 2]
 
 
 def test_a_run_that_another_process_is_on_is_left_to_it(done, tmp_path):
     """The lock is this process's, of another open file: to the system that is another holder."""
     shutil.copytree(done[0], tmp_path / "runs")
     bench = bench_in(tmp_path / "runs")
-    run = bench.plan.runs[1]
-    for directory in (run.directory, bench.plan.runs[3].directory):
+    run = bench.agenda.runs[1]
+    for directory in (run.directory, bench.agenda.runs[3].directory):
         shutil.rmtree(directory)
     with run.kept_race.with_suffix(".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         printed = run_plan(bench)
         assert "DeepSets, seed 0 | left to another process" in printed
         assert "DeepSets, seed 0, race | left to another process" in printed
-        assert [state_of(run).done for run in bench.plan.runs] == [6, 0, 6, 6]
+        assert [state_of(run).done for run in bench.agenda.runs] == [6, 0, 6, 6]
     assert begun_in(run_plan(bench)) == ["DeepSets, seed 0", "DeepSets, seed 0, race"]
-    assert_bit_equal(thetas(bench.plan)[1], thetas(bench_in(done[0]).plan)[1])
+    assert_bit_equal(thetas(bench.agenda)[1], thetas(bench_in(done[0]).agenda)[1])
 
 
 def test_a_run_is_given_up_only_after_so_many_steps_in_a_row():
@@ -277,8 +277,8 @@ def test_a_run_is_given_up_only_after_so_many_steps_in_a_row():
 
 def test_a_damaged_race_is_warned_of_and_run_again(done, tmp_path):
     bench = bench_in(done[0])
-    run, kept = bench.plan.runs[0], bench.plan.runs[0].kept_race
-    content, entry = kept.read_bytes(), bench.entry(bench.plan.runs[0])
+    run, kept = bench.agenda.runs[0], bench.agenda.runs[0].kept_race
+    content, entry = kept.read_bytes(), bench.entry(bench.agenda.runs[0])
     flipped = [content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :] for at in range(0, len(content), 61)]
     for bad in flipped:  # whatever bit it is, and whatever the archive's reader makes of it
         kept.write_bytes(bad)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lopt.comparison.config import Budget, ComparisonConfig, Published, Rival, make_plan
+from lopt.comparison.config import Budget, ComparisonConfig, Published, Rival, make_agenda
 from lopt.comparison.races import Entry, Tuned
 from lopt.comparison.state import RunState
 from lopt.comparison.work import Found
@@ -127,11 +127,11 @@ def found(counts: dict[str, int], **changes) -> Found:
       counts: label -> runs.
       changes: label -> function of (seed, entry) to another entry.
     """
-    plan = make_plan("toy", DRAWN, "cpu", "nowhere")
+    agenda = make_agenda("toy", DRAWN, "cpu", "nowhere")
     entries: dict[str, tuple[Entry, ...]] = {}
     for index, rival in enumerate(DRAWN.rivals):
         of_label = []
-        for run in [run for run in plan.runs if run.label == rival.label][: counts.get(rival.label, 0)]:
+        for run in [run for run in agenda.runs if run.label == rival.label][: counts.get(rival.label, 0)]:
             race = curve(rival.label, 0.02 + 0.01 * index + 0.002 * run.seed, noise=10 * index + run.seed)
             start = {"time": "2026-01-01", "device": "cpu", "devices": 2, "packages": {"jax": "0.10.2"}}
             state = RunState(1000, records(1000, 1.0 + 0.1 * index + 0.02 * run.seed), False, (start,))
@@ -143,4 +143,4 @@ def found(counts: dict[str, int], **changes) -> Found:
         Tuned(curve("tuned Adam", 0.03, reference=True, noise=90), "0.01"),
         Tuned(curve("tuned SGDM", 0.02, noise=91), "0.1"),
     )
-    return Found(plan, entries, tuned)
+    return Found(agenda, entries, tuned)
