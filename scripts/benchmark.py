@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "docs" / "benchmarks"
 
 Records = Iterator[dict[str, Any]]  # each complete: what was measured, and where
-Run = Callable[[argparse.Namespace], Records]
+Measure = Callable[[argparse.Namespace], Records]
 AddOptions = Callable[[argparse.ArgumentParser, Path], None]  # the second is the root of the project
 
 
@@ -230,7 +230,7 @@ def alone(*arguments: Any) -> Records:
 
 
 # name -> what measures, and its options, whose docstring is its help
-BENCHMARKS: dict[str, tuple[Run, AddOptions]] = {
+BENCHMARKS: dict[str, tuple[Measure, AddOptions]] = {
     "compile": (compiling, options.compiling),
     "data": (data, options.data),
     "estimators": (estimators, options.estimators),

@@ -17,7 +17,7 @@ from lopt.comparison.report import short_table
 from lopt.config import ConfigError, load_run, parse_part, to_dict
 from lopt.evaluation.baselines import SCHEDULES
 from lopt.evaluation.evaluate import Evaluation, EvaluationConfig, evaluate
-from lopt.evaluation.generalization import KINDS, conditions, dataset_of, generalize, stages, table
+from lopt.evaluation.generalization import KINDS, conditions, dataset_of, generalization_table, generalize, stages
 from lopt.evaluation.race import Competitor
 from lopt.reporting.generalization_report import write_generalization
 from lopt.reporting.report import write_report
@@ -275,7 +275,7 @@ def generalizations(args: argparse.Namespace, config: TaskConfig | None, console
             result = generalize(task, setup, evaluation, seed, chosen, progress=view.stage, cache=kept_searches(args))
         out = (args.out or base) / (result.task if len(tasks) > 1 else "")
         out.mkdir(parents=True, exist_ok=True)
-        console.print(rich_lines(table(result), f"{result.task}: generalization"))
+        console.print(rich_lines(generalization_table(result), f"{result.task}: generalization"))
         yield write_generalization(result, out)
 
 

@@ -17,7 +17,7 @@ import optax
 from rich.console import Console
 
 from lopt.config import load_file, to_dict
-from lopt.evaluation.aggregates import table
+from lopt.evaluation.aggregates import suite_table
 from lopt.evaluation.baselines import Hyper, Schedule, factor
 from lopt.evaluation.suite import (
     Entrant,
@@ -305,7 +305,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         result = result_of(config, units, failed)
         paths = write_suite(result, out)
         most = config.trials[-1]
-        lines = table(result.aggregates(most), config.reference, len(result.complete))
+        lines = suite_table(result.aggregates(most), config.reference, len(result.complete))
         console.print(rich_lines(lines, f"{len(result.complete)} tasks, {most} trials"))
         for path in paths:
             console.print(str(path), soft_wrap=True)

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from lopt.task.named import task_config
 
     @dataclasses.dataclass(frozen=True)
-    class Start(ProcessConfig):
+    class Options(ProcessConfig):
         """How this process starts; nothing of it is part of the experiment."""
 
         restart: bool = False
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             description=DESCRIPTION,
             config_dir=ROOT / "configs",
             help_config=ROOT / "configs" / "digits_mlp.py",
-            extra=Start(),
+            extra=Options(),
             readers={TaskConfig: task_config},
         )
         # Imported here, so that --help and a wrong argument answer at once.

@@ -142,7 +142,7 @@ def term_rows() -> list[TermRow]:
     return rows
 
 
-def table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
+def empty_table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
     view = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in left:
         view.add_column(name)
@@ -158,14 +158,14 @@ def number(value: int | None) -> str:
 def print_parameters(console: Console) -> None:
     rows = parameter_rows()
     notes = list(dict.fromkeys(row.note for row in rows if row.note))
-    view = table("Parameters of f, with alpha, beta and g0", ("task", "f", "spec"), ("paper", "ours", "note"))
+    view = empty_table("Parameters of f, with alpha, beta and g0", ("task", "f", "spec"), ("paper", "ours", "note"))
     for row in rows:
         note = f"({notes.index(row.note) + 1})" if row.note else ""
         view.add_row(row.task, row.network, row.spec, number(row.paper), number(row.ours), note)
     console.print(view)
     for index, note in enumerate(notes):
         console.print(f"({index + 1}) {note}", markup=False, highlight=False)
-    view = table("\nOne UNF layer", ("task", "spec"), ("tensors", "paper's terms", "our terms", "pooled views"))
+    view = empty_table("\nOne UNF layer", ("task", "spec"), ("tensors", "paper's terms", "our terms", "pooled views"))
     for row in term_rows():
         view.add_row(row.task, row.spec, *map(number, (row.tensors, row.paper, row.terms, row.views)))
     console.print(view)

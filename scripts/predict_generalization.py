@@ -14,8 +14,8 @@ from lopt.weight_space.report import (
     differences,
     is_papers_zoo,
     kept_predictions,
+    prediction_table,
     read_predictions,
-    table,
     write_predictions,
     write_report,
 )
@@ -143,7 +143,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         paper = is_papers_zoo(args.zoo, args.label)
         paths = write_report(out, paper=paper)
     predictions, _ = read_predictions(out)
-    console.print(rich_lines(table(predictions, paper=paper), f"{args.label} of {len(zoo.labels):,} models: the test part"))
+    console.print(
+        rich_lines(prediction_table(predictions, paper=paper), f"{args.label} of {len(zoo.labels):,} models: the test part")
+    )
     if further := differences(predictions):
         console.print(rich_lines(further, "errors over the models of the test part"))
     for path in paths:

@@ -9,7 +9,7 @@ from lopt.benchmarks.growth import growth
 from lopt.evaluation.summary import markdown
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def as_markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table; all columns but the first are aligned to the right."""
     return markdown([header, *([str(cell) for cell in row] for row in rows)])
 
@@ -32,7 +32,7 @@ def scaling_table(records: Sequence[Record]) -> str:
             row = [f"{TITLES.get(network, network)}: {axis}", f"{values[0]:,} to {values[-1]:,}", times["slope"], linear]
             rows.append([*row, memory["slope"], " to ".join(ends), " to ".join(peaks)])
     header = ("axis", "range", "slope of time", "linear", "slope of planned memory", "inner steps/s", "peak MB of the process")
-    return table(header, rows)
+    return as_markdown(header, rows)
 
 
 def throughput_table(records: Sequence[Record]) -> str:
@@ -56,7 +56,7 @@ def throughput_table(records: Sequence[Record]) -> str:
         "compile",
         "spent on",
     )
-    return table(header, rows)
+    return as_markdown(header, rows)
 
 
 def in_use_table(records: Sequence[Record]) -> str:
@@ -76,7 +76,7 @@ def in_use_table(records: Sequence[Record]) -> str:
         "temporary",
         "peak of the step",
     )
-    return table(header, rows)
+    return as_markdown(header, rows)
 
 
 def startup_table(records: Sequence[Record]) -> str:
@@ -92,7 +92,7 @@ def startup_table(records: Sequence[Record]) -> str:
             rows.append([f"`{name.removeprefix('help_').removesuffix('_s')}.py --help`", f"{value} s"])
         elif name in names:
             rows.append([names[name], f"{value} s"])
-    return table(("wait", "median"), rows)
+    return as_markdown(("wait", "median"), rows)
 
 
 def reliability_table(records: Sequence[Record]) -> str:
@@ -101,7 +101,7 @@ def reliability_table(records: Sequence[Record]) -> str:
     for kind in dict.fromkeys(record["kind"] for record in records):
         counts = [sum(r[name] for r in records if r["kind"] == kind) for name in ("attempts", "same", "told", "lost")]
         rows.append([kind, *(f"{count:,}" for count in counts)])
-    return table(("what happened", "attempts", "ended as if nothing had", "told by name", "lost"), rows)
+    return as_markdown(("what happened", "attempts", "ended as if nothing had", "told by name", "lost"), rows)
 
 
 TABLES: dict[str, Callable[[Sequence[Record]], str]] = {

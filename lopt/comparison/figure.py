@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lopt.comparison.results import Row, entries_of, goal, mean_curve, meta_curves, rows
+from lopt.comparison.results import RivalRow, entries_of, goal, mean_curve, meta_curves, rows
 from lopt.comparison.words import budget_lines, captions, loss_text, speedup_text
 from lopt.comparison.work import Found
 from lopt.reporting.plots import by_hand_look, learned_look, loss_axis, over_seeds, style
@@ -90,7 +90,7 @@ def look_of(found: Found, label: str) -> dict[str, Any]:
     return learned_look([rival.label for rival in found.agenda.config.rivals].index(label))
 
 
-def _label(found: Found, row: Row) -> str:
+def _label(found: Found, row: RivalRow) -> str:
     label = f"{row.label}: {loss_text(row)}; {speedup_text(row)}"
     if not row.is_learned:
         return f"{row.label}: {loss_text(row)}" + ("" if row.reference else f"; {speedup_text(row)}")
@@ -101,7 +101,7 @@ def _label(found: Found, row: Row) -> str:
     return label + f" ({row.diverged_runs} of {row.seeds} meta-trainings diverged)" * (row.diverged_runs > 0)
 
 
-def _draw_race(ax: "Axes", found: Found, lines: Mapping[str, Row]) -> list[Any]:
+def _draw_race(ax: "Axes", found: Found, lines: Mapping[str, RivalRow]) -> list[Any]:
     """The left panel, of rows by their label in the legend; the handles of the legend."""
     evaluation = found.agenda.budget.experiment.evaluation
     smoothing = max(1, evaluation.steps // 50)

@@ -11,7 +11,7 @@ from lopt import config
 from lopt.comparison.arrays import curve_arrays, metric_arrays, npz
 from lopt.comparison.figure import comparison_figure
 from lopt.comparison.races import Entry
-from lopt.comparison.results import Row, entries_of, goal, rows
+from lopt.comparison.results import RivalRow, entries_of, goal, rows
 from lopt.comparison.state import seconds_of
 from lopt.comparison.words import budget_lines, captions, hours, loss_text, outer_steps_text, speedup_text
 from lopt.comparison.work import Found
@@ -24,7 +24,7 @@ from lopt.training import checkpoint
 THETA_DIR = "theta"
 
 
-def table(found: Found) -> list[list[str]]:
+def comparison_table(found: Found) -> list[list[str]]:
     """The lines of the table, its header first."""
     lines, total = rows(found), found.agenda.budget.experiment.outer_steps
     metrics = [name for name in lines[-1].test if name != "loss"] or list(lines[-1].test)
@@ -39,7 +39,7 @@ def table(found: Found) -> list[list[str]]:
     return [header, *(_cells(row, metrics, total) for row in lines)]
 
 
-def _cells(row: Row, metrics: Sequence[str], total: int) -> list[str]:
+def _cells(row: RivalRow, metrics: Sequence[str], total: int) -> list[str]:
     seeds = f"{row.seeds} of {row.planned}" if row.is_learned else ""
     diverged = f"{row.diverged} of {row.raced}" if row.diverged else "0"
     diverged += f"; {row.diverged_runs} of {row.seeds} meta-trainings" if row.diverged_runs else ""
@@ -73,7 +73,7 @@ def csv_text(found: Found) -> str:
     return text.getvalue()
 
 
-def _tests(row: Row) -> list[tuple[str, Estimate]]:
+def _tests(row: RivalRow) -> list[tuple[str, Estimate]]:
     return [(f"test_{name}", estimate) for name, estimate in row.test.items()]
 
 
@@ -158,7 +158,7 @@ def readme(found: Found) -> str:
 
 ![training loss over inner steps, and held-out loss over outer steps]({agenda.picture})
 
-{markdown(table(found))}
+{markdown(comparison_table(found))}
 
 {_beside(found)}## Budget
 
@@ -207,7 +207,7 @@ def write_comparison(found: Found, directory: str | Path) -> list[Path]:
     files = {
         found.agenda.picture: plots.png(comparison_figure(found)),
         "README.md": readme(found).encode(),
-        "table.md": (markdown(table(found)) + "\n").encode(),
+        "table.md": (markdown(comparison_table(found)) + "\n").encode(),
         "table.csv": csv_text(found).encode(),
         "table.json": json_text(found).encode(),
         "curves.npz": npz(curve_arrays(found)),

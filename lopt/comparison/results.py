@@ -18,7 +18,7 @@ from lopt.reporting.plots import over_seeds
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class RivalRow:
     """One line of the table.
 
     Attributes:
@@ -93,7 +93,7 @@ def goal(found: Found) -> tuple[float, Goal]:
     return target_loss(reference_of(found), window), Goal.of(reference_of(found), window)
 
 
-def rows(found: Found) -> list[Row]:
+def rows(found: Found) -> list[RivalRow]:
     """The lines of the table: the learned optimizers that were raced, in the agenda's order, then those by hand."""
     lines = [_learned(found, label, entries) for label, entries in found.entries.items() if entries]
     return [*lines, *(_by_hand(found, index) for index in range(len(found.tuned)))]
@@ -116,9 +116,9 @@ def _figures(found: Found, curves: Sequence[Curve]) -> dict[str, object]:
     }
 
 
-def _learned(found: Found, label: str, entries: Sequence[Entry]) -> Row:
+def _learned(found: Found, label: str, entries: Sequence[Entry]) -> RivalRow:
     figures: dict = _figures(found, [entry.curve for entry in entries])
-    return Row(
+    return RivalRow(
         label=label,
         **figures,
         seeds=len(entries),
@@ -131,11 +131,11 @@ def _learned(found: Found, label: str, entries: Sequence[Entry]) -> Row:
     )
 
 
-def _by_hand(found: Found, index: int) -> Row:
+def _by_hand(found: Found, index: int) -> RivalRow:
     tuned = found.tuned[index]
     setting = tuned.setting + " (at the edge of what was tried)" * tuned.at_edge
     figures: dict = _figures(found, [tuned.curve])
-    return Row(label=tuned.curve.name, **figures, tuned=setting, reference=tuned.curve.reference)
+    return RivalRow(label=tuned.curve.name, **figures, tuned=setting, reference=tuned.curve.reference)
 
 
 def mean_curve(curves: Sequence[Curve], window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from lopt.comparison.results import Row, entries_of, rows
+from lopt.comparison.results import RivalRow, entries_of, rows
 from lopt.comparison.state import seconds_of
 from lopt.comparison.work import Found
 
 
-def loss_text(row: Row) -> str:
+def loss_text(row: RivalRow) -> str:
     """The final training loss; `nan` where a seed diverged, which no mean over the others may hide."""
     if not row.diverged:
         return str(row.final_loss)
@@ -15,7 +15,7 @@ def loss_text(row: Row) -> str:
     return f"nan{others}, {row.diverged} of {row.raced} seeds diverged"
 
 
-def speedup_text(row: Row) -> str:
+def speedup_text(row: RivalRow) -> str:
     """`1.16 ± 0.18x`; how many seeds never get there is said."""
     if row.reference:
         return "1x"
@@ -82,7 +82,7 @@ def _count(number: int) -> str:
     return f"{number / 1e6:,.1f} million" if number >= 1e6 else f"{number:,}"
 
 
-def outer_steps_text(row: Row, total: int) -> str:
+def outer_steps_text(row: RivalRow, total: int) -> str:
     """`10,000` where all runs have them, else what each has, of how many."""
     if not row.is_learned:
         return ""

@@ -72,8 +72,8 @@ def carry_out(
     """Do what is left of an agenda: tune and race the rivals by hand, then for each seed meta-train and race every learned one.
 
     All that can be wrong with configs and data is found before anything is trained. A meta-training that diverges is left as it is, its
-    theta raced all the same, and the agenda goes on. Several processes may carry out one agenda: each leaves
-    alone the run that another is on.
+    theta raced all the same, and the agenda goes on. Several processes may carry out one agenda: each leaves alone the run that
+    another is on.
 
     Args:
       bench: of the agenda.

@@ -197,7 +197,7 @@ def aggregate(
     return found
 
 
-def table(aggregates: Sequence[Aggregate], reference: str, tasks: int) -> list[list[str]]:
+def suite_table(aggregates: Sequence[Aggregate], reference: str, tasks: int) -> list[list[str]]:
     """The lines of the table, its header first."""
     header = [
         "optimizer",

@@ -207,7 +207,7 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def table(result: Generalization) -> list[list[str]]:
+def generalization_table(result: Generalization) -> list[list[str]]:
     """The lines of the table, its header first: speed-up, and final loss over the reference's, by optimizer and condition."""
     reference = next((row.name for race in result.races.values() for row in race.rows if row.reference), "the reference")
     lines = [["condition", "optimizer", "final training loss", f"loss / {reference}'s", "speed-up", "diverged"]]

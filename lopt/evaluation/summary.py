@@ -234,7 +234,7 @@ _NAME = 16  # characters of a name that a narrow table keeps on a line
 Cell = tuple[str, ...]  # parts that a wide table sets side by side and a narrow one above each other
 
 
-def table(rows: Sequence[Row]) -> list[list[Cell]]:
+def race_table(rows: Sequence[Row]) -> list[list[Cell]]:
     """The lines of the table, its header first.
 
     Every metric of the test split has a column, but the test loss only where there is no other. A diverged seed is never hidden:
@@ -283,7 +283,7 @@ def bullets(lines: Sequence[str]) -> str:
 
 def markdown_table(rows: Sequence[Row]) -> str:
     """The table in Markdown."""
-    return markdown([[" ".join(cell) for cell in line] for line in table(rows)])
+    return markdown([[" ".join(cell) for cell in line] for line in race_table(rows)])
 
 
 def rich_table(rows: Sequence[Row], title: str, caption: str = "") -> "Table":
@@ -291,7 +291,7 @@ def rich_table(rows: Sequence[Row], title: str, caption: str = "") -> "Table":
     from rich import box
     from rich.table import Table
 
-    header, *lines = table(rows)
+    header, *lines = race_table(rows)
     caption = "\n".join(map(terminal_text, caption.split("\n")))
     view = Table(title=terminal_text(title), caption=caption, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
     view.padding = (0, 1, 0, 0)

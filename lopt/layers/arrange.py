@@ -25,7 +25,7 @@ class Kind(NamedTuple):
     kept: tuple[int, ...]
 
 
-class Run(NamedTuple):
+class Stretch(NamedTuple):
     """Neighbouring sides of one kind, in every group of a batch.
 
     Attributes:
@@ -46,16 +46,16 @@ class Batch(NamedTuple):
 
     Attributes:
       labels: of the groups.
-      views: runs of views.
-      targets: runs of targets.
+      views: stretches of views.
+      targets: stretches of targets.
       rows: for each group, the order of its matrix's rows that belongs to `views`.
       columns: for each group, the order of its matrix's columns that belongs to `targets`.
       untied: kept axes along which every index has a matrix of its own, in the order of the matrices.
     """
 
     labels: list[str]
-    views: list[Run]
-    targets: list[Run]
+    views: list[Stretch]
+    targets: list[Stretch]
     rows: list[np.ndarray]
     columns: list[np.ndarray]
     untied: tuple[int, ...]
@@ -172,7 +172,9 @@ def _batches(plan: Plan, classes: Sequence[Sequence[str]], c_in: Channels, c_out
         found.setdefault((views.kinds(), targets.kinds(), axes), []).append((group.label, views, targets))
     for (_, _, axes), groups in found.items():
         labels, views, targets = (list(column) for column in zip(*groups, strict=True))
-        yield Batch(labels, _runs(views), _runs(targets), [v.order() for v in views], [t.order() for t in targets], axes)
+        yield Batch(
+            labels, _stretches(views), _stretches(targets), [v.order() for v in views], [t.order() for t in targets], axes
+        )
 
 
 def _order(group: Group) -> tuple[int, ...]:
@@ -187,13 +189,13 @@ def _sort(sides: Sequence[Side], order: Sequence[int], place: Mapping[str, tuple
     return _Sorted(sorted(placed), [channels[side.path] for side in sides])
 
 
-def _runs(groups: Sequence[_Sorted]) -> list[Run]:
-    """The runs of one kind over the sorted sides of groups that line up."""
+def _stretches(groups: Sequence[_Sorted]) -> list[Stretch]:
+    """The stretches of one kind over the sorted sides of groups that line up."""
     result, start, first = [], 0, 0
     for kind, run in itertools.groupby(groups[0].sides, key=lambda side: side[0]):
         sides = list(run)
         last, stop = first + len(sides), start + sum(groups[0].channels[i] for _, _, i in sides)
         members = np.asarray([[member for _, member, _ in group.sides[first:last]] for group in groups])
-        result.append(Run(kind, members, start, stop))
+        result.append(Stretch(kind, members, start, stop))
         first, start = last, stop
     return result

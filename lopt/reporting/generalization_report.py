@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lopt.config import to_dict, write_atomically
-from lopt.evaluation.generalization import Generalization, relative_loss, table
+from lopt.evaluation.generalization import Generalization, generalization_table, relative_loss
 from lopt.evaluation.summary import markdown
 from lopt.reporting import plots
 from lopt.reporting.html_report import Page, Picture, html_page
@@ -68,7 +68,7 @@ def write_generalization(result: Generalization, directory: Path) -> list[Path]:
     Returns:
       The paths written, the page first.
     """
-    lines, config = table(result), result.config
+    lines, config = generalization_table(result), result.config
     looks = {(dark, narrow): plots.Look(dark, narrow) for dark in (False, True) for narrow in (False, True)}
     rivals_only = all(row.reference for race in result.races.values() for row in race.rows)
     drawn = {} if rivals_only else {which: plots.png(heat_map_figure(result, look)) for which, look in looks.items()}

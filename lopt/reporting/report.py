@@ -12,7 +12,7 @@ import numpy as np
 from lopt.config import write_atomically
 from lopt.evaluation.baselines import Baseline, find_baseline
 from lopt.evaluation.evaluate import Evaluation
-from lopt.evaluation.summary import bullets, markdown, markdown_table, rich_table, table
+from lopt.evaluation.summary import bullets, markdown, markdown_table, race_table, rich_table
 from lopt.evaluation.tuning import Tuning
 from lopt.reporting import plots
 from lopt.reporting.html_report import Page, Picture, html_page
@@ -197,7 +197,7 @@ def _page(
     return html_page(
         Page(
             title=f"{evaluation.task}: {config.steps:,} inner steps, {config.seeds} seeds",
-            results=[[" ".join(cell) for cell in line] for line in table(evaluation.rows)],
+            results=[[" ".join(cell) for cell in line] for line in race_table(evaluation.rows)],
             pictures=shown,
             tables={"Costs": cost_table(evaluation), "Tuning": tuning_table(evaluation)},
             lists={"Budget": _budget(evaluation, records, inner_steps), "Definitions": _definitions(evaluation)},

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lopt.config import to_dict, write_atomically
-from lopt.evaluation.aggregates import log_ratios, table
+from lopt.evaluation.aggregates import log_ratios, suite_table
 from lopt.evaluation.suite import SuiteResult
 from lopt.evaluation.summary import markdown
 from lopt.reporting import plots
@@ -123,7 +123,7 @@ def write_suite(result: SuiteResult, directory: Path) -> list[Path]:
       ValueError: if there is no such task.
     """
     config, done = result.config, len(result.complete)
-    tables = {trials: table(result.aggregates(trials), config.reference, done) for trials in reversed(config.trials)}
+    tables = {trials: suite_table(result.aggregates(trials), config.reference, done) for trials in reversed(config.trials)}
     most = config.trials[-1]
     title = f"{len(result.optimizers)} optimizers on {done} tasks, {most} trials each"
     if done < len(result.kinds):

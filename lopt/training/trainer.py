@@ -237,7 +237,7 @@ def _train(
         state = MetaTrainState(**fields)
     if jax.process_count() > 1:
         distributed.check_same({"the outer step it goes on from": str(step), "the data": _digest(setup.source.at(step))})
-    about = _Start(step, {"code": code_digest(experiment)}, strict)
+    about = _Resumption(step, {"code": code_digest(experiment)}, strict)
     opened = distributed.main_does(lambda: _open_files(experiment, run_dir, about, held))
     metrics, log = opened or (None, None)
     data = on_devices(setup.source, NamedSharding(setup.mesh, PartitionSpec()))
@@ -297,7 +297,7 @@ def _train(
     return Result(step, theta, interrupted=step < experiment.outer_steps)
 
 
-class _Start(NamedTuple):
+class _Resumption(NamedTuple):
     """How a start goes on: from which outer step, what its environment says besides, and whether it may differ from the one before."""
 
     step: int
@@ -305,7 +305,7 @@ class _Start(NamedTuple):
     strict: bool
 
 
-def _open_files(experiment: MetaTrainConfig, run_dir: Path, start: _Start, held: ExitStack) -> tuple[MetricsWriter, Loggers]:
+def _open_files(experiment: MetaTrainConfig, run_dir: Path, start: _Resumption, held: ExitStack) -> tuple[MetricsWriter, Loggers]:
     """Metrics, loggers and the entry of this start; says what of the run before is missing, and what is not as it was."""
     earlier = read_starts(run_dir) if start.step and (run_dir / ENVIRONMENT_FILE).exists() else []
     differ = changes(earlier[-1], {**environment(), **start.about}) if earlier else []

@@ -61,7 +61,7 @@ class ZooConfig:
             raise ValueError(f"batch_sizes must name at least one positive number, got {self.batch_sizes}")
 
 
-class Plan(NamedTuple):
+class ShardJob(NamedTuple):
     """A shard to be made: models of one batch size, as they run in one program.
 
     Attributes:
@@ -77,19 +77,19 @@ class Plan(NamedTuple):
     learning_rates: tuple[float, ...]
 
 
-def plan_shards(config: ZooConfig) -> list[Plan]:
+def plan_shards(config: ZooConfig) -> list[ShardJob]:
     """Draw the models' hyperparameters, and gather those of one batch size into shards."""
     words = np.random.PCG64(config.seed).random_raw((config.models, 2)).astype(np.float64) / 2.0**64
     low, high = map(math.log, config.learning_rates)
     rates = np.exp(low + (high - low) * words[:, 0])
     sizes = np.asarray(config.batch_sizes)[(words[:, 1] * len(config.batch_sizes)).astype(int)]
-    plans: list[Plan] = []
+    jobs: list[ShardJob] = []
     for size in sorted(set(config.batch_sizes)):
         models = np.flatnonzero(sizes == size)
         for start in range(0, len(models), config.shard):
             chosen = models[start : start + config.shard]
-            plans.append(Plan(len(plans), tuple(chosen.tolist()), size, tuple(rates[chosen].tolist())))
-    return plans
+            jobs.append(ShardJob(len(jobs), tuple(chosen.tolist()), size, tuple(rates[chosen].tolist())))
+    return jobs
 
 
 def train_models(task: Task, steps: int, keys: jax.Array, learning_rates: jax.Array, datasets: Datasets) -> tuple[PyTree, Any]:
@@ -165,26 +165,26 @@ def make_zoo(config: ZooConfig, zoo: str | Path, progress: Progress = lambda mes
 def _make_missing(config: ZooConfig, task: Task, zoo: Path, progress: Progress) -> int:
     shards = read_manifest(zoo)
     write_spec(zoo, proven_spec(task))
-    missing = [plan for plan in plan_shards(config) if shard_file(plan.number) not in shards]
+    missing = [job for job in plan_shards(config) if shard_file(job.number) not in shards]
     train: dict[int, Callable[..., Any]] = {}  # by batch size
-    for plan in missing:
-        progress(f"shard {plan.number}: {len(plan.models)} models, batches of {plan.batch_size}", weight_of(plan))
-        if plan.batch_size not in train:
-            train[plan.batch_size] = _compiled(task, config.steps, config.shard)
-        weights, rows = _trained(train[plan.batch_size], task, config, plan)
-        shards = write_shard(zoo, shards, plan.number, weights, rows)
+    for job in missing:
+        progress(f"shard {job.number}: {len(job.models)} models, batches of {job.batch_size}", weight_of(job))
+        if job.batch_size not in train:
+            train[job.batch_size] = _compiled(task, config.steps, config.shard)
+        weights, rows = _trained(train[job.batch_size], task, config, job)
+        shards = write_shard(zoo, shards, job.number, weights, rows)
     return sum(len(shard.rows) for shard in shards.values())
 
 
-def weight_of(plan: Plan) -> float:
+def weight_of(job: ShardJob) -> float:
     """Examples that a shard sees in a step: what its time is in proportion to."""
-    return float(len(plan.models) * plan.batch_size)
+    return float(len(job.models) * job.batch_size)
 
 
 def total_weight(config: ZooConfig, zoo: Path) -> float:
     """Of the shards that are still to be made."""
     done = read_manifest(zoo)
-    return sum(weight_of(plan) for plan in plan_shards(config) if shard_file(plan.number) not in done)
+    return sum(weight_of(job) for job in plan_shards(config) if shard_file(job.number) not in done)
 
 
 def _compiled(task: Task, steps: int, models: int) -> Callable[..., Any]:
@@ -197,27 +197,27 @@ def _compiled(task: Task, steps: int, models: int) -> Callable[..., Any]:
 
 
 def _trained(
-    train: Callable[..., Any], task: Task, config: ZooConfig, plan: Plan
+    train: Callable[..., Any], task: Task, config: ZooConfig, job: ShardJob
 ) -> tuple[dict[str, np.ndarray], list[dict[str, float]]]:
     assert isinstance(task.datasets, Datasets)
     assert isinstance(task.datasets.train, ArraySplit)
-    split = dataclasses.replace(task.datasets.train, batch_size=plan.batch_size)
+    split = dataclasses.replace(task.datasets.train, batch_size=job.batch_size)
     datasets = dataclasses.replace(task.datasets, train=split)
     root = jax.random.key(config.seed)
     # A shard that is not full has its last model several times, so that one program serves all.
-    which = np.minimum(np.arange(config.shard), len(plan.models) - 1)
-    keys = jax.vmap(lambda model: jax.random.fold_in(root, model))(jnp.asarray(plan.models)[which])
-    params, found = jax.device_get(train(keys, jnp.asarray(plan.learning_rates, jnp.float32)[which], datasets))
-    arrays = {path: array[: len(plan.models)] for path, array in named_leaves(params)}
-    found = {name: np.asarray(values)[: len(plan.models)] for name, values in found.items()}
-    finite = np.all([np.isfinite(a.reshape(len(plan.models), -1)).all(axis=1) for a in arrays.values()], axis=0)
+    which = np.minimum(np.arange(config.shard), len(job.models) - 1)
+    keys = jax.vmap(lambda model: jax.random.fold_in(root, model))(jnp.asarray(job.models)[which])
+    params, found = jax.device_get(train(keys, jnp.asarray(job.learning_rates, jnp.float32)[which], datasets))
+    arrays = {path: array[: len(job.models)] for path, array in named_leaves(params)}
+    found = {name: np.asarray(values)[: len(job.models)] for name, values in found.items()}
+    finite = np.all([np.isfinite(a.reshape(len(job.models), -1)).all(axis=1) for a in arrays.values()], axis=0)
     finite &= np.isfinite(found["loss"])
-    rows = list(_rows(plan, found, finite))
+    rows = list(_rows(job, found, finite))
     return {path: array[finite] for path, array in arrays.items()}, rows
 
 
-def _rows(plan: Plan, found: dict[str, np.ndarray], kept: Sequence[bool]) -> Iterator[dict[str, float]]:
-    for i, model in enumerate(plan.models):
+def _rows(job: ShardJob, found: dict[str, np.ndarray], kept: Sequence[bool]) -> Iterator[dict[str, float]]:
+    for i, model in enumerate(job.models):
         if kept[i]:
-            drawn = {"model": model, "learning_rate": plan.learning_rates[i], "batch_size": plan.batch_size}
+            drawn = {"model": model, "learning_rate": job.learning_rates[i], "batch_size": job.batch_size}
             yield drawn | {name: float(values[i]) for name, values in found.items()}

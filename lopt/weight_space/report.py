@@ -112,7 +112,7 @@ def is_papers_zoo(zoo: Path, label: str) -> bool:
     return label == "success" and path.is_file() and isinstance(load_run(zoo), ZooConfig)
 
 
-def table(predictions: Mapping[str, Sequence[Prediction]], *, paper: bool = False) -> list[list[str]]:
+def prediction_table(predictions: Mapping[str, Sequence[Prediction]], *, paper: bool = False) -> list[list[str]]:
     """The lines of the table, its header first: means over seeds and their standard errors.
 
     Args:
@@ -160,13 +160,17 @@ def _estimate(values: Sequence[float]) -> str:
 
 
 def write_report(out: Path, *, paper: bool = False) -> list[Path]:
-    """The table and the picture of all methods that are kept in a directory: `table.md`, `scatter.png`; `paper` as of `table`."""
+    """The table and the picture of all methods that are kept in a directory: `table.md`, `scatter.png`; `paper`: see `prediction_table`."""
     predictions, zoo = read_predictions(out)
     text = [
         f"Predicting {markdown_text(zoo['label'])} from the weights of {zoo['models']:,} models ({markdown_text(zoo['name'])}); the test "
         "part of the zoo.\n"
     ]
-    text += [markdown(table(predictions, paper=paper)), "", "Means over seeds of theta and order, and their standard errors.\n"]
+    text += [
+        markdown(prediction_table(predictions, paper=paper)),
+        "",
+        "Means over seeds of theta and order, and their standard errors.\n",
+    ]
     if further := differences(predictions):
         text += [markdown(further), "", "Standard errors over the models of the test part, by resampling.\n"]
     paths = [out / "table.md", out / "scatter.png"]

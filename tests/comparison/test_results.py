@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lopt.comparison.arrays import metric_arrays, npz
-from lopt.comparison.report import csv_text, readme, table, write_comparison
+from lopt.comparison.report import comparison_table, csv_text, readme, write_comparison
 from lopt.comparison.results import entries_of, goal, mean_curve, rows
 from lopt.comparison.words import captions, hours, speedup_text
 from lopt.config import load_run
@@ -92,7 +92,7 @@ def test_curves_are_means_over_meta_seeds_with_their_error():
 
 def test_what_diverged_or_never_got_there_is_said():
     comparison = found(ALL, UNF=diverging, DeepSets=given_up, SGDM=lambda seed, entry: diverging(seed, entry, upto=3))
-    lines = {line[0]: line for line in table(comparison)}
+    lines = {line[0]: line for line in comparison_table(comparison)}
     assert lines["UNF"][2].startswith("nan (others: 0.")
     assert lines["UNF"][2].endswith("6 of 9 seeds diverged")
     assert lines["SGDM"][2] == "nan, 9 of 9 seeds diverged"

@@ -18,7 +18,7 @@ from lopt.comparison.config import make_agenda
 from lopt.comparison.kept import kept_race
 from lopt.comparison.progress import AgendaProgress
 from lopt.comparison.races import Bench
-from lopt.comparison.report import readme, table, write_comparison
+from lopt.comparison.report import comparison_table, readme, write_comparison
 from lopt.comparison.results import rows
 from lopt.comparison.state import has_diverged, state_of
 from lopt.comparison.work import InterruptedComparisonError, carry_out, collect
@@ -242,8 +242,8 @@ def test_meta_trainings_that_diverge_do_not_stop_the_plan(tmp_path):
     assert [(row.diverged_runs, row.outer_steps) for row in learned] == [(1, (2,)), (1, (2,))]
     assert [row.diverged for row in learned] == [3, 3]
     assert rows(found)[2].diverged == 0
-    assert "nan, 3 of 3 seeds diverged" in table(found)[1]
-    assert "3 of 3; 1 of 1 meta-trainings" in table(found)[1]
+    assert "nan, 3 of 3 seeds diverged" in comparison_table(found)[1]
+    assert "3 of 3; 1 of 1 meta-trainings" in comparison_table(found)[1]
     assert (write_comparison(found, tmp_path / "report")[0]).read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "report" / "table.json").read_text())["rows"][0]["final_loss"]["mean"] is None
     assert run_plan(bench) == ""  # a run that was given up is not taken up again

@@ -14,7 +14,7 @@ from lopt.evaluation.aggregates import (
     mean,
     profile,
     ranks,
-    table,
+    suite_table,
 )
 
 
@@ -89,7 +89,7 @@ def test_aggregates_and_their_table():
     assert (found["half"].rank.value, found["nadamw"].rank.value, found["worse"].rank.value) == (1, 2, 3)
     assert (found["half"].speedup.value, found["worse"].speedup.value) == (3.0, 0.0)
     assert (found["worse"].diverged, found["worse"].runs, found["half"].time) == (1, 8, pytest.approx(4.0))
-    header, *lines = table(list(found.values()), "nadamw", 4)
+    header, *lines = suite_table(list(found.values()), "nadamw", 4)
     assert header[1] == "final loss, nadamw = 1"
     assert lines[0] == ["nadamw", "1", "1", "2 (2 to 2)", "1", "", "0", "1"]
     assert lines[1][1:3] == ["0.5 (0.5 to 0.5)"] * 2

@@ -12,7 +12,16 @@ from matplotlib.colors import to_hex
 from rich.console import Console
 
 from lopt.evaluation.evaluate import EvaluationConfig
-from lopt.evaluation.generalization import AS_TRAINED, Condition, conditions, dataset_of, generalize, relative_loss, stages, table
+from lopt.evaluation.generalization import (
+    AS_TRAINED,
+    Condition,
+    conditions,
+    dataset_of,
+    generalization_table,
+    generalize,
+    relative_loss,
+    stages,
+)
 from lopt.evaluation.race import Competitor
 from lopt.reporting.generalization_report import write_generalization
 from lopt.reporting.plots import Look, png
@@ -120,7 +129,7 @@ def test_figures_are_relative_to_the_reference_under_the_condition(result):
     assert relative_loss(race, good) == pytest.approx(good.final_loss.mean / race.target)
     assert math.isinf(relative_loss(race, bad))
     assert found.row("good", "width x 2") is None
-    lines = table(found)
+    lines = generalization_table(found)
     assert lines[0][3] == "loss / Adam 0.03's"
     shown = {(line[0], line[1]): line for line in lines[1:]}
     assert shown["as trained", "Adam 0.03"][3:] == ["1.00", "1.00x", "0"]
@@ -159,7 +168,7 @@ def test_the_files_are_written(result, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in paths)
     assert [path.suffix for path in paths] == [".html", ".md", ".csv", ".json", ".png"]
     read = list(csv.reader(io.StringIO((tmp_path / "generalization.csv").read_text())))
-    assert read == table(found)
+    assert read == generalization_table(found)
     stored = json.loads((tmp_path / "generalization.json").read_text())
     assert [condition["name"] for condition in stored["conditions"]] == ["as trained", "5 x steps", "width x 2"]
     assert stored["conditions"][0]["rows"][1]["relative_loss"] is None  # infinite, as it diverged

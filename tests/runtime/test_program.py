@@ -106,7 +106,7 @@ def test_a_refusal_because_somebodys_code_failed_is_theirs(own):
 
 
 def test_all_errors_of_lopt_have_one_base():
-    from lopt.comparison.work import InterruptedPlanError
+    from lopt.comparison.work import InterruptedComparisonError
     from lopt.evaluation.tuning import TuningError
     from lopt.layers.kernels.build import NativeKernelError
     from lopt.pretrained.card import CardError
@@ -117,6 +117,6 @@ def test_all_errors_of_lopt_have_one_base():
     from lopt.weight_space.store import ZooError
     from tasks.datasets import DatasetError
 
-    errors = (CardError, CheckpointError, ConfigError, DatasetError, DivergedError, InterruptedPlanError, MetricsError)
+    errors = (CardError, CheckpointError, ConfigError, DatasetError, DivergedError, InterruptedComparisonError, MetricsError)
     errors += (NativeKernelError, PeerError, SpecError, TuningError, ZooError)
     assert all(issubclass(error, LoptError) for error in errors)

@@ -18,7 +18,7 @@ jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))  # more than there ar
 import dataclasses
 from pathlib import Path
 from lopt.comparison.races import Bench
-from lopt.comparison.config import make_plan
+from lopt.comparison.config import make_agenda
 from lopt.comparison.work import carry_out, collect
 from lopt.evaluation.race import Competitor, race
 from lopt.training import metrics
@@ -38,7 +38,7 @@ for particles in (4, 5):
     (curve,) = race(task, [Competitor("learned", learned.opt_fn, result.theta)], jax.random.key(0), steps=20, seeds=3)
     found[f"raced {particles}"] = curve.losses.mean(axis=1).tolist()
 if len(sys.argv) > 3:
-    bench = Bench(make_plan("toy", COMPARISON, "tiny", root / "plan"))
+    bench = Bench(make_agenda("toy", COMPARISON, "tiny", root / "plan"))
     carry_out(bench, ("SGDM", "DeepSets"))
     found["compared"] = {label: len(entries) for label, entries in collect(bench).entries.items()}
 (root / "found.json").write_text(json.dumps(found))

@@ -23,7 +23,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lopt.config import ConfigError
 from lopt.training import metrics
 from lopt.training.loggers import LoggerConfig, Loggers, check_loggers, open_loggers
-from lopt.training.loggers.base import Start
+from lopt.training.loggers.base import Opening
 from lopt.training.loggers.wandb import WandbLogger
 from lopt.training.loggers.wandb_process import last_step, records
 from lopt.training.metrics import MetricsWriter
@@ -311,7 +311,7 @@ def test_wandb_is_given_what_it_missed(tmp_path):
 
 
 def start_of(run_dir):
-    return Start(run_dir, EXPERIMENT, ENVIRONMENT, 0)
+    return Opening(run_dir, EXPERIMENT, ENVIRONMENT, 0)
 
 
 def test_a_run_goes_on_when_wandb_dies(tmp_path):
@@ -372,7 +372,7 @@ def test_what_wandb_does_not_take_is_not_kept_for_ever(tmp_path, monkeypatch):
 def test_what_wandb_says_of_its_end_is_passed_on(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("damaged\n{}\n")
     with pytest.warns(RuntimeWarning, match="'wandb' failed .*MetricsError: .*line 1 is damaged") as warned:
-        Loggers({"wandb": lambda: WandbLogger(LoggerConfig(), Start(tmp_path, {}, {}, 5))}).close()
+        Loggers({"wandb": lambda: WandbLogger(LoggerConfig(), Opening(tmp_path, {}, {}, 5))}).close()
     assert len(warned) == 1
 
 

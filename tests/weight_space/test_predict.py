@@ -14,7 +14,14 @@ from scipy.stats import kendalltau
 from lopt.symmetry.spec import WeightSpec
 from lopt.weight_space.predict import Method, PredictionConfig, scores, split, train_predictor
 from lopt.weight_space.read import Zoo
-from lopt.weight_space.report import differences, is_papers_zoo, read_predictions, table, write_predictions, write_report
+from lopt.weight_space.report import (
+    differences,
+    is_papers_zoo,
+    prediction_table,
+    read_predictions,
+    write_predictions,
+    write_report,
+)
 from lopt.weight_space.store import ZooError
 from scripts import predict_generalization
 
@@ -162,10 +169,10 @@ def test_what_is_kept_is_what_is_shown(tmp_path):
     assert of == {"name": "spread", "models": 120, "label": "success"}
     assert [one.test for one in predictions["deep_sets"]] == [one.test for one in found]
     taus = [one.test.tau for one in found]
-    line = next(line for line in table(predictions, paper=True) if line[0] == "deep_sets")
+    line = next(line for line in prediction_table(predictions, paper=True) if line[0] == "deep_sets")
     assert line[1] == f"{np.mean(taus):.4f} ± {abs(taus[0] - taus[1]) / 2:.4f}"
     assert line[-1] == ".8306 ± .0006"
-    assert "paper" not in str(table(predictions))
+    assert "paper" not in str(prediction_table(predictions))
     assert is_papers_zoo(ROOT / "examples" / "small_rnn_zoo", "success")
     assert not is_papers_zoo(ROOT / "examples" / "small_rnn_zoo", "learning_rate")
     assert not is_papers_zoo(tmp_path, "success")
@@ -177,7 +184,7 @@ def test_what_is_kept_is_what_is_shown(tmp_path):
     assert 0.02 < error < 0.5  # of twelve models
     paths = write_report(tmp_path)
     assert ".8839 ± .0007" not in paths[0].read_text()  # the paper's figures stand beside its zoo alone
-    assert ".8839 ± .0007" in str(table(predictions, paper=True))
+    assert ".8839 ± .0007" in str(prediction_table(predictions, paper=True))
     assert difference in paths[0].read_text()
     assert differences({"statnn": predictions["statnn"]}) == differences({"unf": found}) == []
     assert paths[1].read_bytes().startswith(b"\x89PNG")

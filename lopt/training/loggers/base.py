@@ -56,7 +56,7 @@ class Logger(Protocol):
 
 
 @dataclass(frozen=True)
-class Start:
+class Opening:
     """What a logger is told when a run starts or goes on.
 
     Attributes:
@@ -108,11 +108,11 @@ def open_loggers(
       ConfigError: as `check_loggers`. All that goes wrong later is only warned of.
     """
     check_loggers(config)
-    start = Start(Path(run_dir), experiment, environment, resume_step)
+    start = Opening(Path(run_dir), experiment, environment, resume_step)
     return Loggers({name: partial(_open, name, config, start) for name in config.used})
 
 
-def _open(name: str, config: LoggerConfig, start: Start) -> Logger:
+def _open(name: str, config: LoggerConfig, start: Opening) -> Logger:
     if name == "wandb":
         from lopt.training.loggers.wandb import WandbLogger
 
@@ -127,7 +127,7 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if value is not None and not isinstance(value, str)}
 
 
-def missing(start: Start, held: int) -> Iterator[tuple[int, dict[str, float]]]:
+def missing(start: Opening, held: int) -> Iterator[tuple[int, dict[str, float]]]:
     """What a logger lacks of the steps up to the one from which the run goes on, from metrics.jsonl.
 
     Args:

@@ -20,7 +20,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[repo
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from lopt.training.loggers.base import Start, missing
+from lopt.training.loggers.base import Opening, missing
 
 DIRECTORY = "tensorboard"
 
@@ -28,7 +28,7 @@ DIRECTORY = "tensorboard"
 class TensorBoardLogger:
     """A curve for each metric, and config and environment as text."""
 
-    def __init__(self, start: Start) -> None:
+    def __init__(self, start: Opening) -> None:
         directory = start.run_dir / DIRECTORY
         directory.mkdir(parents=True, exist_ok=True)
         earlier = sorted(directory.glob("events.out.tfevents.*"))

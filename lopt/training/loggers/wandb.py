@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from lopt.training.loggers.base import LoggerConfig, Start
+from lopt.training.loggers.base import LoggerConfig, Opening
 
 DIRECTORY = "wandb"
 LOG_FILE = "process.log"
@@ -35,7 +35,7 @@ class WandbLogger:
       silent_seconds: how long it waits for a sign of life, of which there is one a second.
     """
 
-    def __init__(self, config: LoggerConfig, start: Start, close_seconds: float = 120.0, silent_seconds: float = 10.0) -> None:
+    def __init__(self, config: LoggerConfig, start: Opening, close_seconds: float = 120.0, silent_seconds: float = 10.0) -> None:
         self._close_seconds, self._silent_seconds = close_seconds, silent_seconds
         self._pending = bytearray()
         self._heard = b""

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from lopt.config import write_atomically
-from lopt.training.loggers.base import LoggerConfig, Start, missing
+from lopt.training.loggers.base import LoggerConfig, Opening, missing
 
 RUN_ID_FILE = "run_id"
 LOCK_FILE = "lock"
@@ -34,7 +34,7 @@ _ALIVE_SECONDS = 1.0  # between two signs of life
 _CALL_SECONDS = 180  # in which a call of W&B's returns unless it hangs
 
 
-class Run:
+class WandbRun:
     """A W&B run as a logger.
 
     Args:
@@ -46,7 +46,7 @@ class Run:
       held: the last outer step that W&B has.
     """
 
-    def __init__(self, config: LoggerConfig, start: Start, warn: Callable[[str], None]) -> None:
+    def __init__(self, config: LoggerConfig, start: Opening, warn: Callable[[str], None]) -> None:
         directory = start.run_dir / "wandb"
         run_id = _run_id(directory / RUN_ID_FILE)
         held = max(map(last_step, directory.glob(f"*run-*-{run_id}/*.wandb")), default=0)
@@ -88,7 +88,7 @@ def _run_id(path: Path) -> str:
     return path.read_text()
 
 
-def _init(config: LoggerConfig, start: Start, run_id: str, name: str | None, mode: str) -> Any:
+def _init(config: LoggerConfig, start: Opening, run_id: str, name: str | None, mode: str) -> Any:
     import wandb  # takes a second
 
     settings: Any = {
@@ -180,10 +180,10 @@ def follow(lines: Iterator[bytes], warn: Callable[[str], None]) -> None:
     """
     first: Any = json.loads(next(lines))
     config = LoggerConfig(**{**first["config"], "logger": ("wandb",)})
-    start = Start(**{**first["start"], "run_dir": Path(first["start"]["run_dir"])})
+    start = Opening(**{**first["start"], "run_dir": Path(first["start"]["run_dir"])})
     _wait_for_earlier(start.run_dir / "wandb" / LOCK_FILE)
     with _at_most(_CALL_SECONDS):
-        run = Run(config, start, warn)
+        run = WandbRun(config, start, warn)
     for step, values in missing(start, run.held):
         with _at_most(_CALL_SECONDS):
             run.write(step, values)
