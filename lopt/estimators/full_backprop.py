@@ -23,7 +23,7 @@ from lopt.unroll import Clock, Training, Unroll, UnrollConfig
 
 @dataclasses.dataclass(frozen=True)
 class FullBackpropConfig(TruncatedBackpropConfig):
-    """Backpropagation through whole inner trainings, of constant horizon."""
+    """Backpropagation through whole inner trainings, all of one in every outer step: the exact gradient, for short ones."""
 
     def check(self, unroll: UnrollConfig) -> None:
         check_whole(unroll)

@@ -31,7 +31,7 @@ from lopt.unroll.clock import draw_windows
 
 @dataclasses.dataclass(frozen=True)
 class FullESConfig(EvolutionConfig):
-    """Evolution strategies over whole inner trainings."""
+    """Evolution strategies over whole inner trainings, all of one in every outer step: without bias, and slow."""
 
     def check(self, unroll: UnrollConfig) -> None:
         check_whole(unroll)

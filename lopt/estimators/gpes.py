@@ -51,7 +51,7 @@ class Particle(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class GPESConfig(EvolutionConfig):
-    """Evolution strategies that keep a perturbation for some steps and remember those before."""
+    """Between PES and NRES: the noise is kept for `reuse` inner steps, and that of the steps before is remembered; without bias."""
 
     reuse: int | None = None
     """Inner steps that share a perturbation, a multiple of the truncation; None: all of an inner training."""

@@ -18,7 +18,7 @@ from lopt.unroll import Unroll
 
 @dataclasses.dataclass(frozen=True)
 class NRESConfig(EvolutionConfig):
-    """Noise-reuse evolution strategies with antithetic pairs."""
+    """Noise-reuse evolution strategies: one noise for a whole inner training, looked at in windows; without bias."""
 
     def make(self, unroll: Unroll, mesh: Mesh | None = None) -> Estimator:
         return gpes(self, None, unroll, mesh)

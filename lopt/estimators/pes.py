@@ -18,7 +18,7 @@ from lopt.unroll import Unroll
 
 @dataclasses.dataclass(frozen=True)
 class PESConfig(EvolutionConfig):
-    """Persistent evolution strategies with antithetic pairs."""
+    """Persistent evolution strategies (the paper): new noise in every window, without bias; its variance grows with their number."""
 
     def make(self, unroll: Unroll, mesh: Mesh | None = None) -> Estimator:
         return gpes(self, unroll.config.truncation, unroll, mesh)

@@ -22,7 +22,7 @@ from lopt.unroll import Unroll
 
 @dataclasses.dataclass(frozen=True)
 class TruncatedBackpropConfig(EstimatorConfig):
-    """Backpropagation through one window of inner training."""
+    """Backpropagation through one window at a time, which forgets what theta did before: biased, for comparison."""
 
     def make(self, unroll: Unroll, mesh: Mesh | None = None) -> Estimator:
         return truncated_backprop(self, unroll, mesh)

@@ -33,7 +33,7 @@ from lopt.unroll import Unroll
 
 @dataclasses.dataclass(frozen=True)
 class TruncatedESConfig(EvolutionConfig):
-    """Truncated evolution strategies with antithetic pairs; biased, for comparison."""
+    """Evolution strategies on one window at a time, which forget what theta did before: biased, for comparison."""
 
     def make(self, unroll: Unroll, mesh: Mesh | None = None) -> Estimator:
         return truncated_es(self, unroll, mesh)

@@ -282,7 +282,7 @@ def bullets(lines: Sequence[str]) -> str:
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
-    """The table in Markdown."""
+    """The rows of an evaluation (`Evaluation.rows`) as a table in Markdown."""
     return markdown([[" ".join(cell) for cell in line] for line in race_table(rows)])
 
 

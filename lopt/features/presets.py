@@ -22,8 +22,9 @@ NUM_CHANNELS = NUM_WEIGHT_CHANNELS + NUM_TIME_CHANNELS
 
 @dataclasses.dataclass(frozen=True)
 class PaperFeatures(FeaturesConfig):
-    """w, g, six momenta and 11 times: "Universal Neural Functionals" (NeurIPS 2024), section 5.3.
+    """What the paper's network sees of a weight: its value, its gradient, six momenta, and 11 functions of the time.
 
+    "Universal Neural Functionals" (NeurIPS 2024), section 5.3.
     Channels are clipped to [-1, 1] and divided by their root mean square over the tensor plus 1e-5. 24 bytes of state per weight.
     """
 
@@ -39,9 +40,10 @@ class PaperFeatures(FeaturesConfig):
 
 @dataclasses.dataclass(frozen=True)
 class AdafactorFeatures(FeaturesConfig):
-    """The 28 channels of small_fc and 11 times: Metz et al. (CoLLAs 2022), table 1, in the order of their code.
+    """The features of small_fc, Metz et al. (CoLLAs 2022), table 1: 28 for each weight, in the order of their code, and 11 of the time.
 
-    g, w, momenta, v, momenta / root v, 1 / root v, g / root of factored, rows, columns, 1 / root of both, momenta / root of factored; each
+    Of a weight w, its gradient g and the average v of g^2: g, w, momenta, v, momenta / root v, 1 / root v, g / root of factored, rows,
+    columns, 1 / root of both, momenta / root of factored; "factored" is v put together from averages over rows and over columns. Each is
     divided by the root of its mean square over the tensor plus 1e-5. 16 bytes of state per weight, and rows and columns.
     """
 
@@ -63,8 +65,9 @@ class AdafactorFeatures(FeaturesConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Celo2Features(FeaturesConfig):
-    """The 30 channels of Celo2 (arXiv 2602.19142): small_fc's with a clipped gradient and g / root v, v faster, and no time.
+    """The features of Celo2 (arXiv 2602.19142): 30 for each weight, none of the time.
 
+    They are those of small_fc (`AdafactorFeatures`), a clipped gradient and g / root v; v forgets sooner.
     Each is divided by the root of its mean square over the last two axes plus 1e-9. 16 bytes of state per weight, and rows and columns.
     """
 
@@ -102,7 +105,7 @@ def _of_moments(config: AdafactorFeatures | Celo2Features) -> Iterator[Kind]:
 
 @dataclasses.dataclass(frozen=True)
 class CustomFeatures(FeaturesConfig):
-    """Kinds of one's own choice, side by side."""
+    """Features of your own choice: kinds of `lopt.features`, side by side."""
 
     parts: tuple[Kind, ...] = (Value(), Gradient(), Momenta(bias_correction=True))
     """The kinds, in the order of the network's inputs."""

@@ -41,7 +41,7 @@ def invariant_predictor(
     hidden: Sequence[int] = (512,),
     outputs: int = 1,
 ) -> Predictor:
-    """Equivariant layers, invariant pooling, a perceptron.
+    """A network that predicts something of a model from its weights: equivariant layers, invariant pooling, a perceptron.
 
     Args:
       spec: of the weights.

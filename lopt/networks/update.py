@@ -109,7 +109,7 @@ class NetworkConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DeepSetsConfig(NetworkConfig):
-    """Pointwise f: every weight alone, as the paper's released code has it."""
+    """A network that sees every weight alone and is the same for all: pointwise layers with ReLU (DeepSets without pooling)."""
 
     @property
     def couples_weights(self) -> bool:
@@ -138,7 +138,7 @@ class CouplingConfig(NetworkConfig):
 
 @dataclasses.dataclass(frozen=True)
 class PooledDeepSetsConfig(CouplingConfig):
-    """Pointwise layers, then a DeepSets layer with its pooling term: every weight sees the mean over all weights."""
+    """Pointwise layers, then one DeepSets layer with pooling: every weight also sees the mean over all weights."""
 
     @property
     def needs_spec(self) -> bool:
@@ -150,7 +150,10 @@ class PooledDeepSetsConfig(CouplingConfig):
 
 @dataclasses.dataclass(frozen=True)
 class NFNConfig(CouplingConfig):
-    """Pointwise layers, then one NFN layer: for chains of dense and convolutional layers, window positions folded into channels."""
+    """Pointwise layers, then one layer of a neural functional network (NFN): for chains of dense and convolutional layers alone.
+
+    Positions within a convolution's window are folded into channels.
+    """
 
     @property
     def needs_sizes(self) -> bool:
@@ -164,7 +167,10 @@ class NFNConfig(CouplingConfig):
 
 @dataclasses.dataclass(frozen=True)
 class UNFConfig(CouplingConfig):
-    """Pointwise layers, then UNF layers: every weight sees pooled views of all others."""
+    """Pointwise layers, then layers of a universal neural functional (UNF): every weight sees averages over the weights around it.
+
+    Which averages, follows from the symmetry of the weights (their spec), whatever the architecture.
+    """
 
     equivariant: tuple[int, ...] = ()
     """Channels of further UNF layers with ReLU between the pointwise layers and the last one (the paper: none)."""

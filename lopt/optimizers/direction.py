@@ -26,7 +26,11 @@ EPS = 1e-9  # added to the mean square of a direction
 
 @dataclasses.dataclass(frozen=True)
 class DirectionRule(RuleConfig):
-    """normalise(f + b n): a direction of root mean square one per tensor."""
+    """A direction for every tensor, of root mean square one; learning rate, its schedule and weight decay are the user's.
+
+    W <- W - rate normalise(f + b n): f is what the network gives for each weight, n the step of a hand-designed optimizer (`nominal`), b
+    its learned weight.
+    """
 
     nominal: NominalConfig = AdamNominal()
     """The step n that f corrects: momentum, adam, nadam, muon or none."""

@@ -21,7 +21,10 @@ from lopt.symmetry.spec import PyTree
 
 @dataclasses.dataclass(frozen=True)
 class NominalRule(RuleConfig):
-    """alpha s(t) n: a hand-designed step with learned hyperparameters and schedule, and no network."""
+    """The step of a hand-designed optimizer whose hyperparameters and schedule are learned; no network.
+
+    W <- W - alpha s(t) n: n is the step (`nominal`), s(t) the schedule, alpha the step size.
+    """
 
     nominal: NominalConfig = AdamNominal()
     """The step n: momentum, adam, nadam, muon or none."""
@@ -57,7 +60,11 @@ class NominalRule(RuleConfig):
 
 @dataclasses.dataclass(frozen=True)
 class GatedRule(NominalRule):
-    """alpha s(t) (n exp(f1) + beta f0)."""
+    """The step of a hand-designed optimizer, scaled and corrected by the network, at a learned schedule.
+
+    W <- W - alpha s(t) (n exp(f1) + beta f0): n is the step (`nominal`), f0 and f1 are what the network gives for each weight, s(t) is
+    the schedule. Where f is 0, what is left is the hand-designed optimizer.
+    """
 
     beta: float = 0.1
     """Weight beta of f0 before meta-training."""

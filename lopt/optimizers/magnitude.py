@@ -19,7 +19,10 @@ from lopt.symmetry.spec import PyTree
 
 @dataclasses.dataclass(frozen=True)
 class MagnitudeRule(RuleConfig):
-    """step f0 exp(exponent f1)."""
+    """A step made by the network alone, as in small_fc: a direction times the exponential of a magnitude.
+
+    W <- W - step f0 exp(exponent f1): f0 and f1 are what the network gives for each weight.
+    """
 
     step: float = 1e-3
     """Multiple of the direction; fixed."""

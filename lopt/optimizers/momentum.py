@@ -23,7 +23,10 @@ from lopt.symmetry.spec import PyTree, WeightSpec
 
 @dataclasses.dataclass(frozen=True)
 class SGDMRule(RuleConfig):
-    """alpha m^{g0}: SGD with momentum whose step size and decay are meta-learned."""
+    """SGD with momentum whose step size and decay are meta-learned; no network.
+
+    m <- g0 m + gradient, W <- W - alpha m.
+    """
 
     alpha: float = 0.1
     """Step size alpha before meta-training."""
@@ -56,7 +59,10 @@ class SGDMRule(RuleConfig):
 
 @dataclasses.dataclass(frozen=True)
 class MomentumRule(SGDMRule):
-    """alpha (m^{g0} + beta f): the paper's rule."""
+    """The paper's rule: SGD with momentum, to which the network adds a correction for every weight.
+
+    m <- g0 m + gradient, W <- W - alpha (m + beta f): f is what the network gives; alpha, beta and g0 are learned too.
+    """
 
     beta: float = 0.001
     """Weight beta of f before meta-training (the paper: 0.001; 0.01 learns sooner)."""
@@ -74,7 +80,7 @@ class MomentumRule(SGDMRule):
 
 @dataclasses.dataclass(frozen=True)
 class LearnedSGDMConfig(OptimizerConfig):
-    """SGD with momentum whose step size and decay are meta-learned: the rule `sgdm` in one word."""
+    """SGD with momentum whose step size and decay are meta-learned: a learned optimizer of the rule `SGDMRule` alone."""
 
     alpha: float = 0.1
     """Step size alpha before meta-training."""
@@ -91,7 +97,7 @@ class LearnedSGDMConfig(OptimizerConfig):
 
 @dataclasses.dataclass(frozen=True)
 class LearnedMomentumConfig(OptimizerConfig):
-    """The paper's optimizer: the rule `momentum`, the features `paper`, and a network."""
+    """The paper's optimizer: the rule `MomentumRule`, the features `PaperFeatures`, and any update network."""
 
     alpha: float = 0.1
     """Step size alpha before meta-training."""

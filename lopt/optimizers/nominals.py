@@ -14,7 +14,7 @@ from lopt.symmetry.spec import PyTree
 
 @dataclasses.dataclass(frozen=True)
 class NominalConfig:
-    """A hand-designed direction, positive as optax's `scale_by_...`, whose hyperparameters are part of theta."""
+    """The hand-designed step that a rule starts from, in the sign of optax's `scale_by_...`; its hyperparameters are part of theta."""
 
     def init(self) -> PyTree:
         """Its part of theta."""
@@ -31,7 +31,7 @@ class NominalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class NoNominal(NominalConfig):
-    """No step of its own: all comes from the network."""
+    """No hand-designed step: all of the update comes from the network."""
 
     def make(self, theta: PyTree) -> optax.GradientTransformation:
         def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
@@ -43,7 +43,7 @@ class NoNominal(NominalConfig):
 
 @dataclasses.dataclass(frozen=True)
 class MomentumNominal(NominalConfig):
-    """An average of gradients, m <- g m + (1 - g) grad."""
+    """The momentum: an average of past gradients, m <- g m + (1 - g) gradient."""
 
     g: float = 0.9
     """Decay g before meta-training, in [0, 1)."""
@@ -58,7 +58,7 @@ class MomentumNominal(NominalConfig):
 
 @dataclasses.dataclass(frozen=True)
 class AdamNominal(NominalConfig):
-    """Adam's step."""
+    """The step of Adam, with decays that are learned."""
 
     b1: float = 0.9
     """Decay of the first moment before meta-training, in [0, 1)."""
@@ -76,7 +76,7 @@ class AdamNominal(NominalConfig):
 
 @dataclasses.dataclass(frozen=True)
 class NAdamNominal(AdamNominal):
-    """Adam's step with Nesterov momentum."""
+    """The step of Adam with Nesterov momentum, with decays that are learned."""
 
     def make(self, theta: PyTree) -> optax.GradientTransformation:
         return _scale_by_adam(theta, self.eps, nesterov=True)

@@ -30,7 +30,10 @@ def shape_factor(shape: Shape, context: Context, who: str) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleConfig:
-    """s = base * exp(3 w . features), w from zero: the base alone before meta-training."""
+    """A learned schedule of the step size: a schedule by hand times a learned function of the time.
+
+    s(t) = base(t) exp(3 w . x(t)): x are features of the time, w is learned and starts at zero, where s is the base.
+    """
 
     base: Shape = "constant"
     """What is learned from: a constant, or half a cosine down to zero, after a rise or not. The latter two need num_steps."""

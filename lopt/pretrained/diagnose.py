@@ -47,7 +47,7 @@ class Diagnosis:
 
 
 def diagnose(source: str | os.PathLike[str], grads: PyTree, params: PyTree, state: Any = None) -> Diagnosis:
-    """How much of what a trained optimizer's network looks at is beyond its clip, or too small to be seen.
+    """Whether a trained optimizer sees your gradients: how many of its inputs are beyond their clip, or too small to matter.
 
     A network knows the gradients of its meta-training. Where those of another loss are a thousand times larger, as of a sum over pixels,
     every input is clipped, and the training diverges within some steps.

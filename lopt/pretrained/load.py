@@ -48,7 +48,7 @@ class Catalogue(Mapping[str, Card]):
 
 
 def available() -> Catalogue:
-    """The optimizers that are shipped with the package: name -> `Card`.
+    """The trained optimizers that come with the package: name -> `Card`, what is known of each. Printed, it is a list with a line each.
 
     Example:
       >>> "small-mixture-unf" in available()
@@ -135,7 +135,7 @@ def scale_by(
     best: bool = True,
     trust: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    """The direction of a trained optimizer alone, positive like `optax.scale_by_adam`, to be chained as everybody does.
+    """The direction of a trained optimizer alone, positive like that of `optax.scale_by_adam`, to be chained in the same way.
 
         optax.chain(lopt.scale_by(name), optax.add_decayed_weights(1e-2), optax.scale_by_learning_rate(schedule))
 

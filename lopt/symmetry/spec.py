@@ -122,7 +122,7 @@ def _solve(axis: Axis, size: int, known: Mapping[str, int]) -> dict[str, int] | 
 
 @dataclasses.dataclass(frozen=True)
 class WeightSpec:
-    """The symmetry of a weight space: for every leaf of a params pytree, the named factors of each axis.
+    """The symmetry of a model's weights: which permutation acts on which axis of which weight, each by a name.
 
     Two axes share a name exactly when one permutation must move both. Make one with `WeightSpec.parse`. A spec is hashable
     and holds no arrays, so it may be a static argument of `jax.jit`.

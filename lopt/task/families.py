@@ -222,7 +222,7 @@ def _check_range(name: str, scale: Range) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class FamilyConfig(TaskConfig):
-    """A task of which every inner training is a little different."""
+    """A task that is varied: every inner training draws a scale, a part of the examples, a batch size or whatever else is set here."""
 
     task: TaskConfig
     """What is varied."""

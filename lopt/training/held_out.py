@@ -19,7 +19,9 @@ HELD_OUT = zlib.crc32(b"lopt.training.held_out")  # folded into the root key, fa
 
 @dataclasses.dataclass(frozen=True)
 class HeldOutConfig:
-    """Evaluation on held-out seeds and tasks during meta-training; the best theta by it is kept in `best/` of the run.
+    """How theta is evaluated during meta-training, on initialisations and perhaps tasks that it is not trained on.
+
+    The theta that does best is kept in `best/` of the run directory, and is what `lopt.load` takes.
 
     None of it may change when a run is resumed: it decides which theta is the best.
     """

@@ -117,7 +117,7 @@ Observer = Callable[[int, Mapping[str, Any]], None]  # outer steps done, what wa
 
 
 def initial_theta(seed: int, optimizer: LearnedOptimizer) -> PyTree:
-    """theta before meta-training with this seed."""
+    """The theta that meta-training with this seed starts from."""
     return optimizer.init(jax.random.fold_in(jax.random.key(seed), 0))
 
 

@@ -116,7 +116,7 @@ def make_inner_step(
 
 
 def make_unroll(config: UnrollConfig, problem: Problem, optimizer: LearnedOptimizer) -> Unroll:
-    """Inner training of a task, or of tasks that a family draws at each start, by `optimizer`.
+    """Inner training, cut into windows, for an estimator: of a task, or of tasks that a family draws anew, by a learned optimizer.
 
     The loss of inner step t is that of the weights before step t's update: on the batch whose gradient the step takes, the meta-loss
     costs nothing extra.
