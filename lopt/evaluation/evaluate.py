@@ -280,11 +280,11 @@ def evaluate(
     progress: Callable[[str], None] = lambda message: None,
     cache: Path | None = None,
 ) -> Evaluation:
-    """Tune the baselines and race the competitors against them.
+    """Tune the baselines on the problem, and race the competitors against them from the same weights and on the same batches.
 
     Args:
       problem: what is trained: a task, or a family of which each seed draws a task.
-      competitors: the frozen learned optimizers.
+      competitors: the learned optimizers, whose theta is no longer trained.
       config: steps, seeds, baselines.
       seed: root of all keys; that of the meta-training will do, the keys differ.
       progress: called with a line of text before each stage.

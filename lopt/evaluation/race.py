@@ -17,7 +17,7 @@ from lopt.task.base import Problem
 
 @dataclasses.dataclass(frozen=True)
 class Competitor:
-    """An optimizer in a race: a function to an optax transform, and what it is a function of.
+    """An optimizer in a race: the function that makes its optax transform, and the theta or learning rate that it makes it of.
 
     Attributes:
       name: how tables and figures call it.

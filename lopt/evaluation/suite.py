@@ -52,7 +52,7 @@ class SuiteTask:
 
 @dataclasses.dataclass(frozen=True)
 class SuiteConfig:
-    """Tasks, and how optimizers are tuned and raced on them."""
+    """A benchmark of optimizers on many tasks: which tasks, and how every optimizer is tuned and raced on each of them."""
 
     tasks: tuple[SuiteTask, ...]
     """The tasks, none of which an optimizer that is judged was meta-trained on."""

@@ -72,7 +72,7 @@ def end_at_once(message: str) -> NoReturn:
 
 
 def use_all_cores(devices: int | None = None) -> None:
-    """Make one CPU device of each core (or so many), so that particles spread over them; call before JAX is first used."""
+    """Make a JAX device of each CPU core, or so many, so that inner trainings spread over them; call before JAX is first used."""
     if devices is not None and devices < 1:
         raise ValueError(f"local_devices must be at least 1, got {devices}")
     jax.config.update("jax_num_cpu_devices", available_cores() if devices is None else devices)

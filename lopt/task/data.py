@@ -56,7 +56,7 @@ class Split(Protocol):
 @functools.partial(jax.tree_util.register_dataclass, data_fields=("arrays",), meta_fields=("batch_size",))
 @dataclasses.dataclass(frozen=True)
 class ArraySplit:
-    """Examples that live on the device; batches are gathered inside the compiled loop.
+    """Examples as arrays on the device, of which batches are drawn inside the compiled loop.
 
     Attributes:
       arrays: name -> [N, ...], N examples, in the storage type (uint8 for images); the task's loss converts.
@@ -90,7 +90,8 @@ class ArraySplit:
 class Datasets:
     """Four disjoint splits of one data set, fixed by seed.
 
-    A pytree, so that the arrays are arguments of compiled functions; closed over, they would become constants of the program.
+    It is a pytree, so that compiled functions are given the arrays as arguments: arrays that a function only refers to would be copied into
+    the compiled program.
 
     Attributes:
       train: what the inner training sees.

@@ -18,7 +18,7 @@ from lopt.task.base import Datasets
 
 @dataclasses.dataclass(frozen=True)
 class OuterConfig:
-    """The optimizer of theta, by default Adam on the clipped meta-gradient; its step size is constant, or rises and falls."""
+    """The optimizer of theta: by default Adam on the clipped meta-gradient, at a constant step size or one that rises and falls."""
 
     learning_rate: float = 1e-4
     """Largest step size (not stated in the paper; 1e-4 in a follow-up with the same set-up)."""

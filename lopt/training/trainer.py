@@ -52,7 +52,7 @@ from lopt.unroll import UnrollConfig
 class MetaTrainConfig:
     """One meta-training experiment: an inner task, a learned optimizer, and how its theta is improved.
 
-    Fields marked operational may change when a run is resumed; the others make the run what it is.
+    Fields marked operational say how a run is carried out and may change when it is resumed; the others make it what it is.
     """
 
     task: TaskConfig | MixtureConfig
