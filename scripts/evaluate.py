@@ -22,7 +22,7 @@ from lopt.evaluation.race import Competitor
 from lopt.reporting.generalization_report import write_generalization
 from lopt.reporting.report import write_report
 from lopt.reporting.tables import rich_lines
-from lopt.runtime.program import DEBUG_HELP, prepare, reporting_errors, take_debug
+from lopt.runtime.program import DEBUG_HELP, at_least, prepare, reporting_errors, take_debug
 from lopt.runtime.progress import Stages
 from lopt.task.base import Problem, TaskConfig
 from lopt.task.families import MixtureConfig
@@ -69,18 +69,6 @@ examples:
       --momenta 0.5 0.9 0.99 --schedules constant cosine warmup_cosine"""
 
 
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
-    return int(text)
-
-
 def argument_parser() -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
@@ -115,10 +103,12 @@ def argument_parser() -> argparse.ArgumentParser:
     ):
         field = option.strip("-").replace("-", "_")
         text = f"{text} (default: the run's evaluation.{field}; {value})"
-        parser.add_argument(option, type=positive, metavar=metavar, help=text)
+        parser.add_argument(option, type=at_least(1), metavar=metavar, help=text)
     tuned = "(default: the run's evaluation.{}; {})"
     text = "how often the distance between learning rates is halved around the best of the grid "
-    parser.add_argument("--refinements", type=count, metavar="N", help=text + tuned.format("refinements", default.refinements))
+    parser.add_argument(
+        "--refinements", type=at_least(0), metavar="N", help=text + tuned.format("refinements", default.refinements)
+    )
     text = "momenta that SGDM is tuned over " + tuned.format("momenta", 0.9)
     parser.add_argument("--momenta", nargs="+", type=float, metavar="M", help=text)
     text = "schedules that learning rates are tuned with " + tuned.format("schedules", *default.schedules)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from lopt.runtime.program import reporting_errors, take_debug
+from lopt.runtime.program import at_least, reporting_errors, take_debug
 from lopt.runtime.progress import Stages
 from lopt.weight_space.predict import Method, PredictionConfig, train_predictor
 from lopt.weight_space.read import Zoo, read_zoo
@@ -42,12 +42,6 @@ examples:
   python scripts/predict_generalization.py --zoo zoo --method unf statnn deep_sets --seeds 5"""
 
 
-def positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
 def number_or_none(text: str) -> float | None:
     return None if text.lower() == "none" else float(text)
 
@@ -62,14 +56,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--label", default="success", metavar="COLUMN", help="what is predicted, in [0, 1] (default: success)")
     parser.add_argument("--spec", type=Path, metavar="FILE", help="symmetry of the models (default: spec.json of the zoo)")
-    parser.add_argument("--seeds", type=positive, default=5, metavar="K", help="trainings of each predictor (default: 5)")
+    parser.add_argument("--seeds", type=at_least(1), default=5, metavar="K", help="trainings of each predictor (default: 5)")
     default = PredictionConfig()
     parser.add_argument(
-        "--epochs", type=positive, default=default.epochs, metavar="N", help=f"at most (default: {default.epochs})"
+        "--epochs", type=at_least(1), default=default.epochs, metavar="N", help=f"at most (default: {default.epochs})"
     )
     parser.add_argument(
         "--patience",
-        type=positive,
+        type=at_least(1),
         default=default.patience,
         metavar="N",
         help=f"epochs without a smaller validation loss that end a training (default: {default.patience})",
@@ -77,7 +71,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--channels",
         nargs="+",
-        type=positive,
+        type=at_least(1),
         metavar="C",
         help=f"of each equivariant layer (default: {' '.join(map(str, default.channels))})",
     )
@@ -90,7 +84,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         f"(default: {default.terms})",
     )
     parser.add_argument(
-        "--train-models", type=positive, metavar="N", help="train on so many models of the training part (default: all)"
+        "--train-models", type=at_least(1), metavar="N", help="train on so many models of the training part (default: all)"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: predictions/ of the zoo)")
     return parser.parse_args(argv)

@@ -1,11 +1,11 @@
 """The options of `scripts/benchmark.py` on the command line, those of each benchmark in a function of its name."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lopt.benchmarks.growth import AXIS_VALUES
+from lopt.runtime.program import at_least
 
 
 class Sized:
@@ -25,17 +25,6 @@ def fill_in(args: argparse.Namespace) -> argparse.Namespace:
         if isinstance(value, Sized):
             setattr(args, name, value.quick if args.quick else value.default)
     return args
-
-
-def at_least(minimum: int) -> Callable[[str], int]:
-    """The type of a whole number that is not below a minimum."""
-
-    def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"must be at least {minimum}, got {text}")
-        return int(text)
-
-    return parse
 
 
 def png_file(text: str) -> Path:

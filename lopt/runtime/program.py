@@ -3,11 +3,12 @@
 An end is one line for what lopt refuses, file and line for a mistake in anybody's code.
 """
 
+import argparse
 import dis
 import sys
 import sysconfig
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,19 @@ def prepare() -> None:
     use_compilation_cache()
     use_native_kernels()
     use_all_cores()
+
+
+def at_least(minimum: int) -> Callable[[str], int]:
+    """The type of an option that is a whole number, not below a minimum."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal():
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {minimum}")
+        if int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"must be at least {minimum}, got {text}")
+        return int(text)
+
+    return parse
 
 
 def take_debug(argv: Sequence[str] | None) -> tuple[list[str], bool]:
