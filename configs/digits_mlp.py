@@ -6,30 +6,20 @@ Expect:   tuned and scheduled Adam's final training loss in about 120 steps, whe
           at .00095 and tuned Muon at .00010; a test accuracy of .970, Adam's is .966
 """
 
-from lopt.estimators.nres import NRESConfig
-from lopt.evaluation.evaluate import EvaluationConfig
-from lopt.features.presets import AdafactorFeatures
-from lopt.networks.update import UNFConfig
-from lopt.optimizers.config import LearnedOptimizerConfig
-from lopt.optimizers.gated import GatedRule
-from lopt.optimizers.nominals import MuonNominal
-from lopt.optimizers.schedules import ScheduleConfig
-from lopt.training.outer import OuterConfig
-from lopt.training.trainer import MetaTrainConfig
-from lopt.unroll import UnrollConfig
+import lopt
 from tasks.mlp import MLPConfig
 
-config = MetaTrainConfig(
+config = lopt.MetaTrainConfig(
     task=MLPConfig(dataset="digits", hidden=(32,), batch_size=128),
-    optimizer=LearnedOptimizerConfig(
-        rule=GatedRule(nominal=MuonNominal(), alpha=0.04, schedule=ScheduleConfig(base="cosine", fraction=True)),
-        features=AdafactorFeatures(bias_correction=True),
-        network=UNFConfig((16, 16)),
+    optimizer=lopt.LearnedOptimizerConfig(
+        rule=lopt.GatedRule(nominal=lopt.MuonNominal(), alpha=0.04, schedule=lopt.ScheduleConfig(base="cosine", fraction=True)),
+        features=lopt.AdafactorFeatures(bias_correction=True),
+        network=lopt.UNFConfig((16, 16)),
     ),
-    estimator=NRESConfig(particles=16),
-    unroll=UnrollConfig(horizon=300, meta_loss="mean"),
-    outer=OuterConfig(learning_rate=3e-3, warmup_steps=10, decay_steps=300),
-    evaluation=EvaluationConfig(
+    estimator=lopt.NRESConfig(particles=16),
+    unroll=lopt.UnrollConfig(horizon=300, meta_loss="mean"),
+    outer=lopt.OuterConfig(learning_rate=3e-3, warmup_steps=10, decay_steps=300),
+    evaluation=lopt.EvaluationConfig(
         steps=300,
         seeds=10,
         tuning_seeds=10,
