@@ -13,6 +13,7 @@ from lopt.comparison.config import Budget, ComparisonConfig, Published, Rival, m
 from lopt.comparison.races import Bench
 from lopt.config import differences, from_dict, load_file, to_dict
 from lopt.estimators.pes import PESConfig
+from lopt.evaluation.baselines import SCHEDULES, find_baseline
 from lopt.evaluation.evaluate import EvaluationConfig
 from lopt.networks.update import DeepSetsConfig, NFNConfig, UNFConfig
 from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedSGDMConfig
@@ -37,7 +38,22 @@ def load(name):
 
 
 def test_every_task_of_the_paper_has_its_comparison():
-    assert [file.stem for file in FILES] == sorted(PUBLISHED)
+    assert [file.stem for file in FILES] == sorted([*PUBLISHED, "mlp_rules"])
+
+
+def test_the_rules_are_compared_beside_scheduled_rivals():
+    """The paper's rule and gated ones, each with DeepSets and UNF, whose races set a scheduled Adam's loss as the one to reach."""
+    comparison = load("mlp_rules")
+    assert from_dict(to_dict(comparison), trust=True) == comparison
+    labels = ["SGDM", *(rule + network for rule in ("", "Adam_", "Muon_") for network in ("DeepSets", "UNF"))]
+    for budget in comparison.budgets:
+        agenda = make_agenda("mlp_rules", comparison, budget.name, "runs")
+        assert [run.label for run in agenda.runs] == labels * budget.seeds
+        evaluation = budget.experiment.evaluation
+        assert find_baseline(evaluation.baselines[0]).label == "tuned Adam"
+        assert {"nadamw", "muon", "adam@constant"} < set(evaluation.baselines)
+        assert set(evaluation.schedules) == set(SCHEDULES)
+        assert budget.experiment.outer.decay_steps == budget.experiment.outer_steps
 
 
 @each
