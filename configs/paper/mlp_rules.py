@@ -2,7 +2,7 @@
 
 Command:  python scripts/paper_tables.py figure2 --task mlp_rules --budget cpu
 Budgets:  cpu: 2.4 million inner steps a run, 2 seeds; long: 16 million
-Cost:     cpu: about 4 minutes a run on 2 idle cores, 14 runs; long: about 25 minutes a run
+Cost:     cpu: 4 to 10 minutes a run on 2 idle cores, by their age, 14 runs; long: 25 to 60 minutes a run
 
 NRES in place of PES, the mean loss in place of the last one, and UNF as a pointwise map shared by all tensors plus a small multiple of its
 own terms. Rivals by hand are tuned with constant, cosine and warm-up-cosine rates. The loss to reach is that of Adam tuned so; Adam with
