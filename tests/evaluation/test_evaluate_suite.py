@@ -40,7 +40,7 @@ config = SuiteConfig(
 
 @pytest.fixture
 def suite(tmp_path, monkeypatch):
-    for name in ("set_up", "forget_programs"):  # this process uses JAX for other things too
+    for name in ("prepare", "forget_programs"):  # this process uses JAX for other things too
         monkeypatch.setattr(script, name, lambda: None)
     path = tmp_path / "toy.py"
     path.write_text(TOY)
