@@ -243,5 +243,7 @@ def test_a_zoo_of_npz_files_needs_no_safetensors(tmp_path, monkeypatch):
     assert read_zoo(tmp_path, "accuracy").labels.tolist() == [0.5]
     (tmp_path / "b.safetensors").write_bytes(b"")
     write_table(tmp_path, [("a.npz", 0.5), ("b.safetensors", 0.5)])
-    with pytest.raises(ZooError, match=r"b.safetensors needs the package safetensors: pip install safetensors, or keep the zoo as .npz"):
+    with pytest.raises(
+        ZooError, match=r"b.safetensors needs the package safetensors: pip install safetensors, or keep the zoo as .npz"
+    ):
         read_zoo(tmp_path, "accuracy")
