@@ -25,9 +25,9 @@ from lopt.optimizers.momentum import LearnedOptimizer, OptimizerConfig
 from lopt.runtime.text import plain
 from lopt.symmetry.notation import parse_leaf
 from lopt.symmetry.spec import PyTree, SpecError, WeightSpec, is_under, named_leaves
-from lopt.training.checkpoint import CheckpointError, pack_theta, read_theta
+from lopt.training.checkpoint import THETA_FILE, CheckpointError, pack_theta, read_theta
 
-CARD_FILE, THETA_FILE = "card.json", "theta.safetensors"
+CARD_FILE = "card.json"
 _FORMAT = "lopt-optimizer-1"
 BY_ROLE = "network/last"  # the part of theta that grows with what it has seen, where coefficients are shared by role
 

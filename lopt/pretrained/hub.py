@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 from types import ModuleType
 
-from lopt.pretrained.card import CARD_FILE, THETA_FILE, Card
+from lopt.pretrained.card import CARD_FILE, Card
 from lopt.runtime.text import plain
+from lopt.training.checkpoint import THETA_FILE
 
 SCHEME = "hf://"
 _REPOSITORY = re.compile(r"(?P<repo_id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")

@@ -19,7 +19,7 @@ from lopt.optimizers.config import LearnedOptimizerConfig
 from lopt.optimizers.momentum import OptimizerConfig
 from lopt.pretrained import hub
 from lopt.pretrained.bind import Trained, needs_spec, transform
-from lopt.pretrained.card import CARD_FILE, THETA_FILE, Card, CardError, card_optimizer, card_specs, read_card, read_folder
+from lopt.pretrained.card import CARD_FILE, Card, CardError, card_optimizer, card_specs, read_card, read_folder
 from lopt.symmetry.spec import PyTree, WeightSpec
 from lopt.task.families import TaskMixture
 from lopt.training import checkpoint
@@ -203,7 +203,7 @@ def open_trained(source: str | os.PathLike[str], *, best: bool = True, trust: bo
         return _from_run(path, best, trust)
     if path.is_dir():
         raise CardError(
-            f"{path} is neither a run, with {CONFIG_FILE}, nor an optimizer's folder, with {CARD_FILE} and {THETA_FILE}"
+            f"{path} is neither a run, with {CONFIG_FILE}, nor an optimizer's folder, with {CARD_FILE} and {checkpoint.THETA_FILE}"
         )
     names = sorted(available())
     near = difflib.get_close_matches(name, names, n=1)
@@ -220,7 +220,9 @@ def is_trained(name: str) -> bool:
 def _from_folder(folder: Path, name: str) -> Trained:
     card, theta = read_folder(folder)
     inputs = max((found["inputs"] for found in card.seen.values()), default=None)
-    return Trained(name, card_optimizer(card, folder), theta, lambda: card_specs(card, folder), str(folder / THETA_FILE), inputs)
+    return Trained(
+        name, card_optimizer(card, folder), theta, lambda: card_specs(card, folder), str(folder / checkpoint.THETA_FILE), inputs
+    )
 
 
 def _from_run(run_dir: Path, best: bool, trust: bool) -> Trained:

@@ -225,7 +225,9 @@ def _train(
     """`meta_train` in a run directory that is this run's; `held` closes what is opened."""
     setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, experiment.unroll)
     distributed.main_does(lambda: _write_files(run_dir, setup))
-    state = initial_state(experiment, setup)
+    # A run that goes on has its theta: what it started from may be gone, or on another machine.
+    start = None if checkpoint.steps(run_dir) else starting_theta(experiment, setup.optimizer)
+    state = initial_state(experiment, setup, start)
     check_freeze(experiment.outer, state.theta)
     held_out = None
     if experiment.held_out.every:
@@ -372,11 +374,9 @@ def on_devices(source: Datasets | DataStream, sharding: Sharding) -> Callable[[i
     return at
 
 
-def initial_state(experiment: MetaTrainConfig, setup: Setup) -> MetaTrainState:
-    """What the first outer step starts from: theta and its optimizer on every device, the particles spread over the mesh."""
+def initial_state(experiment: MetaTrainConfig, setup: Setup, start: PyTree | None = None) -> MetaTrainState:
+    """What the first outer step starts from: theta, a draw if none is given, and its optimizer on every device, the particles spread."""
     replicated, sharded = (NamedSharding(setup.mesh, spec) for spec in (PartitionSpec(), PartitionSpec(PARTICLES)))
-
-    start = starting_theta(experiment, setup.optimizer)
 
     def make() -> MetaTrainState:
         theta = initial_theta(experiment.seed, setup.optimizer) if start is None else start

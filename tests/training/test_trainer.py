@@ -88,6 +88,9 @@ def test_a_run_may_start_from_the_theta_of_another(unbroken, tmp_path):
         meta_train(other, tmp_path / "refused", progress=False)
     assert not checkpoint.steps(tmp_path / "refused")
 
+    shutil.rmtree(tmp_path / "folder")  # a run that has begun does not need it any more
+    assert_bit_equal(meta_train(start, tmp_path / "other", progress=False).theta, result.theta)
+
 
 def test_a_run_in_two_parts_is_the_unbroken_one(unbroken, tmp_path):
     meta_train(smoke(outer_steps=5), tmp_path, progress=False)
