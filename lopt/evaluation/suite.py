@@ -111,11 +111,13 @@ def rival(name: str) -> Entrant:
     """An optimizer by hand, whatever the problem.
 
     Raises:
-      ValueError: if there is none of that name, or it was given with a learning rate.
+      ValueError: if there is none of that name, or it was given with a learning rate or a schedule.
     """
     baseline = find_baseline(name)
     if baseline.learning_rate is not None:
         raise ValueError(f"'{name}': in a suite every optimizer is tuned; leave the learning rate out")
+    if baseline.schedules is not None:
+        raise ValueError(f"'{name}': in a suite every optimizer has the suite's schedule; leave the @ out")
 
     def opt_fn(given: tuple[PyTree, Hyper]) -> optax.GradientTransformationExtraArgs:
         return baseline.opt_fn(given[1] if baseline.has_schedule else given[1]._replace(schedule=None))

@@ -91,6 +91,7 @@ def test_a_suite_from_arguments_to_page_and_on(suite, tmp_path, capsys, monkeypa
     [
         (["--optimizer", "adamm"], "there is no baseline 'adamm'; did you mean adam"),
         (["--optimizer", "adam:0.1"], "leave the learning rate out"),
+        (["--optimizer", "adam@constant"], "every optimizer has the suite's schedule; leave the @ out"),
         (["--optimizer", "./nowhere"], "no optimizer and no directory './nowhere'"),
         (["--tasks", "5"], r"--tasks: the suite has the tasks 0 to 1, not \[5\]"),
         (["--trials", "4", "1"], "suite.trials must be rising"),
