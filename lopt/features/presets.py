@@ -48,7 +48,9 @@ class AdafactorFeatures(FeaturesConfig):
     """
 
     momenta: tuple[float, ...] = (0.9, 0.99, 0.999)
-    """Decays of the momenta, and of the factored second moments."""
+    """Decays of the momenta."""
+    factored: tuple[float, ...] | None = None
+    """Decays of the factored second moments, as many; None: those of the momenta."""
     second_moment: float = 0.999
     """Decay of v."""
     bias_correction: bool = False
@@ -72,7 +74,9 @@ class Celo2Features(FeaturesConfig):
     """
 
     momenta: tuple[float, ...] = (0.9, 0.99, 0.999)
-    """Decays of the momenta, and of the factored second moments."""
+    """Decays of the momenta."""
+    factored: tuple[float, ...] | None = None
+    """Decays of the factored second moments, as many; None: those of the momenta."""
     second_moment: float = 0.95
     """Decay of v."""
     gradient_clip: float = 0.1
@@ -91,7 +95,8 @@ def _of_moments(config: AdafactorFeatures | Celo2Features) -> Iterator[Kind]:
     """What small_fc and Celo2 have of moments; Celo2 also has g / root v, and another number under the root."""
     of_v: dict[str, Any] = {"decay": config.second_moment, "bias_correction": config.bias_correction}
     of_v |= {"eps": 1e-8} if isinstance(config, Celo2Features) else {}
-    factored: dict[str, Any] = {"decays": config.momenta, "bias_correction": config.bias_correction}
+    decays = config.momenta if config.factored is None else config.factored
+    factored: dict[str, Any] = {"decays": decays, "bias_correction": config.bias_correction}
     yield Momenta(config.momenta, bias_correction=config.bias_correction)
     yield SecondMoment(**of_v)
     yield MomentaOverRoot(**of_v, momenta=config.momenta)

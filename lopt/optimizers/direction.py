@@ -1,9 +1,10 @@
 """The direction rule: the network gives a direction, normalised per tensor; rate, schedule and decay are the user's.
 
-    d = normalise(f + b n),        W <- W - rate d
+    d = normalise(f + b normalise(n)),        W <- W - rate d,        for vectors W <- W - c rate d
 
 After Celo2 (arXiv 2602.19142): the update of a tensor has root mean square one, matrices may be orthogonalised before by
-Newton-Schulz. The scale of a loss, and so of gradients, does not matter where the features do not show it.
+Newton-Schulz. The scale of a loss, and so of gradients, does not matter where the features do not show it. What a normalised direction
+cannot say is how far vectors (biases, scales) are to go beside matrices: c is learned.
 """
 
 import dataclasses
@@ -28,14 +29,16 @@ EPS = 1e-9  # added to the mean square of a direction
 class DirectionRule(RuleConfig):
     """A direction for every tensor, of root mean square one; learning rate, its schedule and weight decay are the user's.
 
-    W <- W - rate normalise(f + b n): f is what the network gives for each weight, n the step of a hand-designed optimizer (`nominal`), b
-    its learned weight.
+    W <- W - rate normalise(f + b normalise(n)): f is what the network gives for each weight, n the step of a hand-designed optimizer
+    (`nominal`), b its learned weight. With f = 0 it is that optimizer, with a root mean square of one for every tensor.
     """
 
     nominal: NominalConfig = AdamNominal()
     """The step n that f corrects: momentum, adam, nadam, muon or none."""
     nominal_weight: float = 1.0
     """Weight b of the nominal step before meta-training."""
+    vectors: float = 1.0
+    """Learned multiple of the rate for vectors and scalars, before meta-training."""
     orthogonalize: bool = False
     """Orthogonalise matrices, the last two axes of a tensor, before they are normalised."""
     over: Literal["tensor", "matrix"] = "tensor"
@@ -60,9 +63,10 @@ class DirectionRule(RuleConfig):
     def init(self) -> PyTree:
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        own = {"vectors": positive(self.vectors, "vectors")}
         if isinstance(self.nominal, NoNominal):
-            return {}
-        return {"nominal_weight": positive(self.nominal_weight, "nominal_weight"), "nominal": self.nominal.init()}
+            return own
+        return {**own, "nominal_weight": positive(self.nominal_weight, "nominal_weight"), "nominal": self.nominal.init()}
 
     def make_nominal(self, theta: PyTree) -> optax.GradientTransformation:
         return self.nominal.make(theta.get("nominal", {}))
@@ -71,11 +75,12 @@ class DirectionRule(RuleConfig):
         steps = {path: x[0] for path, x in f.items()}
         if "nominal" in theta:
             weight = read_positive(theta["nominal_weight"])
-            steps = {path: x + weight * n[path] for path, x in steps.items()}
+            steps = {path: x + weight * self._normalized(n[path]) for path, x in steps.items()}
         if self.orthogonalize:
             matrices = [path for path, x in steps.items() if is_matrix(x)]
             steps |= dict(zip(matrices, newton_schulz([steps[path] for path in matrices]), strict=True))
-        return {path: self._normalized(x) for path, x in steps.items()}
+        vectors = read_positive(theta["vectors"])
+        return {path: self._normalized(x) if is_matrix(x) else vectors * self._normalized(x) for path, x in steps.items()}
 
     def _normalized(self, x: jax.Array) -> jax.Array:
         axes = tuple(range(x.ndim))[-2:] if self.over == "matrix" else tuple(range(x.ndim))
@@ -85,6 +90,5 @@ class DirectionRule(RuleConfig):
         return self.learning_rate * shape_factor(self.rate_schedule, context, "the schedule of the rate")
 
     def scalars(self, theta: PyTree) -> dict[str, jax.Array]:
-        if "nominal" not in theta:
-            return {}
-        return {"nominal_weight": read_positive(theta["nominal_weight"]), **self.nominal.scalars(theta["nominal"])}
+        found = {name: read_positive(theta[name]) for name in ("vectors", "nominal_weight") if name in theta}
+        return found | self.nominal.scalars(theta.get("nominal", {}))

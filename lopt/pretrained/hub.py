@@ -1,4 +1,4 @@
-"""Optimizers' folders in repositories of the Hugging Face Hub: only card.json and theta.safetensors are ever fetched.
+"""Optimizers' folders in repositories of the Hugging Face Hub: only card.json, theta.safetensors and theta.state are ever fetched.
 
 The client, `huggingface_hub`, comes with the extra `hub`; it knows where the Hub is and who you are.
 """
@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from types import ModuleType
 
+from lopt.optimizers.published import FILE as PUBLISHED
 from lopt.pretrained.card import CARD_FILE, Card
 from lopt.runtime.text import plain
 from lopt.training.checkpoint import THETA_FILE
@@ -40,7 +41,7 @@ def split_address(address: str) -> tuple[str, str | None]:
 
 
 def download(address: str) -> Path:
-    """Fetch the two files of an optimizer, or find them where the client keeps what was fetched before.
+    """Fetch the files of an optimizer, or find them where the client keeps what was fetched before.
 
     Args:
       address: `hf://owner/name`, or `hf://owner/name@revision`.
@@ -53,7 +54,7 @@ def download(address: str) -> Path:
       ImportError: if the client is not installed.
     """
     repo_id, revision = split_address(address)
-    found = _client().snapshot_download(repo_id=repo_id, revision=revision, allow_patterns=[CARD_FILE, THETA_FILE])
+    found = _client().snapshot_download(repo_id=repo_id, revision=revision, allow_patterns=[CARD_FILE, THETA_FILE, PUBLISHED])
     return Path(found)
 
 

@@ -17,6 +17,8 @@ from lopt.config import CONFIG_FILE, ConfigError, load_part
 from lopt.optimizers.base import RuleConfig
 from lopt.optimizers.config import LearnedOptimizerConfig
 from lopt.optimizers.momentum import OptimizerConfig
+from lopt.optimizers.published import FILE as PUBLISHED
+from lopt.optimizers.published import is_published, read_published
 from lopt.pretrained import hub
 from lopt.pretrained.bind import Trained, needs_spec, transform
 from lopt.pretrained.card import CARD_FILE, Card, CardError, card_optimizer, card_specs, read_card, read_folder
@@ -72,7 +74,8 @@ def load(
     Args:
       source: the name of a shipped optimizer (`available()` lists them); a run directory; a folder with theta.safetensors and
         card.json; or `hf://owner/name`, with `@revision` if need be, for such a folder in a repository of the Hub. A name wins over a
-        directory that is called so; `./name` is the directory.
+        directory that is called so; `./name` is the directory. Also a theta of small_fc or of Celo2 as these were published: a file of
+        flax's msgpack, theta.state, or a folder or repository with it.
       learning_rate: a number or a schedule of optax, for optimizers that give a direction; the others set their own step size.
       weight_decay: decoupled, as of `optax.adamw`: times the learning rate, or the optimizer's own step size.
       num_steps: steps of the whole training, for optimizers that anneal by what is left of it.
@@ -90,6 +93,7 @@ def load(
         one is given; says what to pass.
       CardError: naming the file that is missing, damaged or exchanged, or the leaf of theta that does not fit its config or the spec.
       CheckpointError: naming the run without a checkpoint that is whole.
+      PublishedError: naming the file of msgpack that is no theta of small_fc or Celo2, and why.
       UntrustedConfigError: naming what a run's config would have imported.
       ImportError: if the Hub's client is not installed.
 
@@ -192,18 +196,23 @@ def open_trained(source: str | os.PathLike[str], *, best: bool = True, trust: bo
     """Read a trained optimizer; arguments and errors as of `load`."""
     name = os.fspath(source)
     if name.startswith(hub.SCHEME):
-        return _from_folder(hub.download(name), name)
+        folder = hub.download(name)
+        published = is_published(folder) and not (folder / CARD_FILE).is_file()
+        return _from_published(folder, name) if published else _from_folder(folder, name)
     shipped = SHIPPED / name
     if os.path.basename(name) == name and (shipped / CARD_FILE).is_file():
         return _from_folder(shipped, name)
     path = Path(name)
     if (path / CARD_FILE).is_file():
         return _from_folder(path, name)
+    if is_published(path):
+        return _from_published(path, name)
     if (path / CONFIG_FILE).is_file():
         return _from_run(path, best, trust)
     if path.is_dir():
         raise CardError(
-            f"{path} is neither a run, with {CONFIG_FILE}, nor an optimizer's folder, with {CARD_FILE} and {checkpoint.THETA_FILE}"
+            f"{path} is neither a run, with {CONFIG_FILE}, nor an optimizer's folder, with {CARD_FILE} and "
+            f"{checkpoint.THETA_FILE}, nor one with a published {PUBLISHED}"
         )
     names = sorted(available())
     near = difflib.get_close_matches(name, names, n=1)
@@ -214,7 +223,8 @@ def open_trained(source: str | os.PathLike[str], *, best: bool = True, trust: bo
 def is_trained(name: str) -> bool:
     """Whether a name is meant as that of a trained optimizer, rather than of one by hand: shipped, a path, an address, or a directory."""
     shipped = os.path.basename(name) == name and (SHIPPED / name / CARD_FILE).is_file()
-    return shipped or os.sep in name or any((Path(name) / file).is_file() for file in (CONFIG_FILE, CARD_FILE))
+    folder = any((Path(name) / file).is_file() for file in (CONFIG_FILE, CARD_FILE))
+    return shipped or os.sep in name or folder or is_published(name)
 
 
 def _from_folder(folder: Path, name: str) -> Trained:
@@ -223,6 +233,11 @@ def _from_folder(folder: Path, name: str) -> Trained:
     return Trained(
         name, card_optimizer(card, folder), theta, lambda: card_specs(card, folder), str(folder / checkpoint.THETA_FILE), inputs
     )
+
+
+def _from_published(path: Path, name: str) -> Trained:
+    config, theta = read_published(path)
+    return Trained(name, config, theta, lambda: (), str(path))
 
 
 def _from_run(run_dir: Path, best: bool, trust: bool) -> Trained:

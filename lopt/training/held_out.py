@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
+import optax
 
-from lopt.evaluation.rollout import seed_keys, train_fn
+from lopt.evaluation.rollout import OptFn, seed_keys, train_fn
 from lopt.evaluation.summary import final_losses
 from lopt.optimizers.momentum import OptimizerConfig
 from lopt.symmetry.spec import PyTree
@@ -34,8 +35,13 @@ class HeldOutConfig:
     """Inner steps of each training."""
     seeds: int = 4
     """Initialisations of each task."""
+    multiples: tuple[float, ...] = (1.0,)
+    """Multiples of theta's steps, each of which every task is trained at; the best counts. For a direction, whose rate is the user's:
+    a score at one rate chooses the theta that this rate suits."""
 
     def __post_init__(self) -> None:
+        if not self.multiples or not all(multiple > 0 for multiple in self.multiples):
+            raise ValueError(f"held_out.multiples must be positive numbers, got {self.multiples}")
         for name, least in (("every", 0), ("steps", 1), ("seeds", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"held_out.{name} must be at least {least}, got {getattr(self, name)}")
@@ -57,7 +63,8 @@ def make_held_out(
       seed: of the run.
 
     Returns:
-      A function whose metrics are `held_out/TASK` and, the smaller the better, `held_out/score`.
+      A function whose metrics are `held_out/TASK` and, the smaller the better, `held_out/score`; with several multiples also
+      `held_out/TASK/multiple`, the best one.
 
     Raises:
       ValueError: naming the task that theta is not compatible with.
@@ -72,18 +79,33 @@ def make_held_out(
         learned = optimizer_of(optimizer, problem)
         check_compatible(learned, theta, problem)
         keys = seed_keys(jax.random.fold_in(key, zlib.crc32(name.encode())), config.seeds)
-        races[name] = (train_fn(problem, learned.opt_fn, config.steps), keys, problem)
+        races[name] = (train_fn(problem, _multiplied(learned.opt_fn), config.steps), keys, problem)
     window = max(1, config.steps // 10)
 
     def evaluate(theta: PyTree) -> dict[str, float]:
         found, relative = {}, []
         for name, (train, keys, problem) in races.items():
-            losses = np.asarray(train(theta, keys, problem.datasets.at(0))[1])
             scale = problem.example.initial_loss
-            largest = np.max(losses, axis=1, where=np.isfinite(losses), initial=scale)
-            losses = np.where(np.isfinite(losses), losses, largest[:, None])
-            found[f"held_out/{name}"] = float(final_losses(losses, window).mean())
-            relative.append(found[f"held_out/{name}"] / scale)
+            finals = []
+            for multiple in config.multiples:
+                losses = np.asarray(train((theta, np.float32(multiple)), keys, problem.datasets.at(0))[1])
+                largest = np.max(losses, axis=1, where=np.isfinite(losses), initial=scale)
+                losses = np.where(np.isfinite(losses), losses, largest[:, None])
+                finals.append(float(final_losses(losses, window).mean()))
+            found[f"held_out/{name}"] = min(finals)
+            if len(finals) > 1:
+                found[f"held_out/{name}/multiple"] = config.multiples[int(np.argmin(finals))]
+            relative.append(min(finals) / scale)
         return found | {"held_out/score": float(np.mean(relative))}
 
     return evaluate
+
+
+def _multiplied(opt_fn: OptFn) -> OptFn:
+    """`opt_fn((theta, multiple))`: steps times a multiple."""
+
+    def of(given: tuple[PyTree, jax.Array]) -> optax.GradientTransformationExtraArgs:
+        theta, multiple = given
+        return optax.chain(opt_fn(theta), optax.scale(multiple))
+
+    return of

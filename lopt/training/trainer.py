@@ -27,6 +27,7 @@ from lopt.config.errors import LoptError
 from lopt.estimators.base import PARTICLES, EstimatorConfig
 from lopt.evaluation.evaluate import EvaluationConfig
 from lopt.optimizers.momentum import LearnedOptimizer, OptimizerConfig
+from lopt.optimizers.published import is_published, read_published
 from lopt.runtime import distributed
 from lopt.runtime.environment import ENVIRONMENT_FILE, changes, environment, packages, read_starts, record_start
 from lopt.runtime.locks import LOCK_FILE
@@ -72,8 +73,8 @@ class MetaTrainConfig:
     seed: int = 0
     """Seed of theta, particles and batches."""
     init_from: str | None = None
-    """What theta starts from: a run's directory, the best or the newest of it, or an optimizer's folder; None: a draw. Its optimizer must
-    have a theta of the same structure."""
+    """What theta starts from: a run's directory, the best or the newest of it, an optimizer's folder, or a published theta of small_fc or
+    Celo2 (theta.state); None: a draw. Its optimizer must have a theta of the same structure."""
     save_every: int = operational(25)
     """Outer steps between two checkpoints."""
     keep_checkpoints: int = operational(3)
@@ -126,13 +127,16 @@ def starting_theta(experiment: MetaTrainConfig, optimizer: LearnedOptimizer) -> 
 
     Raises:
       ConfigError: naming the leaf by which it differs from a theta of this experiment.
-      CheckpointError: if there is none where `init_from` says.
+      CheckpointError, PublishedError: if there is none where `init_from` says.
     """
     if experiment.init_from is None:
         return None
     source = Path(experiment.init_from)
     alone = source / checkpoint.THETA_FILE
-    theta = checkpoint.read_theta(alone) if alone.exists() else checkpoint.chosen_theta(source)[0]
+    if is_published(source):
+        theta = read_published(source)[1]
+    else:
+        theta = checkpoint.read_theta(alone) if alone.exists() else checkpoint.chosen_theta(source)[0]
     wanted = jax.eval_shape(lambda: initial_theta(experiment.seed, optimizer))
     there, here = ({path: leaf.shape for path, leaf in named_leaves(tree)} for tree in (theta, wanted))
     for path in sorted(there.keys() | here.keys()):
