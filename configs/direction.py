@@ -1,14 +1,13 @@
-"""A learned direction for any network: meta-trained on small perceptrons and an autoencoder, at log-uniform rates and lengths.
+"""A learned direction for any network: Muon's step corrected, meta-trained on small perceptrons and an autoencoder at log-uniform rates.
 
 Command:  python scripts/meta_train.py --config configs/direction.py --run-dir runs/direction
-Cost:     13 million inner steps: about an hour on 2 older cores; not run to the end here yet
-Expect:   after 600 outer steps final losses of .84 times tuned NAdamW's on networks it never saw, where Muon's are .75 times as large
-          (docs/research/direction.md)
+Cost:     8 million inner steps: half an hour on 2 older cores
+Expect:   docs/research/direction.md has what came of it; it is shipped as lopt-direction, the UNF of direction_unf.py as lopt-direction-unf
 
-After Celo2 (arXiv 2602.19142). The rate is the user's: weights are reparametrised globally by a factor c from .03 to 30, which for
-normalised directions and features is a training at c times the rate, so that no rate is the one that theta relies on. It rises and falls
-during meta-training as in use. Lengths are log-uniform from 100 to 2,000 steps. FashionMNIST must be at hand: the error that says so
-lists the ways to get it.
+After Celo2 (arXiv 2602.19142), with a nominal step. The rate is the user's: weights are reparametrised globally by a factor c from .03
+to 30, which for normalised directions and features is a training at c times the rate, so that no rate is the one that theta relies on. It
+rises and falls during meta-training as in use. Lengths are log-uniform from 100 to 2,000 steps. FashionMNIST must be at hand: the error
+that says so lists the ways to get it.
 """
 
 from lopt.estimators.nres import NRESConfig
@@ -17,6 +16,7 @@ from lopt.features.presets import Celo2Features
 from lopt.networks.update import DeepSetsConfig
 from lopt.optimizers.config import LearnedOptimizerConfig
 from lopt.optimizers.direction import DirectionRule
+from lopt.optimizers.nominals import MuonNominal
 from lopt.task.base import TaskConfig
 from lopt.task.families import FamilyConfig, MixtureConfig
 from lopt.training.held_out import HeldOutConfig
@@ -26,6 +26,7 @@ from lopt.unroll import UnrollConfig
 from tasks.autoencoder import AutoencoderConfig
 from tasks.cnn import CNNConfig
 from tasks.mlp import MLPConfig
+from tasks.rnn import RNNConfig
 
 
 def varied(task: TaskConfig, *batch_sizes: int) -> FamilyConfig:
@@ -43,22 +44,24 @@ config = MetaTrainConfig(
         ),
     ),
     optimizer=LearnedOptimizerConfig(
-        rule=DirectionRule(over="matrix", orthogonalize=True, rate_schedule="warmup_cosine"),
+        rule=DirectionRule(nominal=MuonNominal(), gated=True, over="matrix", rate_schedule="warmup_cosine"),
         features=Celo2Features(),
         network=DeepSetsConfig((8, 8)),
     ),
     estimator=NRESConfig(particles=8),
     unroll=UnrollConfig(horizon=2000, truncation=50, meta_loss="mean", horizons="log_uniform", min_horizon=100),
-    outer=OuterConfig(learning_rate=1e-3, warmup_steps=20, decay_steps=4000, average=0.98),
+    outer=OuterConfig(learning_rate=1e-3, warmup_steps=20, decay_steps=2400, average=0.98),
     held_out=HeldOutConfig(
         every=200,
         steps=500,
         seeds=2,
+        multiples=(0.3, 1.0, 3.0),
         tasks=(
             MLPConfig(dataset="fashion_mnist", image_size=14, hidden=(64, 64, 64)),
-            CNNConfig(dataset="digits", channels=(8, 8), batch_size=64),
+            CNNConfig(dataset="fashion_mnist", channels=(12, 12), batch_size=64),
+            RNNConfig(length=16, hidden=(48,), activation="tanh", batch_size=16),
         ),
     ),
     evaluation=EvaluationConfig(steps=1000, seeds=5, baselines=("nadamw", "muon"), schedules=("warmup_cosine",)),
-    outer_steps=4000,
+    outer_steps=2400,
 )

@@ -16,6 +16,7 @@ import optax
 
 from lopt.features.base import Context
 from lopt.optimizers.base import ByPath, RuleConfig
+from lopt.optimizers.gated import GATE
 from lopt.optimizers.muon import is_matrix, newton_schulz
 from lopt.optimizers.nominals import AdamNominal, NominalConfig, NoNominal
 from lopt.optimizers.scalars import positive, read_positive
@@ -37,6 +38,8 @@ class DirectionRule(RuleConfig):
     """The step n that f corrects: momentum, adam, nadam, muon or none."""
     nominal_weight: float = 1.0
     """Weight b of the nominal step before meta-training."""
+    gated: bool = False
+    """The network also scales the nominal step of each weight: f + b n exp(g), g its second output, clipped to [-8, 4]."""
     vectors: float = 1.0
     """Learned multiple of the rate for vectors and scalars, before meta-training."""
     orthogonalize: bool = False
@@ -50,7 +53,7 @@ class DirectionRule(RuleConfig):
 
     @property
     def outputs(self) -> int:
-        return 1
+        return 2 if self.gated else 1
 
     @property
     def network_start(self) -> float:
@@ -63,6 +66,8 @@ class DirectionRule(RuleConfig):
     def init(self) -> PyTree:
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if self.gated and isinstance(self.nominal, NoNominal):
+            raise ValueError("gated scales the nominal step, and nominal is none")
         own = {"vectors": positive(self.vectors, "vectors")}
         if isinstance(self.nominal, NoNominal):
             return own
@@ -75,7 +80,10 @@ class DirectionRule(RuleConfig):
         steps = {path: x[0] for path, x in f.items()}
         if "nominal" in theta:
             weight = read_positive(theta["nominal_weight"])
-            steps = {path: x + weight * self._normalized(n[path]) for path, x in steps.items()}
+            nominal = {path: weight * self._normalized(n[path]) for path in steps}
+            if self.gated:
+                nominal = {path: x * jnp.exp(jnp.clip(f[path][1], *GATE)) for path, x in nominal.items()}
+            steps = {path: x + nominal[path] for path, x in steps.items()}
         if self.orthogonalize:
             matrices = [path for path, x in steps.items() if is_matrix(x)]
             steps |= dict(zip(matrices, newton_schulz([steps[path] for path in matrices]), strict=True))

@@ -18,6 +18,8 @@ from lopt.optimizers.scalars import positive, read_positive
 from lopt.optimizers.schedules import ScheduleConfig
 from lopt.symmetry.spec import PyTree
 
+GATE = (-8.0, 4.0)  # to which the exponent is clipped
+
 
 @dataclasses.dataclass(frozen=True)
 class NominalRule(RuleConfig):
@@ -82,4 +84,4 @@ class GatedRule(NominalRule):
 
     def direction(self, theta: PyTree, f: ByPath, n: ByPath, context: Context) -> dict[str, jax.Array]:
         beta = read_positive(theta["beta"])
-        return {path: x * jnp.exp(jnp.clip(f[path][1], -8.0, 4.0)) + beta * f[path][0] for path, x in n.items()}
+        return {path: x * jnp.exp(jnp.clip(f[path][1], *GATE)) + beta * f[path][0] for path, x in n.items()}

@@ -22,7 +22,7 @@ from lopt.optimizers.direction import DirectionRule
 from lopt.optimizers.gated import GatedRule, NominalRule
 from lopt.optimizers.magnitude import MagnitudeRule
 from lopt.optimizers.momentum import MomentumRule, SGDMRule
-from lopt.optimizers.nominals import AdamNominal, MomentumNominal, MuonNominal, NAdamNominal
+from lopt.optimizers.nominals import AdamNominal, MomentumNominal, MuonNominal, NAdamNominal, NoNominal
 from lopt.optimizers.schedules import ScheduleConfig
 from lopt.symmetry.spec import WeightSpec
 
@@ -42,6 +42,9 @@ SMALL = {
     "direction": LearnedOptimizerConfig(DirectionRule(nominal=NAdamNominal()), Celo2Features(), DeepSetsConfig((6,))),
     "orthogonal direction": LearnedOptimizerConfig(
         DirectionRule(orthogonalize=True, relative=True, fan_in=True, weight_decay=0.1), FREE, UNFConfig((6,), share="role")
+    ),
+    "gated direction": LearnedOptimizerConfig(
+        DirectionRule(nominal=MuonNominal(), gated=True, over="matrix"), Celo2Features(), UNFConfig((6,), share="role")
     ),
     "magnitude": LearnedOptimizerConfig(
         MagnitudeRule(learn_weight_decay=True, weight_decay=0.01), AdafactorFeatures(), PooledDeepSetsConfig((6,))
@@ -130,6 +133,21 @@ def test_reparametrised_weights_move_alike():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-6), large, one)
 
 
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_direction_without_f_is_its_nominal_step_normalised(gated):
+    rule = DirectionRule(nominal=MuonNominal(), gated=gated, vectors=0.5)
+    optimizer = LearnedOptimizerConfig(rule, FREE, DeepSetsConfig((6,))).make(SPEC)
+    theta = optimizer.init(jax.random.key(0))
+    theta["network"] = jax.tree.map(jnp.zeros_like, theta["network"])
+    tx, muon = optimizer.scale_by(theta), MuonNominal().make(MuonNominal().init())
+    grads = params(1)
+    found = tx.update(grads, tx.init(params()), params())[0]
+    expected = muon.update(grads, muon.init(params()), params())[0]
+    for path, x in expected.items():
+        size = (0.5 if x.ndim < 2 else 1.0) / jnp.sqrt(jnp.mean(jnp.square(x)))
+        np.testing.assert_allclose(found[path], size * x, rtol=1e-5, atol=1e-6)
+
+
 def test_scale_by_is_the_positive_direction():
     for name, size in (("direction", 0.01), ("sgdm", 1.0)):
         optimizer = SMALL[name].make(SPEC)
@@ -175,6 +193,7 @@ def test_features_of_tensors_and_of_the_training():
         (LearnedOptimizerConfig(SGDMRule(), PaperFeatures(), None), "SGDMRule has no network: set features and network to None"),
         (LearnedOptimizerConfig(GatedRule(), None, DeepSetsConfig()), "GatedRule needs a network and its features"),
         (LearnedOptimizerConfig(DirectionRule(learning_rate=0.0), FREE, DeepSetsConfig()), "learning_rate must be positive"),
+        (LearnedOptimizerConfig(DirectionRule(nominal=NoNominal(), gated=True), FREE, DeepSetsConfig()), "nominal is none"),
         (LearnedOptimizerConfig(GatedRule(), FREE, UNFConfig(terms=0.0)), "multiple of a layer's own terms must be positive"),
         (LearnedOptimizerConfig(GatedRule(), CustomFeatures(parts=()), DeepSetsConfig()), "at least one kind"),
     ],
