@@ -1,7 +1,7 @@
-"""Muon's step corrected by a network, meta-trained for the end of the training after it was meta-trained for all of it.
+r"""Muon's step corrected by a network, meta-trained for the end of the training after it was meta-trained for all of it.
 
 Command:  python scripts/paper_tables.py figure2 --task mlp_rules --budget cpu --rivals Muon_DeepSets Muon_UNF
-          python scripts/meta_train.py --config configs/fashion_mlp_end.py --run-dir runs/end \\
+          python scripts/meta_train.py --config configs/fashion_mlp_end.py --run-dir runs/end \
               --init-from runs/paper/mlp_rules-cpu-Muon_DeepSets-0
           with --optimizer.network unf --optimizer.network.hidden 16 16 and Muon_UNF for the UNF
 Cost:     1 million inner steps: 4 minutes on 2 older cores
