@@ -44,15 +44,23 @@ config = MetaTrainConfig(
         ),
     ),
     optimizer=LearnedOptimizerConfig(
-        rule=DirectionRule(nominal=MuonNominal(), gated=True, over="matrix", rate_schedule="warmup_cosine"),
+        rule=DirectionRule(
+            nominal=MuonNominal(),
+            gated=True,
+            over="matrix",
+            scale="inputs",
+            vectors=0.3,
+            learning_rate=0.03,
+            rate_schedule="warmup_cosine",
+        ),
         features=Celo2Features(),
         network=DeepSetsConfig((8, 8)),
     ),
     estimator=NRESConfig(particles=8),
     unroll=UnrollConfig(horizon=2000, truncation=50, meta_loss="mean", horizons="log_uniform", min_horizon=100),
-    outer=OuterConfig(learning_rate=1e-3, warmup_steps=20, decay_steps=2400, average=0.98),
+    outer=OuterConfig(learning_rate=1e-3, warmup_steps=20, decay_steps=200, average=0.98),
     held_out=HeldOutConfig(
-        every=200,
+        every=100,
         steps=500,
         seeds=2,
         multiples=(0.3, 1.0, 3.0),
@@ -63,5 +71,5 @@ config = MetaTrainConfig(
         ),
     ),
     evaluation=EvaluationConfig(steps=1000, seeds=5, baselines=("nadamw", "muon"), schedules=("warmup_cosine",)),
-    outer_steps=2400,
+    outer_steps=200,
 )

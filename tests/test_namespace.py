@@ -81,7 +81,7 @@ params, x = {"w0": jnp.ones((3, 4)) / 3, "w1": jnp.ones((4, 1))}, jnp.ones((2, 3
 spec = lopt.infer_spec(loss, params, x)
 for name in lopt.available():
     try:
-        tx = lopt.load(name, spec=spec)
+        tx = lopt.load(name, spec=spec, num_steps=10)
         updates, state = tx.update(jax.grad(loss)(params, x), tx.init(params), params)
         print(name, all(bool(jnp.any(update != 0)) for update in jax.tree.leaves(updates)))
     except lopt.pretrained.card.CardError as error:  # made for other networks

@@ -46,6 +46,9 @@ class DirectionRule(RuleConfig):
     """Orthogonalise matrices, the last two axes of a tensor, before they are normalised."""
     over: Literal["tensor", "matrix"] = "tensor"
     """What has root mean square one: a tensor, or each matrix of its last two axes (Celo2)."""
+    scale: Literal["one", "inputs"] = "one"
+    """Root mean square of a matrix's direction: one (Celo2), or one over the root of its rows, the number of its inputs, as Muon's:
+    then a rate carries over to other widths."""
     learning_rate: float = 0.01
     """The rate during meta-training. Whoever uses the optimizer gives a rate of their own, for which this is the default."""
     rate_schedule: Shape = "constant"
@@ -88,7 +91,10 @@ class DirectionRule(RuleConfig):
             matrices = [path for path, x in steps.items() if is_matrix(x)]
             steps |= dict(zip(matrices, newton_schulz([steps[path] for path in matrices]), strict=True))
         vectors = read_positive(theta["vectors"])
-        return {path: self._normalized(x) if is_matrix(x) else vectors * self._normalized(x) for path, x in steps.items()}
+        return {path: (self._scale(x) if is_matrix(x) else vectors) * self._normalized(x) for path, x in steps.items()}
+
+    def _scale(self, matrix: jax.Array) -> float:
+        return max(matrix.shape[-2], 1) ** -0.5 if self.scale == "inputs" else 1.0
 
     def _normalized(self, x: jax.Array) -> jax.Array:
         axes = tuple(range(x.ndim))[-2:] if self.over == "matrix" else tuple(range(x.ndim))

@@ -18,6 +18,7 @@ from lopt.features.base import Features, WeightFeatures
 from lopt.layers.step import Accumulators
 from lopt.networks.update import DeepSetsConfig, NetworkConfig, Sizes, UNFConfig, UpdateNetwork
 from lopt.optimizers.base import LearnedOptimizer, OptimizerConfig
+from lopt.optimizers.config import LearnedOptimizerConfig
 from lopt.optimizers.leaves import weights_of
 from lopt.pretrained.card import BY_ROLE, CardError, check_theta, inputs_of
 from lopt.symmetry.match import match_leaves
@@ -70,6 +71,11 @@ def _by_role(config: OptimizerConfig) -> bool:
     return network is not None and network.by_role
 
 
+def _gives_direction(config: OptimizerConfig) -> bool:
+    parts = config.parts
+    return isinstance(parts, LearnedOptimizerConfig) and parts.rule.needs_rate
+
+
 def transform(trained: Trained, spec: WeightSpec | None, *, direction: bool = False) -> optax.GradientTransformationExtraArgs:
     """The optax transform for the weights of a spec.
 
@@ -82,7 +88,7 @@ def transform(trained: Trained, spec: WeightSpec | None, *, direction: bool = Fa
       CardError, SpecError: as `bind`; where `needs_sizes` says so by `init`, when params are first seen.
 
     Warns:
-      UserWarning: by `init`, once, if a weight has far more inputs than any that theta was seen to work on.
+      UserWarning: by `init`, once, if a weight has far more inputs than any that theta was seen to work on, and the step size is theta's.
     """
     return _warning_of_sizes(_bound(trained, spec, direction), trained)
 
@@ -96,7 +102,7 @@ def _bound(trained: Trained, spec: WeightSpec | None, direction: bool) -> optax.
 
 
 def _warning_of_sizes(tx: optax.GradientTransformationExtraArgs, trained: Trained) -> optax.GradientTransformationExtraArgs:
-    if trained.inputs is None:
+    if trained.inputs is None or _gives_direction(trained.config):  # the rate, and so the size of a step, is the user's
         return tx
     most, said = _FAR * trained.inputs, False
 

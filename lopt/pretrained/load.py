@@ -76,9 +76,11 @@ def load(
         card.json; or `hf://owner/name`, with `@revision` if need be, for such a folder in a repository of the Hub. A name wins over a
         directory that is called so; `./name` is the directory. Also a theta of small_fc or of Celo2 as these were published: a file of
         flax's msgpack, theta.state, or a folder or repository with it.
-      learning_rate: a number or a schedule of optax, for optimizers that give a direction; the others set their own step size.
+      learning_rate: a number or a schedule of optax, for optimizers that give a direction; the others set their own step size. Without
+        one, a direction that is told num_steps has the rate and the schedule that it was meta-trained with.
       weight_decay: decoupled, as of `optax.adamw`: times the learning rate, or the optimizer's own step size.
-      num_steps: steps of the whole training, for optimizers that anneal by what is left of it.
+      num_steps: steps of the whole training, for optimizers that anneal by what is left of it, and for a direction without a
+        learning rate.
       spec: which axes of the weights may be permuted together, `infer_spec(loss, params, batch)`. Needed by networks that see weights
         together (UNF, NFN); the others ignore it.
       best: of a run, the theta that did best in its held-out evaluations, where there were any; False: the newest.
@@ -98,7 +100,8 @@ def load(
       ImportError: if the Hub's client is not installed.
 
     Warns:
-      UserWarning: by `init`, once, if a weight has far more inputs than any that the optimizer's card says it was seen to work on.
+      UserWarning: by `init`, once, if a weight has far more inputs than any that the optimizer's card says it was seen to work on, and the
+        optimizer sets its own step size.
 
     Example:
       >>> tx = load("small-mixture-deep-sets")
@@ -110,11 +113,14 @@ def load(
     trained = _open(source, spec, best, trust)
     rule = _rule(trained)
     if rule is not None and rule.needs_rate:
-        if learning_rate is None:
+        if learning_rate is None and num_steps is None:
             usual = getattr(rule, "learning_rate", 0.01)
             raise ValueError(
-                f"'{trained.name}' gives a direction, the learning rate is yours: learning_rate={usual:g} is a start"
+                f"'{trained.name}' gives a direction, the learning rate is yours: learning_rate={usual:g} is a start, or a schedule of "
+                "optax; or num_steps=N, the steps of the whole training, and it has the rate and the schedule that it was meta-trained with"
             )
+        if learning_rate is None:
+            return _told(transform(_decayed(trained, weight_decay), spec), num_steps)
         tx = transform(trained, spec, direction=True)
         decay = [optax.add_decayed_weights(weight_decay)] if weight_decay else []
         return _told(optax.chain(tx, *decay, optax.scale_by_learning_rate(learning_rate)), num_steps)
@@ -123,12 +129,7 @@ def load(
             f"'{trained.name}' sets its own step size and takes no learning_rate; to make its steps smaller, "
             "optax.chain(lopt.load(...), optax.scale(0.5)), or optax.scale_by_schedule"
         )
-    if weight_decay:
-        parts = trained.config.parts
-        if rule is None or not isinstance(parts, LearnedOptimizerConfig):
-            raise ValueError(f"'{trained.name}' is of a kind that takes no weight_decay")
-        trained = trained._replace(config=dataclasses.replace(parts, rule=dataclasses.replace(rule, weight_decay=weight_decay)))
-    return _told(transform(trained, spec), num_steps)
+    return _told(transform(_decayed(trained, weight_decay), spec), num_steps)
 
 
 def scale_by(
@@ -172,6 +173,16 @@ def _open(source: str | os.PathLike[str], spec: WeightSpec | None, best: bool, t
     if spec is None and needs_spec(trained.config):
         raise ValueError(_no_spec(trained.name))
     return trained
+
+
+def _decayed(trained: Trained, weight_decay: float) -> Trained:
+    """The same with another weight decay, unless it is 0."""
+    if not weight_decay:
+        return trained
+    rule, parts = _rule(trained), trained.config.parts
+    if rule is None or not isinstance(parts, LearnedOptimizerConfig):
+        raise ValueError(f"'{trained.name}' is of a kind that takes no weight_decay")
+    return trained._replace(config=dataclasses.replace(parts, rule=dataclasses.replace(rule, weight_decay=weight_decay)))
 
 
 def _rule(trained: Trained) -> RuleConfig | None:

@@ -44,7 +44,9 @@ SMALL = {
         DirectionRule(orthogonalize=True, relative=True, fan_in=True, weight_decay=0.1), FREE, UNFConfig((6,), share="role")
     ),
     "gated direction": LearnedOptimizerConfig(
-        DirectionRule(nominal=MuonNominal(), gated=True, over="matrix"), Celo2Features(), UNFConfig((6,), share="role")
+        DirectionRule(nominal=MuonNominal(), gated=True, over="matrix", scale="inputs"),
+        Celo2Features(),
+        UNFConfig((6,), share="role"),
     ),
     "magnitude": LearnedOptimizerConfig(
         MagnitudeRule(learn_weight_decay=True, weight_decay=0.01), AdafactorFeatures(), PooledDeepSetsConfig((6,))
@@ -133,9 +135,11 @@ def test_reparametrised_weights_move_alike():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-6), large, one)
 
 
-@pytest.mark.parametrize("gated", [False, True])
-def test_a_direction_without_f_is_its_nominal_step_normalised(gated):
-    rule = DirectionRule(nominal=MuonNominal(), gated=gated, vectors=0.5)
+@pytest.mark.parametrize(
+    ("gated", "scale", "scale_of"), [(False, "one", lambda x: 1.0), (True, "inputs", lambda x: x.shape[0] ** -0.5)]
+)
+def test_a_direction_without_f_is_its_nominal_step_normalised(gated, scale, scale_of):
+    rule = DirectionRule(nominal=MuonNominal(), gated=gated, vectors=0.5, scale=scale)
     optimizer = LearnedOptimizerConfig(rule, FREE, DeepSetsConfig((6,))).make(SPEC)
     theta = optimizer.init(jax.random.key(0))
     theta["network"] = jax.tree.map(jnp.zeros_like, theta["network"])
@@ -144,8 +148,24 @@ def test_a_direction_without_f_is_its_nominal_step_normalised(gated):
     found = tx.update(grads, tx.init(params()), params())[0]
     expected = muon.update(grads, muon.init(params()), params())[0]
     for path, x in expected.items():
-        size = (0.5 if x.ndim < 2 else 1.0) / jnp.sqrt(jnp.mean(jnp.square(x)))
+        size = (0.5 if x.ndim < 2 else scale_of(x)) / jnp.sqrt(jnp.mean(jnp.square(x)))
         np.testing.assert_allclose(found[path], size * x, rtol=1e-5, atol=1e-6)
+
+
+def test_scaled_by_inputs_a_direction_is_as_large_as_muons():
+    """The directions of optax.contrib.muon, but for Newton-Schulz's singular values, which are only about one."""
+    rule = DirectionRule(nominal=MuonNominal(), scale="inputs")
+    tx = LearnedOptimizerConfig(rule, FREE, DeepSetsConfig((6,))).make(WeightSpec(()))
+    theta = tx.init(jax.random.key(0))
+    theta["network"] = jax.tree.map(jnp.zeros_like, theta["network"])
+    tx = tx.scale_by(theta)
+    weights = {f"{r}x{c}": jax.random.normal(jax.random.key(r), (r, c)) for r, c in ((64, 16), (16, 64), (32, 32))}
+    muon = optax.contrib.muon(1.0)
+    with jax.numpy_dtype_promotion("standard"):
+        expected = muon.update(weights, muon.init(weights), weights)[0]
+    found = tx.update(weights, tx.init(weights), weights)[0]
+    for path, x in expected.items():
+        assert float(jnp.linalg.norm(found[path])) == pytest.approx(float(jnp.linalg.norm(x)), rel=0.25)
 
 
 def test_scale_by_is_the_positive_direction():

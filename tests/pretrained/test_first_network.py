@@ -59,7 +59,7 @@ def final_loss(tx, pixels, labels):
 
 
 def load(name):
-    return lopt.load(name, spec=lopt.infer_spec(loss, start(), jnp.ones((8, 784)), jnp.arange(8)))
+    return lopt.load(name, spec=lopt.infer_spec(loss, start(), jnp.ones((8, 784)), jnp.arange(8)), num_steps=STEPS)
 
 
 def warns(name):
