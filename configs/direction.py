@@ -57,13 +57,13 @@ config = MetaTrainConfig(
         network=DeepSetsConfig((8, 8)),
     ),
     estimator=NRESConfig(particles=8),
-    unroll=UnrollConfig(horizon=2000, truncation=50, meta_loss="mean", horizons="log_uniform", min_horizon=100),
-    outer=OuterConfig(learning_rate=1e-3, warmup_steps=20, decay_steps=200, average=0.98),
+    unroll=UnrollConfig(horizon=2000, truncation=50, meta_loss="last", last_part=0.5, horizons="log_uniform", min_horizon=100),
+    outer=OuterConfig(learning_rate=1e-3, warmup_steps=20, decay_steps=600, average=0.98),
     held_out=HeldOutConfig(
         every=100,
         steps=500,
         seeds=2,
-        multiples=(0.3, 1.0, 3.0),
+        multiples=(0.3, 0.55, 1.0, 1.8, 3.0),
         tasks=(
             MLPConfig(dataset="fashion_mnist", image_size=14, hidden=(64, 64, 64)),
             CNNConfig(dataset="fashion_mnist", channels=(12, 12), batch_size=64),
@@ -71,5 +71,5 @@ config = MetaTrainConfig(
         ),
     ),
     evaluation=EvaluationConfig(steps=1000, seeds=5, baselines=("nadamw", "muon"), schedules=("warmup_cosine",)),
-    outer_steps=200,
+    outer_steps=600,
 )

@@ -25,7 +25,9 @@ class UnrollConfig:
     """Give the particles' first inner trainings different lengths, so that at every outer step they stand at different points. None: yes,
     but where an outer step sees whole inner trainings."""
     last: int | None = None
-    """Steps at the end of an inner training that meta_loss `last` averages; None: 100."""
+    """Steps at the end of an inner training that meta_loss `last` averages; None: 100, or `last_part`."""
+    last_part: float | None = None
+    """The part of an inner training, from its end, that meta_loss `last` averages, for lengths that vary: in (0, 1]."""
     meta_data: MetaData = "train"
     """The split that the meta-loss is measured on: the very batches that are trained on (`train`, the paper; it costs nothing), or
     others, which takes one forward pass more in each inner step."""
@@ -50,11 +52,16 @@ class UnrollConfig:
         for name, value in (("last", self.last), ("curriculum_steps", self.curriculum_steps)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.last_part is not None and not 0 < self.last_part <= 1:
+            raise ValueError(f"last_part must lie in (0, 1], got {self.last_part}")
+        if self.last is not None and self.last_part is not None:
+            raise ValueError(f"last={self.last} and last_part={self.last_part} say two things: leave one out")
         _check_choice("meta_loss", self.meta_loss, MetaLoss)
         _check_choice("meta_data", self.meta_data, MetaData)
         _check_choice("horizons", self.horizons, Horizons)
         for name, used, where in (
             ("last", self.meta_loss == "last", f"meta_loss={self.meta_loss!r}"),
+            ("last_part", self.meta_loss == "last", f"meta_loss={self.meta_loss!r}"),
             ("min_horizon", self.horizons != "constant", f"horizons={self.horizons!r}"),
             ("curriculum_steps", self.horizons == "curriculum", f"horizons={self.horizons!r}"),
         ):

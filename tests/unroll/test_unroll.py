@@ -68,6 +68,17 @@ def test_shares_of_the_windows_average_to_the_meta_loss(task, kind, expected):
     assert best == 0.5
 
 
+@pytest.mark.parametrize(("part", "expected"), [(0.5, np.mean([0.5, 0.5, 1.25])), (1.0, 1.125), (0.01, 1.25)])
+def test_the_last_part_is_that_of_each_training(task, part, expected):
+    config = UnrollConfig(horizon=6, truncation=2, meta_loss="last", last_part=part, horizons="log_uniform")
+    losses = [2.0, 1.5, 1.0, 0.5, 0.5, 1.25]
+    shares = [float(losses_of(config, losses[i : i + 2], i, 6, task)[0].meta_loss) for i in (0, 2, 4)]
+    np.testing.assert_allclose(np.mean(shares), expected, rtol=1e-6)
+    shares = [float(losses_of(config, losses[i : i + 2], i, 4, task)[0].meta_loss) for i in (0, 2)]
+    shorter = {0.5: 0.75, 1.0: 1.25, 0.01: 0.5}[part]
+    np.testing.assert_allclose(np.mean(shares), shorter, rtol=1e-6)
+
+
 def test_more_last_steps_than_there_are_is_the_mean(task):
     config = UnrollConfig(horizon=4, truncation=2, meta_loss="last", last=100)
     shares = [float(losses_of(config, losses, i, 4, task)[0].meta_loss) for i, losses in ((0, [2.0, 1.0]), (2, [0.5, 0.5]))]
@@ -145,6 +156,9 @@ def test_a_curriculum_grows_to_the_whole_horizon():
         ({"horizons": "curriculum", "min_horizon": 75}, "min_horizon must be a positive multiple of truncation=50, got 75"),
         ({"horizons": "log_uniform", "min_horizon": 2050}, "min_horizon=2050 is longer than horizon=2000"),
         ({"last": 0}, "last must be at least 1, got 0"),
+        ({"meta_loss": "last", "last_part": 0.0}, r"last_part must lie in \(0, 1\], got 0.0"),
+        ({"meta_loss": "last", "last": 5, "last_part": 0.5}, "last=5 and last_part=0.5 say two things"),
+        ({"last_part": 0.5}, "last_part=0.5 does nothing with meta_loss='final'"),
         ({"last": 5}, "last=5 does nothing with meta_loss='final': leave it out"),
         ({"min_horizon": 50}, "min_horizon=50 does nothing with horizons='constant'"),
         ({"horizons": "log_uniform", "curriculum_steps": 5}, "curriculum_steps=5 does nothing with horizons='log_uniform'"),
