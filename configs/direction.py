@@ -6,7 +6,7 @@ Expect:   docs/research/direction.md has what came of it; it is shipped as lopt-
 
 After Celo2 (arXiv 2602.19142), with a nominal step, and of Muon's size. The rate is the user's: weights are reparametrised globally by a
 factor c from .03 to 30, which for normalised directions and features is a training at c times the rate, so that no rate is the one that
-theta relies on. It rises and falls during meta-training as in use. Lengths are log-uniform from 100 to 2,000 steps. The meta-loss is that of
+theta relies on. It rises and falls during meta-training as in use. Lengths are log-uniform from 100 to 2,000 steps. The meta-loss is of
 the last half of each training: the mean over all of it asks for speed, and after 200 outer steps the end pays for it. FashionMNIST must be
 at hand: the error that says so lists the ways to get it.
 """
