@@ -19,6 +19,7 @@ import numpy as np
 from lopt.config.errors import LoptError
 from lopt.features.presets import AdafactorFeatures, Celo2Features
 from lopt.networks.update import DeepSetsConfig
+from lopt.optimizers.base import RuleConfig
 from lopt.optimizers.config import LearnedOptimizerConfig
 from lopt.optimizers.direction import DirectionRule
 from lopt.optimizers.magnitude import MagnitudeRule
@@ -36,25 +37,26 @@ class PublishedError(LoptError, ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class _Kind:
-    """What is known of a kind of theta: its optimizer, but for widths and decays, and what its layers take and give."""
+    """What is known of a kind of theta: its rule and features, but for decays, and what its layers take and give."""
 
     name: str
-    optimizer: LearnedOptimizerConfig
+    rule: RuleConfig
+    features: AdafactorFeatures | Celo2Features
     inputs: int
     outputs: int
     used: int
 
 
 _KINDS = (
-    _Kind("small_fc", LearnedOptimizerConfig(MagnitudeRule(), AdafactorFeatures(), DeepSetsConfig((4, 4))), 39, 2, 2),
+    _Kind("small_fc", MagnitudeRule(), AdafactorFeatures(), inputs=39, outputs=2, used=2),
+    # Of Celo2's outputs the first is the direction; its magnitude is not used.
     _Kind(
         "Celo2",
-        LearnedOptimizerConfig(
-            DirectionRule(nominal=NoNominal(), orthogonalize=True, over="matrix"), Celo2Features(), DeepSetsConfig((8, 8))
-        ),
-        30,
-        3,
-        1,  # the direction; its magnitude is not used
+        DirectionRule(nominal=NoNominal(), orthogonalize=True, over="matrix"),
+        Celo2Features(),
+        inputs=30,
+        outputs=3,
+        used=1,
     ),
 )
 
@@ -87,9 +89,8 @@ def read_published(path: str | Path) -> tuple[LearnedOptimizerConfig, PyTree]:
     if kind is None:
         known = " and ".join(f"{kind.name} ({kind.inputs} to {kind.outputs})" for kind in _KINDS)
         raise PublishedError(f"{path}: its network maps {inputs} numbers to {outputs}; thetas of {known} can be read")
-    features = dataclasses.replace(kind.optimizer.features, **_decays(path, tree, kind.optimizer.features))
-    network = DeepSetsConfig(tuple(kernel.shape[1] for kernel, _ in layers[:-1]))
-    optimizer = dataclasses.replace(kind.optimizer, features=features, network=network)
+    features = dataclasses.replace(kind.features, **_decays(path, tree, kind.features))
+    optimizer = LearnedOptimizerConfig(kind.rule, features, DeepSetsConfig(tuple(kernel.shape[1] for kernel, _ in layers[:-1])))
     theta = optimizer.make(WeightSpec(())).init(jax.random.key(0))
     last_kernel, last_bias = layers[-1]
     theta["network"] = {
