@@ -41,11 +41,8 @@ SMALL = {
     ),
     "direction": LearnedOptimizerConfig(DirectionRule(nominal=NAdamNominal()), Celo2Features(), DeepSetsConfig((6,))),
     "orthogonal direction": LearnedOptimizerConfig(
-        DirectionRule(orthogonalize=True, relative=True, fan_in=True, weight_decay=0.1), FREE, UNFConfig((6,), share="role")
-    ),
-    "gated direction": LearnedOptimizerConfig(
-        DirectionRule(nominal=MuonNominal(), gated=True, over="matrix", scale="inputs"),
-        Celo2Features(),
+        DirectionRule(gated=True, orthogonalize=True, scale="inputs", relative=True, fan_in=True, weight_decay=0.1),
+        FREE,
         UNFConfig((6,), share="role"),
     ),
     "magnitude": LearnedOptimizerConfig(

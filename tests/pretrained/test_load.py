@@ -119,13 +119,9 @@ def digits(dtype=jnp.float32):
     ("name", "dtype"),
     [
         ("lopt-direction-unf", jnp.bfloat16),
-        slow("lopt-direction", jnp.bfloat16),
         slow("lopt-direction", jnp.float32),
-        slow("lopt-direction-unf", jnp.float32),
-        slow("small-mixture-unf", jnp.bfloat16),
         slow("small-mixture-unf", jnp.float32),
         slow("small-mixture-deep-sets", jnp.bfloat16),
-        slow("small-mixture-deep-sets", jnp.float32),
     ],
 )
 def test_a_network_ten_times_as_large_in_either_precision(name, dtype):
