@@ -2,6 +2,7 @@
 
 Command:  python scripts/meta_train.py --config configs/direction_unf.py --run-dir runs/direction_unf
 Cost:     1.9 million inner steps: 9 minutes on 2 older cores
+Expect:   docs/research/direction.md has what came of it; it is shipped as lopt-direction-unf
 """
 
 import dataclasses
