@@ -1,8 +1,8 @@
 """Muon's step corrected by a network, meta-trained for the end of the training after it was meta-trained for all of it.
 
 Command:  python scripts/meta_train.py --config configs/fashion_mlp_end.py --run-dir runs/end
-          after python scripts/paper_tables.py figure2 --task mlp_rules --budget cpu --rivals Muon_DeepSets Muon_UNF; for the UNF with
-          --optimizer.network unf --optimizer.network.hidden 16 16 --init-from runs/paper/mlp_rules-cpu-Muon_UNF-0
+          for the UNF with --optimizer.network unf --optimizer.network.hidden 16 16
+          --init-from docs/reproduction/mlp_rules-cpu/theta/Muon_UNF-0
 Cost:     1 million inner steps: 4 minutes on 2 older cores
 Expect:   .3364 +- .0023 with DeepSets, .3380 +- .0028 with UNF, where tuned Muon has .3452 (docs/research/nominal.md)
 
@@ -23,5 +23,5 @@ config = dataclasses.replace(
     unroll=UnrollConfig(horizon=2000, truncation=50, meta_loss="last", last=500),
     outer=dataclasses.replace(cpu.outer, decay_steps=STEPS),
     outer_steps=STEPS,
-    init_from="runs/paper/mlp_rules-cpu-Muon_DeepSets-0",
+    init_from="docs/reproduction/mlp_rules-cpu/theta/Muon_DeepSets-0",
 )
