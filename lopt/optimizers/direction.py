@@ -31,7 +31,8 @@ class DirectionRule(RuleConfig):
     """A direction for every tensor, of root mean square one; learning rate, its schedule and weight decay are the user's.
 
     W <- W - rate normalise(f + b normalise(n)): f is what the network gives for each weight, n the step of a hand-designed optimizer
-    (`nominal`), b its learned weight. With f = 0 it is that optimizer, with a root mean square of one for every tensor.
+    (`nominal`), b its learned weight. With f = 0 it is that optimizer, with a root mean square of one for every tensor. A tensor stays where n
+    is zero all over it, as before its first gradient.
     """
 
     nominal: NominalConfig = AdamNominal()
@@ -91,7 +92,10 @@ class DirectionRule(RuleConfig):
             matrices = [path for path, x in steps.items() if is_matrix(x)]
             steps |= dict(zip(matrices, newton_schulz([steps[path] for path in matrices]), strict=True))
         vectors = read_positive(theta["vectors"])
-        return {path: (self._scale(x) if is_matrix(x) else vectors) * self._normalized(x) for path, x in steps.items()}
+        found = {path: (self._scale(x) if is_matrix(x) else vectors) * self._normalized(x) for path, x in steps.items()}
+        if "nominal" in theta:  # what has had no gradient yet has no direction: it would be f's of zeros, at full size
+            found = {path: jnp.where(jnp.any(n[path] != 0), x, jnp.zeros_like(x)) for path, x in found.items()}
+        return found
 
     def _scale(self, matrix: jax.Array) -> float:
         return max(matrix.shape[-2], 1) ** -0.5 if self.scale == "inputs" else 1.0

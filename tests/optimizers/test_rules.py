@@ -149,6 +149,19 @@ def test_a_direction_without_f_is_its_nominal_step_normalised(gated, scale, scal
         np.testing.assert_allclose(found[path], size * x, rtol=1e-5, atol=1e-6)
 
 
+def test_what_has_had_no_gradient_stays():
+    tx = SMALL["orthogonal direction"].make(SPEC)
+    tx = tx.opt_fn(theta_of(tx))
+    w, grads = params(), params(1)
+    grads["r"], grads["b"] = jnp.zeros_like(grads["r"]), jnp.zeros_like(grads["b"])
+    first, state = tx.update(grads, tx.init(w), w)
+    decay = {path: -0.01 * 0.1 * w[path] for path in ("r", "b")}
+    for path, expected in decay.items():
+        np.testing.assert_allclose(first[path], expected, rtol=1e-5, err_msg=path)
+    second = tx.update(params(2), state, w)[0]
+    assert all(float(jnp.max(jnp.abs(second[path] - expected))) > 1e-4 for path, expected in decay.items())
+
+
 def test_scaled_by_inputs_a_direction_is_as_large_as_muons():
     """The directions of optax.contrib.muon, but for Newton-Schulz's singular values, which are only about one."""
     rule = DirectionRule(nominal=MuonNominal(), scale="inputs")
