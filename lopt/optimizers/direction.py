@@ -31,8 +31,8 @@ class DirectionRule(RuleConfig):
     """A direction for every tensor, of root mean square one; learning rate, its schedule and weight decay are the user's.
 
     W <- W - rate normalise(f + b normalise(n)): f is what the network gives for each weight, n the step of a hand-designed optimizer
-    (`nominal`), b its learned weight. With f = 0 it is that optimizer, with a root mean square of one for every tensor. A tensor stays where n
-    is zero all over it, as before its first gradient.
+    (`nominal`), b its learned weight. With f = 0 it is that optimizer, with a root mean square of one for every tensor. A tensor stays
+    where n is zero all over it, as before its first gradient.
     """
 
     nominal: NominalConfig = AdamNominal()
