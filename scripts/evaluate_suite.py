@@ -32,8 +32,7 @@ from lopt.evaluation.suite import (
     save_outcome,
 )
 from lopt.layers.kernels.ffi import available_cores
-from lopt.optimizers.config import LearnedOptimizerConfig
-from lopt.pretrained.bind import Trained, bind
+from lopt.pretrained.bind import Trained, bind, rule_of
 from lopt.pretrained.load import is_trained, open_trained
 from lopt.reporting.suite_report import write_suite
 from lopt.reporting.tables import rich_lines
@@ -96,7 +95,7 @@ def learned(source: str, trained: Trained, problem: Problem) -> Entrant:
         optimizer = bind(trained, problem.spec, problem.param_shapes())
     except ValueError as error:
         raise ValueError(f"'{source}' is not compatible with the weights of '{problem.name}': {error}") from error
-    rule = trained.config.rule if isinstance(trained.config, LearnedOptimizerConfig) else None
+    rule = rule_of(trained.config)
     if rule is None or not rule.needs_rate:
         return Entrant(source, lambda given: optimizer.opt_fn(given[0]), trained.theta, None)
     scale_by = optimizer.scale_by

@@ -16,7 +16,7 @@ import optax
 
 from lopt.features.base import Context
 from lopt.optimizers.base import ByPath, RuleConfig
-from lopt.optimizers.gated import GATE
+from lopt.optimizers.gated import scaled
 from lopt.optimizers.muon import is_matrix, newton_schulz
 from lopt.optimizers.nominals import AdamNominal, NominalConfig, NoNominal
 from lopt.optimizers.scalars import positive, read_positive
@@ -86,7 +86,7 @@ class DirectionRule(RuleConfig):
             weight = read_positive(theta["nominal_weight"])
             nominal = {path: weight * self._normalized(n[path]) for path in steps}
             if self.gated:
-                nominal = {path: x * jnp.exp(jnp.clip(f[path][1], *GATE)) for path, x in nominal.items()}
+                nominal = {path: scaled(x, f[path][1]) for path, x in nominal.items()}
             steps = {path: x + nominal[path] for path, x in steps.items()}
         if self.orthogonalize:
             matrices = [path for path, x in steps.items() if is_matrix(x)]

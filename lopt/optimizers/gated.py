@@ -18,7 +18,10 @@ from lopt.optimizers.scalars import positive, read_positive
 from lopt.optimizers.schedules import ScheduleConfig
 from lopt.symmetry.spec import PyTree
 
-GATE = (-8.0, 4.0)  # to which the exponent is clipped
+
+def scaled(n: jax.Array, exponent: jax.Array) -> jax.Array:
+    """n exp(exponent), the exponent clipped to [-8, 4]."""
+    return n * jnp.exp(jnp.clip(exponent, -8.0, 4.0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,4 +87,4 @@ class GatedRule(NominalRule):
 
     def direction(self, theta: PyTree, f: ByPath, n: ByPath, context: Context) -> dict[str, jax.Array]:
         beta = read_positive(theta["beta"])
-        return {path: x * jnp.exp(jnp.clip(f[path][1], *GATE)) + beta * f[path][0] for path, x in n.items()}
+        return {path: scaled(x, f[path][1]) + beta * f[path][0] for path, x in n.items()}

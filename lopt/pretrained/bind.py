@@ -17,7 +17,7 @@ import optax
 from lopt.features.base import Features, WeightFeatures
 from lopt.layers.step import Accumulators
 from lopt.networks.update import DeepSetsConfig, NetworkConfig, Sizes, UNFConfig, UpdateNetwork
-from lopt.optimizers.base import LearnedOptimizer, OptimizerConfig
+from lopt.optimizers.base import LearnedOptimizer, OptimizerConfig, RuleConfig
 from lopt.optimizers.config import LearnedOptimizerConfig
 from lopt.optimizers.leaves import weights_of
 from lopt.pretrained.card import BY_ROLE, CardError, check_theta, inputs_of
@@ -71,9 +71,10 @@ def _by_role(config: OptimizerConfig) -> bool:
     return network is not None and network.by_role
 
 
-def _gives_direction(config: OptimizerConfig) -> bool:
+def rule_of(config: OptimizerConfig) -> RuleConfig | None:
+    """The rule of an optimizer; None for one that is not made of rule, features and network."""
     parts = config.parts
-    return isinstance(parts, LearnedOptimizerConfig) and parts.rule.needs_rate
+    return parts.rule if isinstance(parts, LearnedOptimizerConfig) else None
 
 
 def transform(trained: Trained, spec: WeightSpec | None, *, direction: bool = False) -> optax.GradientTransformationExtraArgs:
@@ -102,7 +103,8 @@ def _bound(trained: Trained, spec: WeightSpec | None, direction: bool) -> optax.
 
 
 def _warning_of_sizes(tx: optax.GradientTransformationExtraArgs, trained: Trained) -> optax.GradientTransformationExtraArgs:
-    if trained.inputs is None or _gives_direction(trained.config):  # the rate, and so the size of a step, is the user's
+    rule = rule_of(trained.config)
+    if trained.inputs is None or (rule is not None and rule.needs_rate):  # the rate, and so the size of a step, is the user's
         return tx
     most, said = _FAR * trained.inputs, False
 

@@ -14,13 +14,12 @@ from typing import Any
 import optax
 
 from lopt.config import CONFIG_FILE, ConfigError, load_part
-from lopt.optimizers.base import RuleConfig
 from lopt.optimizers.config import LearnedOptimizerConfig
 from lopt.optimizers.momentum import OptimizerConfig
 from lopt.optimizers.published import FILE as PUBLISHED
 from lopt.optimizers.published import is_published, read_published
 from lopt.pretrained import hub
-from lopt.pretrained.bind import Trained, needs_spec, transform
+from lopt.pretrained.bind import Trained, needs_spec, rule_of, transform
 from lopt.pretrained.card import CARD_FILE, Card, CardError, card_optimizer, card_specs, read_card, read_folder
 from lopt.symmetry.spec import PyTree, WeightSpec
 from lopt.task.families import TaskMixture
@@ -111,7 +110,7 @@ def load(
       (3, 2)
     """
     trained = _open(source, spec, best, trust)
-    rule = _rule(trained)
+    rule = rule_of(trained.config)
     if rule is not None and rule.needs_rate:
         if learning_rate is None and num_steps is None:
             usual = getattr(rule, "learning_rate", 0.01)
@@ -179,15 +178,10 @@ def _decayed(trained: Trained, weight_decay: float) -> Trained:
     """The same with another weight decay, unless it is 0."""
     if not weight_decay:
         return trained
-    rule, parts = _rule(trained), trained.config.parts
+    rule, parts = rule_of(trained.config), trained.config.parts
     if rule is None or not isinstance(parts, LearnedOptimizerConfig):
         raise ValueError(f"'{trained.name}' is of a kind that takes no weight_decay")
     return trained._replace(config=dataclasses.replace(parts, rule=dataclasses.replace(rule, weight_decay=weight_decay)))
-
-
-def _rule(trained: Trained) -> RuleConfig | None:
-    parts = trained.config.parts
-    return parts.rule if isinstance(parts, LearnedOptimizerConfig) else None
 
 
 def _told(tx: optax.GradientTransformationExtraArgs, num_steps: int | None) -> optax.GradientTransformationExtraArgs:
@@ -207,17 +201,13 @@ def open_trained(source: str | os.PathLike[str], *, best: bool = True, trust: bo
     """Read a trained optimizer; arguments and errors as of `load`."""
     name = os.fspath(source)
     if name.startswith(hub.SCHEME):
-        folder = hub.download(name)
-        published = is_published(folder) and not (folder / CARD_FILE).is_file()
-        return _from_published(folder, name) if published else _from_folder(folder, name)
+        return _from_folder(hub.download(name), name)
     shipped = SHIPPED / name
     if os.path.basename(name) == name and (shipped / CARD_FILE).is_file():
         return _from_folder(shipped, name)
     path = Path(name)
-    if (path / CARD_FILE).is_file():
+    if (path / CARD_FILE).is_file() or is_published(path):
         return _from_folder(path, name)
-    if is_published(path):
-        return _from_published(path, name)
     if (path / CONFIG_FILE).is_file():
         return _from_run(path, best, trust)
     if path.is_dir():
@@ -239,16 +229,15 @@ def is_trained(name: str) -> bool:
 
 
 def _from_folder(folder: Path, name: str) -> Trained:
+    """With a card, or else a published theta; also the file of one."""
+    if is_published(folder) and not (folder / CARD_FILE).is_file():
+        config, theta = read_published(folder)
+        return Trained(name, config, theta, lambda: (), str(folder))
     card, theta = read_folder(folder)
     inputs = max((found["inputs"] for found in card.seen.values()), default=None)
     return Trained(
         name, card_optimizer(card, folder), theta, lambda: card_specs(card, folder), str(folder / checkpoint.THETA_FILE), inputs
     )
-
-
-def _from_published(path: Path, name: str) -> Trained:
-    config, theta = read_published(path)
-    return Trained(name, config, theta, lambda: (), str(path))
 
 
 def _from_run(run_dir: Path, best: bool, trust: bool) -> Trained:

@@ -69,7 +69,7 @@ def warns(name):
     return any(re.match(WARNS.format(name), str(warning.message)) for warning in caught)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["raw", "standardised"])
 def data(images, request):
     """Pixels and labels, and what Adam makes of them."""
     pixels, labels = images
@@ -80,15 +80,7 @@ def data(images, request):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*was seen to work on weights of at most")
-@pytest.mark.parametrize(
-    ("data", "name"),
-    [
-        *(("raw", name) for name in sorted(lopt.available())),
-        ("standardised", "lopt-direction"),
-        ("standardised", "lopt-direction-unf"),
-    ],
-    indirect=["data"],
-)
+@pytest.mark.parametrize("name", sorted(lopt.available()))
 def test_it_is_better_than_adam_or_says_what_to_do(name, data):
     pixels, labels, adam = data
     assert 0.3 < adam < 0.7
