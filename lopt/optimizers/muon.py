@@ -5,24 +5,27 @@ the scale for shapes are those of `optax.contrib.muon`, of which this is the bat
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from lopt.layers.kernels import ffi as native
 from lopt.symmetry.spec import PyTree
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 STEPS = 5
 EPS = 1e-8
+IN_CACHE = 128 * 128  # entries of the largest matrices that the kernel takes: four such lie in a core's cache
 
 
 def newton_schulz(tensors: Sequence[jax.Array], steps: int = STEPS) -> list[jax.Array]:
     """Tensors whose last two axes are made nearly orthogonal: their singular values come to lie around one.
 
-    X <- X / |X|, then `steps` times X <- a X + (b A + c A A) X with A = X X^T. Matrices of one shape, up to transposition, are one
-    batched product.
+    X <- X / |X|, then `steps` times X <- a X + (b A + c A A) X with A = X X^T. Where the process has the kernel, small matrices go
+    through it, all in one call; of the others, those of one shape, up to transposition, are one batched product.
 
     Args:
       tensors: of rank 2 or more, float32; leading axes are a batch of matrices.
@@ -36,6 +39,26 @@ def newton_schulz(tensors: Sequence[jax.Array], steps: int = STEPS) -> list[jax.
       >>> bool(jnp.all(jnp.abs(jnp.linalg.svd(newton_schulz([x])[0])[1] - 1) < 0.5))
       True
     """
+    with jax.named_scope("newton_schulz"):
+        small = [i for i, x in enumerate(tensors) if x.shape[-2] * x.shape[-1] <= IN_CACHE and native.is_computed([x])]
+        found = dict(zip(small, _by_kernel(steps, [tensors[i] for i in small]), strict=True)) if small else {}
+        others = [i for i in range(len(tensors)) if i not in found]
+        found |= dict(zip(others, _by_xla(steps, [tensors[i] for i in others]), strict=True))
+    return [found[i] for i in range(len(tensors))]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _by_kernel(steps: int, tensors: list[jax.Array]) -> list[jax.Array]:
+    return native.newton_schulz_call(tensors, steps, (*COEFFICIENTS, EPS))
+
+
+@_by_kernel.defjvp
+def _by_kernel_jvp(steps: int, primals: Any, tangents: Any) -> Any:
+    return jax.jvp(partial(_by_xla, steps), primals, tangents)
+
+
+def _by_xla(steps: int, tensors: Sequence[jax.Array]) -> list[jax.Array]:
+    """Matrices of one shape, up to transposition, at once."""
     groups: dict[tuple[int, int], list[int]] = {}
     for i, x in enumerate(tensors):
         rows, columns = sorted(x.shape[-2:])

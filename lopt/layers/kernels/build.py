@@ -71,8 +71,12 @@ def load_kernels() -> native.Kernel:
             library = open_library(make_library(compiler, _place(Path(scratch)) / f"{name}.so"))
         library.LoptHasBfloat16.restype = ctypes.c_bool
         made = native.Kernel(name, bool(library.LoptHasBfloat16()))
-        jax.ffi.register_ffi_target(made.digest, jax.ffi.pycapsule(library.LoptDigest), platform="cpu")
-        jax.ffi.register_ffi_target(made.step, jax.ffi.pycapsule(library.LoptStep), platform="cpu")
+        for target, function in (
+            (made.digest, library.LoptDigest),
+            (made.step, library.LoptStep),
+            (made.newton_schulz, library.LoptNewtonSchulz),
+        ):
+            jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(function), platform="cpu")
         _registered[name] = made
     return _registered[name]
 
@@ -127,7 +131,7 @@ def open_library(library: Path) -> ctypes.CDLL:
     """
     try:
         found = ctypes.CDLL(str(library))
-        _ = found.LoptDigest, found.LoptStep, found.LoptHasBfloat16
+        _ = found.LoptDigest, found.LoptStep, found.LoptNewtonSchulz, found.LoptHasBfloat16
     except (OSError, AttributeError) as error:
         raise NativeKernelError(f"{library} cannot be loaded ({error}): delete it, and it is made anew") from error
     return found

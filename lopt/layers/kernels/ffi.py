@@ -1,4 +1,4 @@
-"""The custom calls by which XLA for CPU reaches `digest.cc` and `step.cc`, once a process has it (`build.use_native_kernels`)."""
+"""The custom calls by which XLA for CPU reaches the kernels in C++, once a process has them (`build.use_native_kernels`)."""
 
 import dataclasses
 import functools
@@ -37,6 +37,11 @@ class Kernel(NamedTuple):
     def step(self) -> str:
         """XLA's name for `step.cc`."""
         return f"{self.name}_step"
+
+    @property
+    def newton_schulz(self) -> str:
+        """XLA's name for `newton_schulz.cc`."""
+        return f"{self.name}_newton_schulz"
 
 
 Find = Callable[[], Kernel | None]
@@ -243,6 +248,21 @@ def step_call(
         )
         for tensor in tensors
     ]
+
+
+def newton_schulz_call(tensors: Sequence[jax.Array], steps: int, coefficients: Sequence[float]) -> list[jax.Array]:
+    """Matrices made nearly orthogonal, each in the cache of one core: `lopt.optimizers.muon.newton_schulz`.
+
+    Args:
+      tensors: at least one; of rank 2 or more, float32, none empty; leading axes are a batch of matrices.
+      steps: of the iteration.
+      coefficients: a, b and c of its polynomial, and what is added to a matrix's norm.
+    """
+    found = kernel()
+    assert found is not None
+    out = [jax.ShapeDtypeStruct(x.shape, jnp.float32) for x in tensors]
+    call = jax.ffi.ffi_call(found.newton_schulz, out, vmap_method="broadcast_all")
+    return call(*tensors, threads=_threads(), steps=np.int64(steps), coefficients=np.asarray(coefficients, np.float32))
 
 
 def _threads() -> np.int64:
