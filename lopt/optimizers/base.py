@@ -16,7 +16,7 @@ import optax
 
 from lopt.features.base import Context, Features
 from lopt.networks.update import Sizes, UpdateNetwork, update_and_apply
-from lopt.optimizers.leaves import pair, weights_of
+from lopt.optimizers.leaves import pair, plain_path, weights_of
 from lopt.optimizers.scalars import positive, read_positive
 from lopt.optimizers.sharding import init_like, on_any_mesh, placed_like
 from lopt.symmetry.spec import PyTree, WeightSpec, named_leaves
@@ -81,8 +81,8 @@ class RuleConfig:
     learn_weight_decay: bool = False
     """Make lambda part of theta; weight_decay is then what it starts from."""
     fan_in: bool = False
-    """Divide the step of hidden layers, all of whose axes may be permuted, by their number of inputs (muLO): then theta carries over
-    to other widths."""
+    """Divide the step of hidden layers, whose inputs and outputs may both be permuted, by their number of inputs (muLO): then theta
+    carries over to other widths. Needs the spec of the weights."""
 
     @property
     def outputs(self) -> int:
@@ -103,6 +103,11 @@ class RuleConfig:
     def needs_rate(self) -> bool:
         """Whether the user gives the learning rate, as for a direction."""
         return False
+
+    @property
+    def decays(self) -> bool:
+        """Whether weights decay; a decay that is traced, as by `optax.inject_hyperparams`, may be any."""
+        return self.learn_weight_decay or not (isinstance(self.weight_decay, float | int) and self.weight_decay == 0)
 
     def init(self) -> PyTree:
         """Its own part of theta: scalars, in forms that stay in range."""
@@ -142,7 +147,7 @@ def learned_optimizer(
     Raises:
       ValueError: if the rule and the network do not go together, or a scalar is out of range.
     """
-    if rule.weight_decay < 0:
+    if isinstance(rule.weight_decay, float | int) and rule.weight_decay < 0:
         raise ValueError(f"weight_decay must not be negative, got {rule.weight_decay}")
     own = rule.init()
     if rule.learn_weight_decay:
@@ -205,7 +210,7 @@ def _transform(parts: _Parts, theta: PyTree, *, whole: bool) -> optax.GradientTr
         steps = rule.direction(theta, f, dict(named_leaves(n)), context)
         steps = {path: _scaled(rule, spec, path, step, named[path]) for path, step in steps.items()}
         size = rule.size(theta, context) if whole or not rule.needs_rate else jnp.float32(1)
-        if rule.weight_decay or rule.learn_weight_decay:
+        if rule.decays:
             decay = read_positive(theta["weight_decay"]) if rule.learn_weight_decay else jnp.float32(rule.weight_decay)
             steps = {path: step + decay * named[path].astype(jnp.float32) for path, step in steps.items()}
         size = -size if whole else size
@@ -225,8 +230,11 @@ def _scaled(rule: RuleConfig, spec: WeightSpec, path: str, step: jax.Array, w: j
     """The direction of a tensor with the scales that every rule may have."""
     if rule.relative and w.size:
         step = step * jnp.maximum(jnp.sqrt(jnp.mean(jnp.square(w.astype(jnp.float32)))), 1e-3)
-    if rule.fan_in and path in spec.paths:
-        factors = spec.all_factors(path)
-        if len(w.shape) >= 2 and not any(factor.fixed for factor in factors):
-            step = step / math.prod(w.shape[:-1])
+    if rule.fan_in:
+        known = plain_path(path)
+        if known not in spec.paths:
+            raise ValueError(f"fan_in reads the spec of the weights, which has no leaf '{path}'")
+        inputs, outputs = spec.sides(known)
+        if all(any(not factor.fixed for axis in side for factor in spec.axis_factors(known, axis)) for side in (inputs, outputs)):
+            step = step / math.prod(w.shape[axis] for axis in inputs)
     return step

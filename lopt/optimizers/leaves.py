@@ -12,6 +12,13 @@ import jax.numpy as jnp
 
 from lopt.symmetry.spec import PyTree, named_leaves
 
+_HOLDERS = ("/value", "/raw_value")  # flax.nnx puts one of these behind a path, or not, depending on who asks
+
+
+def plain_path(path: str) -> str:
+    """The path of a leaf as specs have it, without what flax.nnx holds it in."""
+    return next((path.removesuffix(holder) for holder in _HOLDERS if path.endswith(holder)), path)
+
 
 def is_weight(leaf: Any) -> bool:
     """Whether a leaf can be trained: an array of floats, real or complex, or a number that is one."""

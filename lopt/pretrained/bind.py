@@ -19,7 +19,7 @@ from lopt.layers.step import Accumulators
 from lopt.networks.update import DeepSetsConfig, NetworkConfig, Sizes, UNFConfig, UpdateNetwork
 from lopt.optimizers.base import LearnedOptimizer, OptimizerConfig, RuleConfig
 from lopt.optimizers.config import LearnedOptimizerConfig
-from lopt.optimizers.leaves import weights_of
+from lopt.optimizers.leaves import plain_path, weights_of
 from lopt.pretrained.card import BY_ROLE, CardError, check_theta, inputs_of
 from lopt.symmetry.match import match_leaves
 from lopt.symmetry.spec import Factor, PyTree, SpecError, WeightSpec, is_under, named_leaves
@@ -27,7 +27,6 @@ from lopt.symmetry.spec import Factor, PyTree, SpecError, WeightSpec, is_under, 
 # So many times the inputs that were seen are far more. Of an MLP of 128 units on FashionMNIST (235 batches of 128, raw pixels) all four
 # shipped optimizers are below adam(1e-3) at 196 inputs, 2 to 3 times what they have seen; none is at 784, unless its steps are scaled down.
 _FAR = 4
-_HOLDERS = ("/value", "/raw_value")  # flax.nnx puts one of these behind a path, or not, depending on who asks
 
 
 class Trained(NamedTuple):
@@ -55,9 +54,9 @@ def _network(config: OptimizerConfig) -> NetworkConfig | None:
 
 
 def needs_spec(config: OptimizerConfig) -> bool:
-    """Whether an optimizer sees weights together in a way that depends on the spec."""
-    network = _network(config)
-    return network is not None and network.needs_spec
+    """Whether an optimizer sees weights together in a way that depends on the spec, or its rule reads the spec."""
+    network, rule = _network(config), rule_of(config)
+    return (network is not None and network.needs_spec) or (rule is not None and rule.fan_in)
 
 
 def needs_sizes(config: OptimizerConfig) -> bool:
@@ -157,12 +156,15 @@ def bind(trained: Trained, spec: WeightSpec | None, params: PyTree = None) -> Le
         return learned
     config, sizes, plain = trained.config, None, _plain(spec)
     network = _network(config)
-    assert network is not None
+    if network is None or not network.needs_spec:  # it is the rule that reads the spec
+        learned = config.make(plain)
+        check_theta(trained.theta, learned, trained.where, by_role=False)
+        return learned
     known, names = (plain, {path: path for path in plain.paths}) if network.by_role else _find_known(trained, plain)
     if network.needs_sizes:
-        sizes = known.sizes({names[_plain_path(path)]: leaf for path, leaf in named_leaves(params)})
-    renamed = _Renamed(network=network, names=tuple(names.items()))
-    learned = dataclasses.replace(config, **{"network": renamed}).make(known, sizes)
+        sizes = known.sizes({names[plain_path(path)]: leaf for path, leaf in named_leaves(params)})
+    renamed = _Renamed(network=network, spec=known, names=tuple(names.items()))
+    learned = dataclasses.replace(config, **{"network": renamed}).make(plain, sizes)
     by_role = _by_role(trained.config)
     check_theta(trained.theta, learned, trained.where, by_role=by_role)
     if by_role:
@@ -209,12 +211,8 @@ def _with_sizes(known: WeightSpec, spec: WeightSpec, names: Mapping[str, str]) -
     return dataclasses.replace(known, known_sizes=tuple(sorted(sizes.items())))
 
 
-def _plain_path(path: str) -> str:
-    return next((path.removesuffix(holder) for holder in _HOLDERS if path.endswith(holder)), path)
-
-
 def _plain(spec: WeightSpec) -> WeightSpec:
-    return dataclasses.replace(spec, leaves=tuple((_plain_path(path), axes) for path, axes in spec.leaves))
+    return dataclasses.replace(spec, leaves=tuple((plain_path(path), axes) for path, axes in spec.leaves))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,6 +220,8 @@ class _Renamed(NetworkConfig):
     """A network for weights that are called otherwise than in the spec that it is made for."""
 
     network: NetworkConfig = UNFConfig()
+    spec: WeightSpec = dataclasses.field(default=WeightSpec(()))
+    """That it is made for."""
     names: tuple[tuple[str, str], ...] = ()
     """Path of a leaf, and its path in the spec."""
 
@@ -232,17 +232,17 @@ class _Renamed(NetworkConfig):
         def made(spec: WeightSpec) -> UpdateNetwork:
             return self.network.make(spec, features, outputs, sizes)
 
-        network = made(spec)
+        network = made(self.spec)
 
         def renamed(by_path: Mapping[str, Any]) -> dict[str, Any]:
-            return {names[_plain_path(path)]: x for path, x in by_path.items()}
+            return {names[plain_path(path)]: x for path, x in by_path.items()}
 
         def back(found: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:
-            return {path: found[names[_plain_path(path)]] for path in paths}
+            return {path: found[names[plain_path(path)]] for path in paths}
 
         def known(seen: WeightFeatures) -> tuple[UpdateNetwork, WeightFeatures]:
             channels, tensors, raw = map(renamed, (seen.channels, seen.tensors, seen.raw or {}))
-            found = made(_of_weights(spec, {**channels, **raw}))
+            found = made(_of_weights(self.spec, {**channels, **raw}))
             return found, seen._replace(channels=channels, tensors=tensors, raw=raw or None)
 
         def apply(theta: PyTree, seen: WeightFeatures) -> dict[str, jax.Array]:
@@ -251,8 +251,8 @@ class _Renamed(NetworkConfig):
 
         def computes(theta: PyTree, shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
             by_name = renamed(shapes)
-            found = made(_of_weights(spec, by_name)).computes(theta, by_name)
-            return {path for path in shapes if names[_plain_path(path)] in found}
+            found = made(_of_weights(self.spec, by_name)).computes(theta, by_name)
+            return {path for path in shapes if names[plain_path(path)] in found}
 
         def apply_raw(theta: PyTree, seen: WeightFeatures) -> tuple[dict[str, jax.Array], dict[str, Accumulators]]:
             network, features = known(seen)
@@ -326,7 +326,7 @@ def _for_what_is_trained(
 
 def _shapes(params: PyTree) -> dict[str, jax.ShapeDtypeStruct]:
     weights = named_leaves(weights_of(params))
-    return {_plain_path(path): jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for path, leaf in weights}
+    return {plain_path(path): jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for path, leaf in weights}
 
 
 def _of_weights(spec: WeightSpec, paths: Collection[str]) -> WeightSpec:

@@ -29,6 +29,7 @@ from lopt.training.checkpoint import THETA_FILE, CheckpointError, pack_theta, re
 
 CARD_FILE = "card.json"
 _FORMAT = "lopt-optimizer-1"
+SHARED = "network/last/shared"  # but for the pointwise map that all tensors share
 BY_ROLE = "network/last"  # the part of theta that grows with what it has seen, where coefficients are shared by role
 
 
@@ -297,7 +298,7 @@ def check_theta(theta: PyTree, learned: LearnedOptimizer, where: str, *, by_role
     wanted = dict(named_leaves(jax.eval_shape(learned.init, jax.random.key(0))))
 
     def optional(path: str) -> bool:
-        return by_role and is_under(path, BY_ROLE)
+        return by_role and is_under(path, BY_ROLE) and not is_under(path, SHARED)
 
     for path, leaf in wanted.items():
         if path not in given and not optional(path):

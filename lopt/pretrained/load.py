@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import optax
 
 from lopt.config import CONFIG_FILE, ConfigError, load_part
@@ -77,7 +78,8 @@ def load(
         flax's msgpack, theta.state, or a folder or repository with it.
       learning_rate: a number or a schedule of optax, for optimizers that give a direction; the others set their own step size. Without
         one, a direction that is told num_steps has the rate and the schedule that it was meta-trained with.
-      weight_decay: decoupled, as of `optax.adamw`: times the learning rate, or the optimizer's own step size.
+      weight_decay: decoupled, as of `optax.adamw`: times the learning rate, or the optimizer's own step size. Where theta has a decay of
+        its own, any other than 0 takes its place.
       num_steps: steps of the whole training, for optimizers that anneal by what is left of it, and for a direction without a
         learning rate.
       spec: which axes of the weights may be permuted together, `infer_spec(loss, params, batch)`. Needed by networks that see weights
@@ -109,7 +111,7 @@ def load(
       >>> updates["w"].shape
       (3, 2)
     """
-    trained = _open(source, spec, best, trust)
+    trained = _decayed(_open(source, spec, best, trust), weight_decay)
     rule = rule_of(trained.config)
     if rule is not None and rule.needs_rate:
         if learning_rate is None and num_steps is None:
@@ -119,16 +121,15 @@ def load(
                 "optax; or num_steps=N, the steps of the whole training, and it has the rate and the schedule that it was meta-trained with"
             )
         if learning_rate is None:
-            return _told(transform(_decayed(trained, weight_decay), spec), num_steps)
+            return _told(transform(trained, spec), num_steps)
         tx = transform(trained, spec, direction=True)
-        decay = [optax.add_decayed_weights(weight_decay)] if weight_decay else []
-        return _told(optax.chain(tx, *decay, optax.scale_by_learning_rate(learning_rate)), num_steps)
+        return _told(optax.chain(tx, optax.scale_by_learning_rate(learning_rate)), num_steps)
     if learning_rate is not None:
         raise ValueError(
             f"'{trained.name}' sets its own step size and takes no learning_rate; to make its steps smaller, "
             "optax.chain(lopt.load(...), optax.scale(0.5)), or optax.scale_by_schedule"
         )
-    return _told(transform(_decayed(trained, weight_decay), spec), num_steps)
+    return _told(transform(trained, spec), num_steps)
 
 
 def scale_by(
@@ -168,20 +169,23 @@ def scale_by(
 
 
 def _open(source: str | os.PathLike[str], spec: WeightSpec | None, best: bool, trust: bool) -> Trained:
-    trained = open_trained(source, best=best, trust=trust)
+    with jax.ensure_compile_time_eval():  # under jit too, as by `optax.inject_hyperparams`, theta is numbers that can be checked
+        trained = open_trained(source, best=best, trust=trust)
     if spec is None and needs_spec(trained.config):
         raise ValueError(_no_spec(trained.name))
     return trained
 
 
 def _decayed(trained: Trained, weight_decay: float) -> Trained:
-    """The same with another weight decay, unless it is 0."""
-    if not weight_decay:
+    """The same with another weight decay, unless it is 0: in the place of one that was learned."""
+    if isinstance(weight_decay, float | int) and weight_decay == 0:
         return trained
     rule, parts = rule_of(trained.config), trained.config.parts
     if rule is None or not isinstance(parts, LearnedOptimizerConfig):
         raise ValueError(f"'{trained.name}' is of a kind that takes no weight_decay")
-    return trained._replace(config=dataclasses.replace(parts, rule=dataclasses.replace(rule, weight_decay=weight_decay)))
+    rule = dataclasses.replace(rule, weight_decay=weight_decay, learn_weight_decay=False)
+    theta = {name: leaf for name, leaf in trained.theta.items() if name != "weight_decay"}
+    return trained._replace(config=dataclasses.replace(parts, rule=rule), theta=theta)
 
 
 def _told(tx: optax.GradientTransformationExtraArgs, num_steps: int | None) -> optax.GradientTransformationExtraArgs:

@@ -280,6 +280,35 @@ class WeightSpec:
         """The factors of all axes of a leaf, those of parts one after the other."""
         return tuple(factor for axis in dict(self.leaves)[path] for part in parts_of(axis) for factor in part)
 
+    def axis_factors(self, path: str, axis: int) -> tuple[Factor, ...]:
+        """The factors of one axis of a leaf, those of parts one after the other."""
+        return tuple(factor for part in parts_of(dict(self.leaves)[path][axis]) for factor in part)
+
+    def sides(self, path: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The axes of a leaf that are its layer's inputs, and those that are its outputs.
+
+        Outputs are the axes that the layer's bias has: a leaf of lower rank beside it, all of whose axes it shares, where it is the only
+        leaf there of its rank or a higher one. Else they are the last axis, with those that it is nested in. A bias has no inputs.
+
+        Example:
+          >>> tree = {"conv": {"kernel": "y! x! a b"}, "linear": {"bias": "c", "weight": "c b"}, "query": "c heads q@heads"}
+          >>> spec = WeightSpec.parse(tree)
+          >>> [spec.sides(path) for path in spec.paths]
+          [((0, 1, 2), (3,)), ((), (0,)), ((1,), (0,)), ((0,), (1, 2))]
+        """
+        own, parent = dict(self.leaves)[path], path.rpartition("/")[0]
+        beside = [axes for other, axes in self.leaves if other != path and other.rpartition("/")[0] == parent]
+        biases = [axes for axes in beside if axes and set(axes) <= set(own)]
+        if biases and all(len(axes) < len(own) for axes in beside):
+            found = max(biases, key=len)
+        else:
+            owners = {factor.owner for factor in self.axis_factors(path, len(own) - 1)} if own else set()
+            found = tuple(axis for axis in own[:-1] if any(f.name in owners for part in parts_of(axis) for f in part)) + own[-1:]
+        outputs: list[int] = []
+        for axis in reversed(found):  # of two that are alike, as of a recurrent kernel, the last
+            outputs.append(max(i for i, other in enumerate(own) if other == axis and i not in outputs))
+        return tuple(i for i in range(len(own)) if i not in outputs), tuple(sorted(outputs))
+
     def owners(self, path: str) -> tuple[int | None, ...]:
         """For each of a leaf's `factors`, the position of the one that it is nested in."""
         return bind_owners(path, self.factors(path))

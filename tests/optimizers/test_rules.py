@@ -149,6 +149,45 @@ def test_a_direction_without_f_is_its_nominal_step_normalised(gated, scale, scal
         np.testing.assert_allclose(found[path], size * x, rtol=1e-5, atol=1e-6)
 
 
+RULES = {
+    "momentum": MomentumRule(),
+    "gated": GatedRule(),
+    "direction": DirectionRule(),
+    "magnitude": MagnitudeRule(),
+    "sgdm": SGDMRule(),
+    "nominal": NominalRule(),
+}
+
+
+def first_step(rule, spec=SPEC):
+    """The first step of a rule with a small network, and its size."""
+    parts = (FREE, DeepSetsConfig((6,))) if rule.outputs else (None, None)
+    optimizer = LearnedOptimizerConfig(rule, *parts).make(spec)
+    theta, w = theta_of(optimizer), params()
+    tx = optimizer.opt_fn(theta)
+    updates, _ = jax.jit(tx.update)(jax.tree.map(lambda x: jnp.sin(3 * x), w), tx.init(w), w, **STEPS)
+    return updates, float(rule.size(theta, Context(jnp.int32(0), STEPS["value"], jnp.float32(STEPS["num_steps"]))))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_what_every_rule_may_have(name):
+    """Steps times the size of a tensor, decay by the weights, hidden layers divided by their inputs."""
+    rule, w = RULES[name], params()
+    plain, size = first_step(rule)
+    relative, _ = first_step(dataclasses.replace(rule, relative=True))
+    decayed, _ = first_step(dataclasses.replace(rule, weight_decay=0.5))
+    divided, _ = first_step(dataclasses.replace(rule, fan_in=True))
+    for path, x in w.items():
+        np.testing.assert_allclose(relative[path], plain[path] * jnp.sqrt(jnp.mean(x**2)), rtol=1e-5)
+        np.testing.assert_allclose(decayed[path], plain[path] - size * 0.5 * x, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(divided[path], plain[path] / (6 if path == "r" else 1), rtol=1e-5)
+
+
+def test_without_a_spec_the_number_of_inputs_is_not_guessed():
+    with pytest.raises(ValueError, match="fan_in reads the spec of the weights, which has no leaf 'k'"):
+        first_step(DirectionRule(fan_in=True), WeightSpec(()))
+
+
 def test_what_has_had_no_gradient_stays():
     tx = SMALL["orthogonal direction"].make(SPEC)
     tx = tx.opt_fn(theta_of(tx))

@@ -391,3 +391,67 @@ def test_what_anneals_is_told_the_number_of_steps(tmp_path):
     jax.tree.map(
         np.testing.assert_array_equal, some_steps(lopt.load(run, num_steps=3), params, 5), three
     )  # the rate is zero then
+
+
+def test_a_decay_of_the_users_takes_the_place_of_a_learned_one(tmp_path):
+    params = {"w": jax.random.normal(jax.random.key(0), (6, 4))}
+    for name, rule, rate in (("gated", lopt.GatedRule, {}), ("direction", lopt.DirectionRule, {"learning_rate": 0.1})):
+        decays = rule(weight_decay=0.3, learn_weight_decay=True)
+        run = make_run(tmp_path / name, lopt.LearnedOptimizerConfig(decays, lopt.Celo2Features(), lopt.DeepSetsConfig((4,))))
+        learned = float(jnp.exp(10 * open_trained(run).theta["weight_decay"]))
+        tiny, own, half = (some_steps(lopt.load(run, weight_decay=d, **rate), params, 1)["w"] for d in (1e-9, 0.0, 0.5))
+        np.testing.assert_allclose((tiny - own) / learned, (tiny - half) / 0.5, rtol=1e-2, atol=1e-6)
+        assert float(jnp.linalg.norm(tiny - half)) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("lopt-direction", "learning_rate"), ("lopt-direction", "weight_decay"), ("fashion-mlp-unf", "weight_decay")],
+)
+def test_hyperparameters_may_be_traced(name, value):
+    """`optax.inject_hyperparams` makes the transform anew in every jitted step, of numbers that are not known."""
+    params = {f"dense{i}": {"kernel": jnp.ones(s) * 0.1, "bias": jnp.ones(s[1])} for i, s in enumerate([(5, 4), (4, 3)])}
+    spec = WeightSpec.parse({f"dense{i}": {"kernel": axes, "bias": axes.split()[1]} for i, axes in enumerate(["x! h", "h y!"])})
+    fixed = {"num_steps": 10, "spec": spec} if value == "weight_decay" else {}
+
+    def make(number):
+        return lopt.load(name, **{value: number}, **fixed)
+
+    found = some_steps(optax.inject_hyperparams(make)(number=0.2), params, 2)
+    jax.tree.map(np.testing.assert_array_equal, found, some_steps(make(0.2), params, 2))
+
+
+@pytest.mark.filterwarnings("ignore:.*relations between these weights")
+def test_a_rule_that_reads_the_spec_is_loaded_with_it(tmp_path):
+    """The steps of hidden layers are divided by their inputs whatever the leaves are called; without a spec it says so."""
+    params = {"a_head": jnp.ones((6, 10)), "b_head": jnp.ones(10), "in": jnp.ones((16, 6)), "in_bias": jnp.ones(6)}
+    hidden = {"a_head": "units y", "b_head": "y", "in": "x units", "in_bias": "units"}  # as if both had hidden layers around them
+    for network in (lopt.DeepSetsConfig((4,)), UNFConfig((4,)), UNFConfig((4,), share="role")):
+        runs = [
+            make_run(
+                tmp_path / f"{len(list(tmp_path.iterdir()))}",
+                lopt.LearnedOptimizerConfig(lopt.DirectionRule(fan_in=fan_in), lopt.Celo2Features(), network),
+            )
+            for fan_in in (True, False)
+        ]
+        fits_any = not network.couples_weights or network.by_role
+        spec = WeightSpec.parse(hidden) if fits_any else OTHER
+        divided, plain = (some_steps(lopt.load(run, learning_rate=0.1, spec=spec), params, 1) for run in runs)
+        if fits_any:
+            inputs = {"a_head": 6, "b_head": 1, "in": 16, "in_bias": 1}
+            for path, w in params.items():
+                np.testing.assert_allclose(w - divided[path], (w - plain[path]) / inputs[path], rtol=1e-3, atol=1e-6)
+        else:  # here neither is hidden: inputs and classes keep their places
+            jax.tree.map(np.testing.assert_array_equal, divided, plain)
+        with pytest.raises(ValueError, match=r"must know which axes of the weights belong together"):
+            lopt.load(runs[0], learning_rate=0.1)
+
+
+def test_theta_shared_by_role_without_its_shared_map_is_refused(tmp_path):
+    optimizer = lopt.LearnedOptimizerConfig(lopt.GatedRule(), lopt.Celo2Features(), UNFConfig((4,), share="role"))
+    run = make_run(tmp_path / "run", optimizer)
+    theta, *_ = checkpoint.chosen_theta(run)
+    del theta["network"]["last"]["shared"]["kernel"]
+    checkpoint.save(run, 3, {"theta": theta})
+    with pytest.raises(CardError, match="theta has no leaf 'network/last/shared/kernel', which its config asks for"):
+        lopt.load(run, spec=OTHER)
