@@ -126,16 +126,32 @@ def multiply_each(features: Features, matrix: jax.Array) -> dict[str, jax.Array]
 
 
 def chain(*layers: Layer) -> Layer:
-    """Layers one after the other with ReLU between them; theta is `{"layer0": ..., "layer1": ...}`."""
+    """Layers one after the other with ReLU between them; theta is `{"layer0": ..., "layer1": ...}`.
+
+    In two steps where the first of them can be had so: it is the one that sees more features than can be held.
+    """
 
     def init(key: jax.Array) -> PyTree:
         return {f"layer{i}": layer.init(jax.random.fold_in(key, i)) for i, layer in enumerate(layers)}
 
-    def apply(theta: PyTree, features: Features) -> dict[str, jax.Array]:
-        for i, layer in enumerate(layers):
-            if i > 0:
-                features = {path: jax.nn.relu(x) for path, x in features.items()}
-            features = layer.apply(theta[f"layer{i}"], features)
+    first, *others = layers
+
+    def then(theta: PyTree, features: Features) -> dict[str, jax.Array]:
+        for i, layer in enumerate(others, 1):
+            features = layer.apply(theta[f"layer{i}"], {path: jax.nn.relu(x) for path, x in features.items()})
         return dict(features)
 
-    return Layer(init, apply)
+    def apply(theta: PyTree, features: Features) -> dict[str, jax.Array]:
+        return then(theta, first.apply(theta["layer0"], features))
+
+    early = first.early
+    if early is None:
+        return Layer(init, apply)
+
+    def needs(theta: PyTree, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Needs]:
+        return early.needs(theta["layer0"], shapes)
+
+    def from_digests(theta: PyTree, features: Features, digests: Mapping[str, Digest]) -> dict[str, jax.Array]:
+        return then(theta, early.apply(theta["layer0"], features, digests))
+
+    return Layer(init, apply, Early(needs, from_digests))

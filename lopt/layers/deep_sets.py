@@ -70,4 +70,17 @@ def pooled_deep_sets_layer(spec: WeightSpec, c_in: int, c_out: int) -> Layer:
         mean = total / count
         return pointwise.apply({**theta, "bias": theta["bias"] + mean @ theta["pooled"]}, features)
 
-    return Layer(init, apply)
+    def needs(theta: PyTree, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Needs]:
+        both = jnp.concatenate([theta["kernel"], theta["pooled"]], axis=1)
+        return {path: Needs(shape, both) for path, shape in shapes.items()}
+
+    def from_digests(theta: PyTree, features: Features, digests: Mapping[str, Digest]) -> dict[str, jax.Array]:
+        products = {path: jnp.moveaxis(digest.product, 0, -1) for path, digest in digests.items()}
+        pooled = [y[..., c_out:] for y in products.values()] + list(multiply_each(features, theta["pooled"]).values())
+        mean = sum(jnp.sum(y, axis=tuple(range(y.ndim - 1))) for y in pooled) / sum(y.size // c_out for y in pooled)
+        shared = {**theta, "bias": theta["bias"] + mean}
+        return {path: _add_bias(y[..., :c_out], shared["bias"]) for path, y in products.items()} | pointwise.apply(
+            shared, features
+        )
+
+    return Layer(init, apply, Early(needs, from_digests))

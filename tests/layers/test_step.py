@@ -20,7 +20,7 @@ from lopt.features.weights import Gradient, TensorSize, Value
 from lopt.layers.kernels import build
 from lopt.layers.kernels import ffi as native
 from lopt.layers.kernels.build import find_compiler, load_kernels
-from lopt.networks.update import DeepSetsConfig, UNFConfig, update_and_apply
+from lopt.networks.update import DeepSetsConfig, PooledDeepSetsConfig, UNFConfig, update_and_apply
 from lopt.symmetry.spec import WeightSpec
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="there is no C++ compiler")
@@ -112,7 +112,11 @@ def test_every_rank(name, shapes, loaded):
     close(found, expected)
 
 
-@pytest.mark.parametrize("network", [UNFConfig((7, 6)), UNFConfig((7, 6), share="role")], ids=["unf", "role"])
+@pytest.mark.parametrize(
+    "network",
+    [UNFConfig((7, 6)), UNFConfig((7, 6), share="role"), UNFConfig((7, 6), equivariant=(3,)), PooledDeepSetsConfig((7, 6))],
+    ids=["unf", "role", "two layers", "pooled"],
+)
 def test_networks_that_couple_weights(network, loaded):
     """A recurrent matrix needs diagonals, which XLA computes of its features; an axis may be two factors in one."""
     spec = WeightSpec.parse({"w": "inputs! units", "r": "units units", "b": "units", "o": "(units heads!) out"})

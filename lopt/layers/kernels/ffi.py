@@ -262,7 +262,7 @@ def newton_schulz_call(tensors: Sequence[jax.Array], steps: int, coefficients: S
     assert found is not None
     out = [jax.ShapeDtypeStruct(x.shape, jnp.float32) for x in tensors]
     call = jax.ffi.ffi_call(found.newton_schulz, out, vmap_method="broadcast_all")
-    return call(*tensors, threads=_threads(), steps=np.int64(steps), coefficients=np.asarray(coefficients, np.float32))
+    return list(call(*tensors, threads=_threads(), steps=np.int64(steps), coefficients=np.asarray(coefficients, np.float32)))
 
 
 def _threads() -> np.int64:
