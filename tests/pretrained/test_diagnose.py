@@ -56,6 +56,15 @@ def test_clipped_gradients_cure_a_loss_of_another_scale(scale):
         assert diagnose(NAME, clipped, params, state).clipped["gradient"] == 0
 
 
+@pytest.mark.parametrize("name", ["lopt-direction", pytest.param("lopt-direction-unf", marks=pytest.mark.slow)])
+def test_directions_train_alike_whatever_the_scale_of_the_loss(name):
+    """Not to the last digit: of the gradient as it is one of thirty features is clipped, as Celo2's is."""
+    spec = lopt.infer_spec(loss, PARAMS) if name.endswith("unf") else None
+    found = [train(lopt.load(name, learning_rate=0.03, spec=spec), scale)[0] for scale in (1e-3, 1.0, 1e3)]
+    assert max(found) < 0.5 * float(loss(PARAMS))
+    assert max(found) < 1.2 * min(found)
+
+
 @pytest.mark.parametrize("scale", [784.0, slow(1e5)])
 def test_a_loss_that_is_a_sum_is_told(scale):
     """What diverges without a word otherwise."""
