@@ -158,7 +158,7 @@ SHAPES = {"w0": (9, 9), "b0": (9,), "w1": (2, 9, 5), "b1": (5,), "w2": (10, 4)}
         (UNFConfig((6, 6)), 3),
         (UNFConfig((6, 6), share="role"), 3),
         (DeepSetsConfig((6, 4)), 3),
-        (PooledDeepSetsConfig((6, 4)), 0),
+        (PooledDeepSetsConfig((6, 4)), 3),
     ],
     ids=str,
 )

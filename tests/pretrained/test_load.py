@@ -422,29 +422,28 @@ def test_hyperparameters_may_be_traced(name, value):
 
 
 @pytest.mark.filterwarnings("ignore:.*relations between these weights")
-def test_a_rule_that_reads_the_spec_is_loaded_with_it(tmp_path):
+@pytest.mark.parametrize("network", [lopt.DeepSetsConfig((4,)), slow(UNFConfig((4,))), slow(UNFConfig((4,), share="role"))])
+def test_a_rule_that_reads_the_spec_is_loaded_with_it(network, tmp_path):
     """The steps of hidden layers are divided by their inputs whatever the leaves are called; without a spec it says so."""
     params = {"a_head": jnp.ones((6, 10)), "b_head": jnp.ones(10), "in": jnp.ones((16, 6)), "in_bias": jnp.ones(6)}
     hidden = {"a_head": "units y", "b_head": "y", "in": "x units", "in_bias": "units"}  # as if both had hidden layers around them
-    for network in (lopt.DeepSetsConfig((4,)), UNFConfig((4,)), UNFConfig((4,), share="role")):
-        runs = [
-            make_run(
-                tmp_path / f"{len(list(tmp_path.iterdir()))}",
-                lopt.LearnedOptimizerConfig(lopt.DirectionRule(fan_in=fan_in), lopt.Celo2Features(), network),
-            )
-            for fan_in in (True, False)
-        ]
-        fits_any = not network.couples_weights or network.by_role
-        spec = WeightSpec.parse(hidden) if fits_any else OTHER
-        divided, plain = (some_steps(lopt.load(run, learning_rate=0.1, spec=spec), params, 1) for run in runs)
-        if fits_any:
-            inputs = {"a_head": 6, "b_head": 1, "in": 16, "in_bias": 1}
-            for path, w in params.items():
-                np.testing.assert_allclose(w - divided[path], (w - plain[path]) / inputs[path], rtol=1e-3, atol=1e-6)
-        else:  # here neither is hidden: inputs and classes keep their places
-            jax.tree.map(np.testing.assert_array_equal, divided, plain)
-        with pytest.raises(ValueError, match=r"must know which axes of the weights belong together"):
-            lopt.load(runs[0], learning_rate=0.1)
+    runs = [
+        make_run(
+            tmp_path / str(fan_in), lopt.LearnedOptimizerConfig(lopt.DirectionRule(fan_in=fan_in), lopt.Celo2Features(), network)
+        )
+        for fan_in in (True, False)
+    ]
+    fits_any = not network.couples_weights or network.by_role
+    spec = WeightSpec.parse(hidden) if fits_any else OTHER
+    divided, plain = (some_steps(lopt.load(run, learning_rate=0.1, spec=spec), params, 1) for run in runs)
+    if fits_any:
+        inputs = {"a_head": 6, "b_head": 1, "in": 16, "in_bias": 1}
+        for path, w in params.items():
+            np.testing.assert_allclose(w - divided[path], (w - plain[path]) / inputs[path], rtol=1e-3, atol=1e-6)
+    else:  # here neither is hidden: inputs and classes keep their places
+        jax.tree.map(np.testing.assert_array_equal, divided, plain)
+    with pytest.raises(ValueError, match=r"must know which axes of the weights belong together"):
+        lopt.load(runs[0], learning_rate=0.1)
 
 
 def test_theta_shared_by_role_without_its_shared_map_is_refused(tmp_path):
