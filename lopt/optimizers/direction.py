@@ -17,7 +17,7 @@ import optax
 from lopt.features.base import Context
 from lopt.optimizers.base import ByPath, RuleConfig
 from lopt.optimizers.gated import scaled
-from lopt.optimizers.muon import is_matrix, newton_schulz
+from lopt.optimizers.muon import as_matrices, has_window, is_matrix, newton_schulz
 from lopt.optimizers.nominals import AdamNominal, NominalConfig, NoNominal
 from lopt.optimizers.scalars import positive, read_positive
 from lopt.optimizers.schedules import Shape, shape_factor
@@ -44,9 +44,9 @@ class DirectionRule(RuleConfig):
     vectors: float = 1.0
     """Learned multiple of the rate for vectors and scalars, before meta-training."""
     orthogonalize: bool = False
-    """Orthogonalise matrices, the last two axes of a tensor, before they are normalised."""
+    """Orthogonalise matrices, as Muon does, before they are normalised."""
     over: Literal["tensor", "matrix"] = "tensor"
-    """What has root mean square one: a tensor, or each matrix of its last two axes (Celo2)."""
+    """What has root mean square one: a tensor, or each of its matrices: its last two axes (Celo2), and of a convolution all."""
     scale: Literal["one", "inputs"] = "one"
     """Root mean square of a matrix's direction: one (Celo2), or one over the root of its rows, the number of its inputs, as Muon's:
     then a rate carries over to other widths."""
@@ -90,7 +90,8 @@ class DirectionRule(RuleConfig):
             steps = {path: x + nominal[path] for path, x in steps.items()}
         if self.orthogonalize:
             matrices = [path for path, x in steps.items() if is_matrix(x)]
-            steps |= dict(zip(matrices, newton_schulz([steps[path] for path in matrices]), strict=True))
+            orthogonal = newton_schulz([as_matrices(steps[path]) for path in matrices])
+            steps |= {path: x.reshape(steps[path].shape) for path, x in zip(matrices, orthogonal, strict=True)}
         vectors = read_positive(theta["vectors"])
         found = {path: (self._scale(x) if is_matrix(x) else vectors) * self._normalized(x) for path, x in steps.items()}
         if "nominal" in theta:  # what has had no gradient yet has no direction: it would be f's of zeros, at full size
@@ -101,7 +102,7 @@ class DirectionRule(RuleConfig):
         return max(matrix.shape[-2], 1) ** -0.5 if self.scale == "inputs" else 1.0
 
     def _normalized(self, x: jax.Array) -> jax.Array:
-        axes = tuple(range(x.ndim))[-2:] if self.over == "matrix" else tuple(range(x.ndim))
+        axes = tuple(range(x.ndim))[-2:] if self.over == "matrix" and not has_window(x.shape) else tuple(range(x.ndim))
         return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=axes, keepdims=True) + EPS) if x.size else x
 
     def size(self, theta: PyTree, context: Context) -> jax.Array:

@@ -4,6 +4,7 @@ Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024);
 the scale for shapes are those of `optax.contrib.muon`, of which this is the batched form.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -85,6 +86,25 @@ def _iterate(x: jax.Array, steps: int) -> jax.Array:
     return x
 
 
+LARGEST_WINDOW = 11  # of a convolution, as AlexNet's
+
+
+def has_window(shape: Sequence[int]) -> bool:
+    """Whether a tensor is the kernel of a convolution in two or more dimensions: axes before the last two are alike, and small.
+
+    Example:
+      >>> [has_window(shape) for shape in ((3, 3, 8, 16), (3, 8, 16), (12, 64, 8, 8))]
+      [True, False, False]
+    """
+    window = tuple(shape[:-2])
+    return len(window) > 1 and len(set(window)) == 1 and window[0] <= LARGEST_WINDOW
+
+
+def as_matrices(x: jax.Array) -> jax.Array:
+    """A tensor as a batch of matrices: its last two axes, and of a convolution one matrix, of the window and the inputs to outputs."""
+    return jnp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1])) if has_window(x.shape) else x
+
+
 def is_matrix(x: jax.Array) -> bool:
     """Whether a tensor is orthogonalised: it has at least two axes."""
     return jnp.ndim(x) >= 2
@@ -107,7 +127,8 @@ class MuonState(NamedTuple):
 def scale_by_muon(beta: Any = 0.95, b1: Any = 0.9, b2: Any = 0.999, eps: float = EPS) -> optax.GradientTransformation:
     """Muon for matrices, NAdam for vectors and scalars: the positive direction of `optax.contrib.muon`.
 
-    Of a matrix R x C the direction is NS(Nesterov momentum) times sqrt(max(1, C / R)); axes before the last two are a batch.
+    Of a matrix R x C the direction is NS(Nesterov momentum) times sqrt(max(1, C / R)). Axes before the last two are a batch, but for
+    the window of a convolution, which is a part of its inputs.
 
     Args:
       beta: decay of the momentum of matrices.
@@ -133,14 +154,17 @@ def scale_by_muon(beta: Any = 0.95, b1: Any = 0.9, b2: Any = 0.999, eps: float =
         ]
         t = state.count.astype(jnp.float32) + 1
         ahead = [d * m / (1 - d ** (t + 1)) + (1 - d) * g / (1 - d**t) for d, m, g in zip(decays, mu, grads, strict=True)]
-        orthogonal = iter(newton_schulz([x for x in ahead if is_matrix(x)]))
+        orthogonal = iter(newton_schulz([as_matrices(x) for x in ahead if is_matrix(x)]))
         steps = [
-            next(orthogonal) * max(1.0, x.shape[-1] / x.shape[-2] if x.shape[-2] else 1.0) ** 0.5
-            if is_matrix(x)
-            else x / (jnp.sqrt(v / (1 - second**t)) + eps)
+            _scaled(next(orthogonal)).reshape(x.shape) if is_matrix(x) else x / (jnp.sqrt(v / (1 - second**t)) + eps)
             for x, v in zip(ahead, nu, strict=True)
         ]
         mu, nu, steps = (jax.tree.unflatten(structure, leaves) for leaves in (mu, nu, steps))
         return steps, MuonState(jnp.asarray(optax.safe_increment(state.count)), mu, nu)
 
     return optax.GradientTransformation(init, update)
+
+
+def _scaled(x: jax.Array) -> jax.Array:
+    rows, columns = x.shape[-2:]
+    return x * max(1.0, columns / rows if rows else 1.0) ** 0.5

@@ -7,9 +7,13 @@ import optax
 import optax.contrib
 import pytest
 
+from lopt.evaluation.baselines import Hyper, find_baseline
+from lopt.features.presets import Celo2Features
+from lopt.networks.update import DeepSetsConfig
 from lopt.optimizers.config import LearnedOptimizerConfig
+from lopt.optimizers.direction import DirectionRule
 from lopt.optimizers.gated import NominalRule
-from lopt.optimizers.muon import newton_schulz
+from lopt.optimizers.muon import newton_schulz, scale_by_muon
 from lopt.optimizers.nominals import AdamNominal, MomentumNominal, MuonNominal, NAdamNominal, NoNominal
 from lopt.optimizers.scalars import decay, positive, read_decay, read_positive
 from lopt.symmetry.spec import WeightSpec
@@ -50,6 +54,28 @@ def test_a_nominal_alone_is_the_optimizer_that_it_is_named_after(name):
         lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), trained(optimizer.opt_fn(theta)), trained(theirs())
     )
     assert set(optimizer.scalars(theta)) == {"alpha", *theta["nominal"]}
+
+
+def test_of_a_convolution_window_and_inputs_are_one_side():
+    """As with Muon's own code, and with optax's where it is told; a stack of matrices, and a kernel in one dimension, is a batch."""
+    shapes = {"conv": (3, 3, 4, 6), "pointwise": (1, 1, 4, 6), "stack": (5, 4, 6), "layers": (2, 3, 4, 6), "bias": (6,)}
+    weights = {path: jax.random.normal(jax.random.key(i), shape) for i, (path, shape) in enumerate(shapes.items())}
+    grads = jax.tree.map(jnp.sin, weights)
+    ours, theirs = scale_by_muon(), find_baseline("muon").opt_fn(Hyper(1.0))
+    found, _ = ours.update(grads, ours.init(weights), weights)
+    expected, _ = theirs.update(grads, theirs.init(weights), weights)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, -b, rtol=2e-5, atol=2e-6), found, expected)
+    flat = np.asarray(found["conv"]).reshape(36, 6)
+    assert np.all(np.abs(np.linalg.svd(flat, compute_uv=False) - 1) < 0.4)
+    whole = DirectionRule(nominal=MuonNominal(), over="matrix", orthogonalize=True)
+    optimizer = LearnedOptimizerConfig(whole, Celo2Features(), DeepSetsConfig((4,))).make(WeightSpec(()))
+    tx = optimizer.scale_by(optimizer.init(jax.random.key(0)))
+    step = np.asarray(tx.update(grads, tx.init(weights), weights)[0]["conv"])
+    np.testing.assert_allclose(np.mean(step**2), 1, rtol=1e-3)
+    singular = np.linalg.svd(step.reshape(36, 6), compute_uv=False)
+    assert singular.max() < 2 * singular.min()
+    by_position = np.mean(step**2, axis=(2, 3))
+    assert by_position.max() > 1.01 * by_position.min(), "they are not normalised one by one"
 
 
 def test_no_nominal_does_nothing():
