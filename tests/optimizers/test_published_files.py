@@ -4,7 +4,6 @@ import pickle
 
 import flax.serialization
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,7 +11,7 @@ import lopt
 from lopt.optimizers.published import PublishedError, read_published
 from lopt.training.trainer import MetaTrainConfig, starting_theta
 from tasks.mlp import MLPConfig
-from tests.optimizers.test_published import SHAPES, TIMES, Published, inner_training, mlp, newton_schulz, normalised
+from tests.optimizers.test_published import SHAPES, TIMES, Published, assert_close, celo2_step, inner_training, mlp, normalised
 
 
 def tree_of(inputs, widths, outputs, seed=0):
@@ -46,31 +45,23 @@ def test_a_small_fc_moves_weights_as_its_authors_say(tmp_path):
     assert sum(x.size for x in jax.tree.leaves(theta)) == 190
     optimizer = config.make(lopt.WeightSpec(()))
     kept = {path: Published(shape, 0.999) for path, shape in SHAPES.items()}
-    for step, (params, grads, updates) in enumerate(inner_training(optimizer, theta, SHAPES)):
+    for step, (params, grads, updates) in enumerate(inner_training(optimizer.opt_fn(theta))):
         times = np.tanh(step / np.array(TIMES) - 1)
         for path, shape in SHAPES.items():
             x = normalised(kept[path].features(params[path], grads[path], celo=False), tuple(range(len(shape))), 1e-5)
             out = mlp(layers_of(tree), np.concatenate([x, np.broadcast_to(times, (*shape, 11))], axis=-1), 2)
             expected = -1e-3 * out[..., 0] * np.exp(1e-3 * out[..., 1])
-            np.testing.assert_allclose(updates[path], expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max(), err_msg=path)
+            assert_close(updates[path], expected, path)
 
 
 def test_a_celo2_is_loaded_in_one_line(tmp_path):
     tree = tree_of(30, (8, 8), 3)
     write(tmp_path / "theta.state", tree)
-    shapes = {path: shape for path, shape in SHAPES.items() if len(shape) == 2}
-    tx = lopt.load(tmp_path, learning_rate=0.1)
-    kept = {path: Published(shape, 0.95) for path, shape in shapes.items()}
-    params = {path: jax.random.normal(jax.random.key(i), shape) for i, (path, shape) in enumerate(shapes.items())}
-    state, update = tx.init(params), jax.jit(tx.update)
-    for step in range(3):
-        grads = {path: 0.3 * jnp.sin(3 * w + step) for path, w in params.items()}
-        updates, state = update(grads, state, params)
-        for path in shapes:
-            x = kept[path].features(np.asarray(params[path], np.float64), np.asarray(grads[path], np.float64), celo=True)
-            out = newton_schulz(mlp(layers_of(tree), normalised(x, (0, 1), 1e-9), 2)[..., 0])
-            np.testing.assert_allclose(updates[path], -0.1 * normalised(out, (0, 1), 1e-9), rtol=1e-3, atol=2e-5, err_msg=path)
-        params = jax.tree.map(jnp.add, params, updates)
+    kept = {path: Published(shape, 0.95) for path, shape in SHAPES.items()}
+    for params, grads, updates in inner_training(lopt.load(tmp_path, learning_rate=0.1)):
+        for path in SHAPES:
+            expected = celo2_step(layers_of(tree), kept[path].features(params[path], grads[path], celo=True))
+            assert_close(updates[path], -0.1 * expected, path, 1e-5)
 
 
 def test_decays_that_were_learned_are_those_of_the_features(tmp_path):
