@@ -11,7 +11,15 @@ import jax
 from jax.profiler import ProfileData
 
 TRACE_FLAG = "--xla_cpu_enable_xprof_traceme=true"  # on CPU operations are recorded only with it; JAX must not have started
-PARTS = ("task", "data", "features", "trunk", "last_layer", "newton_schulz", "optimizer")  # scopes in the code, inner ones first; else "estimator"
+PARTS = (
+    "task",
+    "data",
+    "features",
+    "trunk",
+    "last_layer",
+    "newton_schulz",
+    "optimizer",
+)  # scopes in the code, inner ones first; else "estimator"
 
 _OPERATION = re.compile(r"%?([\w.-]+) = (?:\([^)]*\)|\S+) [\w-]+\(.*?metadata=\{[^}]*?op_name=\"([^\"]*)\"")
 

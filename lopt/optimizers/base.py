@@ -69,6 +69,10 @@ class OptimizerConfig:
         """The same as rule, features and network, where it is made of these."""
         return self
 
+    def left_to_xla(self, spec: WeightSpec, sizes: Sizes = None) -> str:
+        """Why the kernel in C++ does not compute f on the weights of a spec; "" where it does, or there is no f."""
+        return "" if self.parts is self else self.parts.left_to_xla(spec, sizes)
+
 
 @dataclasses.dataclass(frozen=True)
 class RuleConfig:

@@ -34,3 +34,14 @@ class LearnedOptimizerConfig(OptimizerConfig):
             raise ValueError(f"{rule} needs a network and its features: set both")
         features = self.features.make()
         return learned_optimizer(self.rule, features, self.network.make(spec, features, self.rule.outputs, sizes), spec)
+
+    def left_to_xla(self, spec: WeightSpec, sizes: Sizes = None) -> str:
+        if self.features is None or self.network is None:
+            return ""
+        reason, name = self.features.make().left_to_xla, type(self.network).__name__
+        if reason:
+            return reason
+        if type(self.network).make is not NetworkConfig.make:
+            return f"{name} makes a network of its own"
+        layer = self.network.last_layer(spec, self.rule.outputs, sizes)
+        return "" if layer.early is not None else f"the last layer of {name} needs all features of all weights at once"

@@ -26,6 +26,7 @@ from lopt.config import operational
 from lopt.config.errors import LoptError
 from lopt.estimators.base import PARTICLES, EstimatorConfig
 from lopt.evaluation.evaluate import EvaluationConfig
+from lopt.layers.kernels import ffi as native
 from lopt.optimizers.momentum import LearnedOptimizer, OptimizerConfig
 from lopt.optimizers.published import is_published, read_published
 from lopt.runtime import distributed
@@ -243,7 +244,7 @@ def _train(
         state = MetaTrainState(**fields)
     if jax.process_count() > 1:
         distributed.check_same({"the outer step it goes on from": str(step), "the data": _digest(setup.source.at(step))})
-    about = _Resumption(step, {"code": code_digest(experiment)}, strict)
+    about = _Resumption(step, {"code": code_digest(experiment), **_left_to_xla(experiment, setup)}, strict)
     opened = distributed.main_does(lambda: _open_files(experiment, run_dir, about, held))
     metrics, log = opened or (None, None)
     data = on_devices(setup.source, NamedSharding(setup.mesh, PartitionSpec()))
@@ -301,6 +302,18 @@ def _train(
         warnings.warn(stall.capped, stacklevel=3)
     theta = jax.tree.map(jnp.asarray, distributed.on_host(state.evaluated))
     return Result(step, theta, interrupted=step < experiment.outer_steps)
+
+
+def _left_to_xla(experiment: MetaTrainConfig, setup: Setup) -> dict[str, dict[str, str]]:
+    """Where there is a kernel: the tasks on which it does not serve the update network, and why."""
+    if native.kernel() is None:
+        return {}
+    reasons = {
+        name: experiment.optimizer.left_to_xla(problem.spec, problem.spec.sizes(problem.param_shapes()))
+        for name, problem in setup.problems.items()
+    }
+    reasons = {name: reason for name, reason in reasons.items() if reason}
+    return {"left_to_xla": reasons} if reasons else {}
 
 
 class _Resumption(NamedTuple):

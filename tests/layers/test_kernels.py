@@ -174,6 +174,7 @@ def test_a_run_with_the_kernel_is_the_run_without_up_to_rounding(tmp_path):
         ]
         subprocess.run(script, cwd=ROOT, env={**os.environ, native_kernels.SETTING: setting}, check=True, capture_output=True)
         assert [start["native"] for start in read_starts(run_dir)] == [setting == ""]
+        assert all("left_to_xla" not in start for start in read_starts(run_dir))
         found[setting] = [record["meta_loss"] for record in metrics.read(run_dir)]
     assert len(found[""]) == 4
     np.testing.assert_allclose(found[""], found["off"], rtol=1e-3)

@@ -21,6 +21,8 @@ from lopt.layers.kernels import build
 from lopt.layers.kernels import ffi as native
 from lopt.layers.kernels.build import find_compiler, load_kernels
 from lopt.networks.update import DeepSetsConfig, PooledDeepSetsConfig, UNFConfig, update_and_apply
+from lopt.optimizers.config import LearnedOptimizerConfig
+from lopt.optimizers.momentum import MomentumRule, SGDMRule
 from lopt.symmetry.spec import WeightSpec
 
 pytestmark = pytest.mark.skipif(find_compiler() is None, reason="there is no C++ compiler")
@@ -222,6 +224,29 @@ def test_kinds_of_ones_own_are_left_to_xla(kind, reason, loaded):
     params, spec = weights_of([(4, 6), (3,)])
     expected, found = both(loaded, CustomFeatures(parts=(Value(), kind)), DEEP_SETS, spec, params)
     close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("network", "features", "reason"),
+    [
+        (DEEP_SETS, Celo2Features(), ""),
+        (UNFConfig((7, 6), equivariant=(3,)), Celo2Features(), ""),
+        (PooledDeepSetsConfig((7, 6)), PaperFeatures(), ""),
+        (
+            UNFConfig((7, 6), fixed="positions"),
+            PaperFeatures(),
+            "the last layer of UNFConfig needs all features of all weights at once",
+        ),
+        (DEEP_SETS, CustomFeatures(parts=(Value(), Own())), "Own does not say forms()"),
+        (None, None, ""),
+    ],
+    ids=str,
+)
+def test_what_is_left_to_xla_is_said(network, features, reason):
+    """By the environment of a run, once."""
+    _, spec = weights_of([(4, 6), (3,)])
+    rule = SGDMRule() if network is None else MomentumRule()
+    assert LearnedOptimizerConfig(rule, features, network).left_to_xla(spec) == reason
 
 
 @pytest.mark.slow
