@@ -6,12 +6,13 @@ import numpy as np
 import optax
 import pytest
 
-from lopt.features.presets import MOMENTUM_DECAYS, NUM_CHANNELS
+from lopt.features.presets import NUM_CHANNELS, PaperFeatures
 from lopt.features.time import time_features
 from lopt.layers.digest import clip_and_normalize
 from lopt.networks.update import DeepSetsConfig, UNFConfig
-from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedSGDMConfig
-from lopt.symmetry.spec import WeightSpec
+from lopt.optimizers.config import LearnedOptimizerConfig
+from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedSGDMConfig, MomentumRule
+from lopt.symmetry.spec import WeightSpec, named_leaves
 from tests.paper_features import SEEN, weight_features
 
 SPEC = WeightSpec.parse(
@@ -71,21 +72,58 @@ def test_learned_sgdm_is_sgd_with_momentum():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
 
 
-def test_the_rule_of_the_paper_by_hand():
-    """W <- W - alpha (m^{g0} + beta f(...)), with f computed from features built by hand."""
-    params, grads = make_params(0), make_params(1)
-    config = CONFIGS["deep_sets"]
-    optimizer, f = config.make(SPEC), config.network.make(SPEC, SEEN, 1)
-    theta = optimizer.init(jax.random.key(2))
-    tx = optimizer.opt_fn(theta)
-    state = jax.jit(lambda: tx.update(grads, tx.init(params), params)[1])()
-    updates, _ = jax.jit(tx.update)(grads, state, params)
+TIMES = np.array([1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5])
 
-    m = lambda decay: jax.tree.map(lambda g: decay * g + g, grads)  # noqa: E731  the second step's momentum
-    momenta = jax.tree.map(lambda *rows: jnp.stack(rows), *(m(decay) for decay in MOMENTUM_DECAYS))
-    out = f.apply(theta["network"], weight_features(params, grads, momenta, jnp.int32(1)))
-    expected = -0.1 * (1.9 * grads["dense0"]["kernel"] + 0.1 * out["dense0/kernel"][0])
-    np.testing.assert_allclose(updates["dense0"]["kernel"], expected, rtol=1e-4, atol=1e-6)
+
+def paper_steps(theta, w, gradient, steps):
+    """The paper's program in NumPy: updates of a dict of tensors, step by step.
+
+    W <- W - alpha (m^{g0} + beta f(W, grad, {m^{gi}}, t)), m^g <- g m^g + grad; features of weights are clipped and divided by their
+    size over the tensor, f is an MLP with ReLU.
+    """
+    layers = [*theta["network"]["pointwise"].values(), theta["network"]["last"]]
+    m0, momenta = dict.fromkeys(w, 0.0), {path: [0.0] * 6 for path in w}
+    for t in range(steps):
+        updates = {}
+        for path, g in ((path, gradient(np, x, t)) for path, x in w.items()):
+            m0[path] = theta["g0"] * m0[path] + g
+            momenta[path] = [d * m + g for d, m in zip((0.1, 0.5, 0.9, 0.99, 0.999, 0.9999), momenta[path], strict=True)]
+            x = [np.clip(x, -1, 1) for x in (w[path], g, *momenta[path])]
+            x = [x / (np.sqrt(np.mean(x**2)) + 1e-5) for x in x] + [np.full(g.shape, time) for time in np.tanh(t / TIMES - 1)]
+            x = np.stack(x, axis=-1)
+            for layer in layers:
+                x = np.maximum(x, 0) if layer is not layers[0] else x
+                x = x @ layer["kernel"] + layer["bias"]
+            updates[path] = -theta["alpha"] * (m0[path] + theta["beta"] * x[..., 0])
+        w = {path: x + updates[path] for path, x in w.items()}
+        yield updates
+
+
+def test_the_rule_of_the_paper_by_hand():
+    """Features, network and rule in NumPy and in double precision, on gradients that depend on the weights."""
+    gradient = lambda numpy, x, t: numpy.cos(2 * x + t)  # noqa: E731
+    config = LearnedOptimizerConfig(MomentumRule(alpha=0.05, g0=0.8, beta=0.7), PaperFeatures(), DeepSetsConfig((8, 8)))
+    optimizer = config.make(SPEC)
+    theta = optimizer.init(jax.random.key(2))
+    theta["network"] = jax.tree.map(  # no bias is zero
+        lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape), theta["network"]
+    )
+    params = make_params()
+    double = jax.tree.map(lambda x: np.asarray(x, np.float64), theta)
+    named = {path: np.asarray(x, np.float64) for path, x in named_leaves(params)}
+    tx = optimizer.opt_fn(theta)
+
+    @jax.jit
+    def step(params, state, t):
+        updates, state = tx.update(jax.tree.map(lambda x: gradient(jnp, x, t), params), state, params)
+        return updates, optax.apply_updates(params, updates), state
+
+    state = tx.init(params)
+    for t, expected in enumerate(paper_steps(double, named, gradient, 3)):
+        updates, params, state = step(params, state, jnp.float32(t))
+        for path, update in named_leaves(updates):
+            size = np.max(np.abs(expected[path]))
+            np.testing.assert_allclose(update, expected[path], rtol=1e-5, atol=2e-6 * size, err_msg=f"{path} in step {t}")
 
 
 def test_features_are_clipped_then_normalised():

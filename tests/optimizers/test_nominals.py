@@ -8,11 +8,11 @@ import optax.contrib
 import pytest
 
 from lopt.evaluation.baselines import Hyper, find_baseline
-from lopt.features.presets import Celo2Features
+from lopt.features.presets import AdafactorFeatures, Celo2Features
 from lopt.networks.update import DeepSetsConfig
 from lopt.optimizers.config import LearnedOptimizerConfig
 from lopt.optimizers.direction import DirectionRule
-from lopt.optimizers.gated import NominalRule
+from lopt.optimizers.gated import GatedRule, NominalRule
 from lopt.optimizers.muon import newton_schulz, scale_by_muon
 from lopt.optimizers.nominals import AdamNominal, MomentumNominal, MuonNominal, NAdamNominal, NoNominal
 from lopt.optimizers.scalars import decay, positive, read_decay, read_positive
@@ -28,21 +28,22 @@ PAIRS = {
 }
 
 
-def params():
-    return {path: jax.random.normal(jax.random.key(i), shape) for i, (path, shape) in enumerate(SHAPES.items())}
+def params(shapes=SHAPES):
+    return {path: jax.random.normal(jax.random.key(i), shape) for i, (path, shape) in enumerate(shapes.items())}
 
 
-def trained(tx, steps=4):
+def trained(tx, steps=4, shapes=SHAPES):
     @jax.jit
     def run(w):
-        state = tx.init(w)
-        for i in range(steps):
+        def step(carry, i):
+            w, state = carry
             with jax.numpy_dtype_promotion("standard"):
-                updates, state = tx.update(jax.tree.map(lambda x, i=i: jnp.sin(3 * x + i), w), state, w)
-            w = optax.apply_updates(w, updates)
-        return w
+                updates, state = tx.update(jax.tree.map(lambda x: jnp.sin(3 * x + i), w), state, w)
+            return (optax.apply_updates(w, updates), state), None
 
-    return run(params())
+        return jax.lax.scan(step, (w, tx.init(w)), jnp.arange(steps, dtype=jnp.float32))[0][0]
+
+    return run(params(shapes))
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -56,21 +57,38 @@ def test_a_nominal_alone_is_the_optimizer_that_it_is_named_after(name):
     assert set(optimizer.scalars(theta)) == {"alpha", *theta["nominal"]}
 
 
+@pytest.mark.parametrize(
+    ("nominal", "theirs"),
+    [
+        (AdamNominal(), lambda rate: optax.adam(rate)),
+        (MuonNominal(), lambda rate: find_baseline("muon").opt_fn(Hyper(rate))),
+    ],
+    ids=["adam", "muon"],
+)
+def test_without_f_the_gated_rule_is_the_rival_of_races(nominal, theirs):
+    """With its schedule as it begins, a constant, and its size as the learning rate; of a convolution too."""
+    config = LearnedOptimizerConfig(GatedRule(nominal=nominal, alpha=0.03), AdafactorFeatures(), DeepSetsConfig((4,)))
+    optimizer, shapes = config.make(WeightSpec(())), SHAPES | {"window": (3, 3, 2, 4)}
+    theta = optimizer.init(jax.random.key(0))
+    theta["network"]["last"] = jax.tree.map(jnp.zeros_like, theta["network"]["last"])
+    found, expected = (trained(tx, 3, shapes) for tx in (optimizer.opt_fn(theta), theirs(0.03)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), found, expected)
+
+
 def test_of_a_convolution_window_and_inputs_are_one_side():
     """As with Muon's own code, and with optax's where it is told; a stack of matrices, and a kernel in one dimension, is a batch."""
     shapes = {"conv": (3, 3, 4, 6), "pointwise": (1, 1, 4, 6), "stack": (5, 4, 6), "layers": (2, 3, 4, 6), "bias": (6,)}
     weights = {path: jax.random.normal(jax.random.key(i), shape) for i, (path, shape) in enumerate(shapes.items())}
     grads = jax.tree.map(jnp.sin, weights)
     ours, theirs = scale_by_muon(), find_baseline("muon").opt_fn(Hyper(1.0))
-    found, _ = ours.update(grads, ours.init(weights), weights)
-    expected, _ = theirs.update(grads, theirs.init(weights), weights)
+    found, expected = (jax.jit(tx.update)(grads, tx.init(weights), weights)[0] for tx in (ours, theirs))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, -b, rtol=2e-5, atol=2e-6), found, expected)
     flat = np.asarray(found["conv"]).reshape(36, 6)
     assert np.all(np.abs(np.linalg.svd(flat, compute_uv=False) - 1) < 0.4)
     whole = DirectionRule(nominal=MuonNominal(), over="matrix", orthogonalize=True)
     optimizer = LearnedOptimizerConfig(whole, Celo2Features(), DeepSetsConfig((4,))).make(WeightSpec(()))
     tx = optimizer.scale_by(optimizer.init(jax.random.key(0)))
-    step = np.asarray(tx.update(grads, tx.init(weights), weights)[0]["conv"])
+    step = np.asarray(jax.jit(tx.update)(grads, tx.init(weights), weights)[0]["conv"])
     np.testing.assert_allclose(np.mean(step**2), 1, rtol=1e-3)
     singular = np.linalg.svd(step.reshape(36, 6), compute_uv=False)
     assert singular.max() < 2 * singular.min()
