@@ -1,6 +1,7 @@
 """Every rule with features and networks of every kind: the symmetry, the scale of losses, manners in other people's loops."""
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -269,17 +270,113 @@ def test_states_are_shaped_like_params_and_hold_still(tx):
     assert {x.dtype for x in jax.tree.leaves(updates)} == {jnp.dtype(jnp.bfloat16)}
 
 
-def test_empty_trees(tx):
-    updates, _ = tx.update({}, tx.init({}), {}, **STEPS)
-    assert updates == {}
+LEAN = CustomFeatures(parts=(Value(), Momenta((0.9,)), Time()))
+PLAIN, BY_ROLE = DeepSetsConfig((4,)), UNFConfig((4,), share="role")
+MANNERS = {  # few features: they are computed alike whatever the loop, and take long to compile
+    "gated adam": LearnedOptimizerConfig(GatedRule(), LEAN, PLAIN),
+    "sgdm": SMALL["sgdm"],
+    "momentum": LearnedOptimizerConfig(MomentumRule(beta=0.1), LEAN, PLAIN),
+    "gated muon": LearnedOptimizerConfig(GatedRule(nominal=MuonNominal()), LEAN, PLAIN),
+    "direction": LearnedOptimizerConfig(DirectionRule(nominal=NAdamNominal()), LEAN, BY_ROLE),
+    "magnitude": LearnedOptimizerConfig(MagnitudeRule(), LEAN, PLAIN),
+}
+every_rule = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if i > 1 else []) for i, name in enumerate(MANNERS)]
+)
 
 
-def test_leaves_that_are_none_stay_none():
-    optimizer = SMALL["direction"].make(WeightSpec(()))
-    tx, w = optimizer.opt_fn(optimizer.init(jax.random.key(0))), {"frozen": None, "trained": jnp.ones((2, 3))}
-    updates, _ = tx.update({"frozen": None, "trained": jnp.ones((2, 3))}, tx.init(w), w)
-    assert updates["frozen"] is None
-    assert updates["trained"].shape == (2, 3)
+@functools.cache
+def transform_of(name):
+    optimizer = MANNERS[name].make(SPEC)
+    return optimizer.opt_fn(theta_of(optimizer))
+
+
+def steps_of(tx, grads, w):
+    """Updates of a training on given gradients, [steps, ...]."""
+
+    @jax.jit
+    def run(grads, w):
+        def step(carry, g):
+            w, state = carry
+            updates, state = tx.update(g, state, w, **STEPS)
+            return (optax.apply_updates(w, updates), state), updates
+
+        return jax.lax.scan(step, (w, tx.init(w)), grads)[1]
+
+    with jax.numpy_dtype_promotion("standard"):
+        return run(grads, w)
+
+
+def stacked(*grads):
+    return jax.tree.map(lambda *xs: jnp.stack(xs), *grads)
+
+
+@functools.cache
+def two_steps(name):
+    """The updates that wrappers are to leave as they are."""
+    return steps_of(transform_of(name), stacked(params(1), params(2)), params())
+
+
+def assert_same_steps(found, expected):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_empty_trees(name):
+    optimizer = SMALL[name].make(SPEC)
+
+    def update():
+        tx = optimizer.opt_fn(optimizer.init(jax.random.key(1)))
+        return tx.update({}, tx.init({}), {}, **STEPS)[0]
+
+    assert jax.eval_shape(update) == {}
+
+
+@every_rule
+def test_leaves_that_are_none_stay_none(name):
+    nothing = {"frozen": None, "more": {"frozen": None}}
+    found = steps_of(transform_of(name), stacked(params(1), params(2)) | nothing, params() | nothing)
+    assert {path: found.pop(path) for path in nothing} == nothing
+    assert_same_steps(found, two_steps(name))
+
+
+@every_rule
+def test_gradients_of_several_batches_are_averaged(name):
+    """MultiSteps: every second step is one with the mean of two gradients; in between nothing moves."""
+    parts = [jax.tree.map(lambda x, more=more: x + more, params(key)) for key in (1, 2) for more in (0.5, -0.5)]
+    found = steps_of(optax.MultiSteps(transform_of(name), 2).gradient_transformation(), stacked(*parts), params())
+    assert not any(np.any(x[::2]) for x in found.values())
+    assert_same_steps({path: x[1::2] for path, x in found.items()}, two_steps(name))
+
+
+@every_rule
+def test_gradients_that_are_not_finite_are_left_out(name):
+    """apply_if_finite: of such a step neither weights nor state know."""
+    a, b = params(1), params(2)
+    broken = a | {"b": a["b"].at[0].set(jnp.nan)}
+    found = steps_of(optax.apply_if_finite(transform_of(name), 3), stacked(a, broken, b), params())
+    assert not any(np.any(x[1]) for x in found.values())
+    assert_same_steps({path: x[::2] for path, x in found.items()}, two_steps(name))
+
+
+@every_rule
+def test_steps_of_bfloat16_weights_are_those_of_float32_rounded(name):
+    tx = transform_of(name)
+    half, wide = (lambda tree, dtype=dtype: jax.tree.map(lambda x: x.astype(dtype), tree) for dtype in ("bfloat16", "float32"))
+
+    @jax.jit
+    def run(grads, w):
+        def step(carry, g):
+            w, state, wide_state = carry
+            expected, wide_state = tx.update(wide(g), wide_state, wide(w), **STEPS)
+            found, state = tx.update(g, state, w, **STEPS)
+            return (optax.apply_updates(w, found), state, wide_state), (found, expected)
+
+        return jax.lax.scan(step, (w, tx.init(w), tx.init(wide(w))), grads)[1]
+
+    found, expected = run(half(stacked(params(1), params(2), params(3))), half(params()))
+    assert {x.dtype for x in found.values()} == {jnp.dtype(jnp.bfloat16)}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2**-8, atol=1e-6), wide(found), expected)
 
 
 def test_wrappers_of_optax(tx):
