@@ -17,6 +17,10 @@ TITLES = {
     "unf_bfloat16": "UNF, products in bfloat16",
     "unf_role": "UNF, shared by role",
     "deep_sets": "DeepSets",
+    "celo2": "Celo2's direction, 8 8",
+    "direction": "lopt-direction",
+    "muon_nominal": "Muon as a rule",
+    "muon": "Muon of optax",
     "none": "a coefficient a pair",
     "role": "shared by role",
 }

@@ -4,13 +4,21 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lopt.benchmarks.machine import peak_megabytes
 from lopt.benchmarks.synthetic import hidden_width, perceptron
+from lopt.evaluation.baselines import find_baseline
 from lopt.evaluation.costs import Steps, in_turns
+from lopt.features.presets import Celo2Features
 from lopt.networks.update import DeepSetsConfig, NetworkConfig, UNFConfig
+from lopt.optimizers.base import OptimizerConfig
+from lopt.optimizers.config import LearnedOptimizerConfig
+from lopt.optimizers.direction import DirectionRule
+from lopt.optimizers.gated import NominalRule
 from lopt.optimizers.momentum import LearnedMomentumConfig
+from lopt.optimizers.nominals import MuonNominal, NoNominal
 
 ADAM = "adam"
 NETWORKS: dict[str, NetworkConfig] = {
@@ -19,6 +27,13 @@ NETWORKS: dict[str, NetworkConfig] = {
     "unf_role": UNFConfig(share="role", terms=None),
     "deep_sets": DeepSetsConfig(),
 }
+_CELO2 = Celo2Features(), DeepSetsConfig((8, 8))
+RULES: dict[str, OptimizerConfig] = {  # what is shipped, its parts, and Muon as a rule without f
+    "celo2": LearnedOptimizerConfig(DirectionRule(nominal=NoNominal(), over="matrix"), *_CELO2),
+    "direction": LearnedOptimizerConfig(DirectionRule(nominal=MuonNominal(), gated=True, over="matrix", scale="inputs"), *_CELO2),
+    "muon_nominal": LearnedOptimizerConfig(NominalRule(nominal=MuonNominal()), None, None),
+}
+RIVALS = ("muon",)
 _LAYERS = 4
 
 
@@ -27,7 +42,7 @@ def in_use(weights: int, names: Sequence[str], repeats: int = 20) -> Iterator[di
 
     Args:
       weights: of the model, about.
-      names: of update networks, keys of `NETWORKS`.
+      names: keys of `NETWORKS` (under the paper's rule) and of `RULES`, and `RIVALS`.
       repeats: turns of each, of which the median is taken.
 
     Yields:
@@ -40,7 +55,11 @@ def in_use(weights: int, names: Sequence[str], repeats: int = 20) -> Iterator[di
     params = init(jax.random.key(0))
     programs = {ADAM: Steps.of_adam(params)}
     for name in names:
-        optimizer = LearnedMomentumConfig(network=NETWORKS[name]).make(spec, spec.sizes(params))
+        if name in RIVALS:
+            programs[name] = Steps(find_baseline(name).opt_fn, jnp.float32(1e-3), params)
+            continue
+        config = RULES[name] if name in RULES else LearnedMomentumConfig(network=NETWORKS[name])
+        optimizer = config.make(spec, spec.sizes(params))
         programs[name] = Steps(optimizer.opt_fn, optimizer.init(jax.random.key(1)), params)
     seconds = in_turns(programs, repeats)
     given = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(params))  # params and gradients

@@ -10,7 +10,7 @@ from lopt.config import ConfigError, differences, load_run
 from lopt.config.names import name_of
 from lopt.config.tree import shown
 from lopt.networks.update import NetworkConfig
-from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedSGDMConfig, OptimizerConfig
+from lopt.optimizers.momentum import LearnedSGDMConfig, MomentumRule, OptimizerConfig
 from lopt.task.families import MixtureConfig
 from lopt.task.named import GivenTaskConfig
 from lopt.training.trainer import MetaTrainConfig
@@ -41,8 +41,9 @@ class Rival:
         """Its config, with what a budget's optimizer has besides its network, unless it has its own."""
         if self.optimizer is not None:
             return self.optimizer
-        if self.network is None and isinstance(like, LearnedMomentumConfig):
-            return LearnedSGDMConfig(alpha=like.alpha, g0=like.g0)
+        rule = getattr(like.parts, "rule", None)
+        if self.network is None and isinstance(rule, MomentumRule):
+            return LearnedSGDMConfig(alpha=rule.alpha, g0=rule.g0)
         if self.network is None or "network" not in {field.name for field in dataclasses.fields(like)}:
             raise ValueError(
                 f"rival '{self.label}' takes its scalars or its network from the budget's optimizer, which is {type(like).__name__}: "

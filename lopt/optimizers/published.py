@@ -75,7 +75,8 @@ def read_published(path: str | Path) -> tuple[LearnedOptimizerConfig, PyTree]:
 
     Returns:
       The optimizer, with the file's decays and widths, and its theta. Of Celo2's three outputs the first is used. Vectors are moved by
-      the network too, where Celo2's own code leaves them and embeddings to AdamW.
+      the network too, where Celo2's own code leaves them and embeddings to AdamW. Momenta of vectors are divided by the root of
+      v + 1e-6, as in learned_optimization's repository; its release 0.0.1 has no 1e-6 there, which shows where gradients are below .01.
 
     Raises:
       PublishedError: naming the file and what is amiss.

@@ -98,3 +98,6 @@ def test_a_rival_may_be_any_optimizer():
     assert Rival("own", optimizer=own).optimizer_like(EXPERIMENT.optimizer) is own
     with pytest.raises(ValueError, match="rival 'own' is given a network and an optimizer"):
         Rival("own", EXPERIMENT.optimizer.network, own)
+    same = EXPERIMENT.optimizer
+    for like in (same, same.parts):  # SGDM is the paper's rule without f, however that is written
+        assert Rival("SGDM").optimizer_like(like) == LearnedSGDMConfig(alpha=same.alpha, g0=same.g0)
