@@ -35,7 +35,13 @@ def test_help_names_tasks_budgets_and_files(capsys):
     with pytest.raises(SystemExit):
         paper_tables.main(["figure2", "--help"])
     out = capsys.readouterr().out
-    for part in ("{cnn,mlp,mlp_rules,rnn,transformer}", "paper, cpu, smoke", "--draw", "figure2.png", "README.md"):
+    for part in (
+        "{cnn,mlp,mlp_rules,rnn,rnn_rules,transformer,transformer_rules}",
+        "paper, cpu, smoke",
+        "--draw",
+        "figure2.png",
+        "README.md",
+    ):
         assert part in out
 
 

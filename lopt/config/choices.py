@@ -182,6 +182,10 @@ def _parts(config: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
             yield where, hints[field.name], value
         if is_config(value):
             yield from _parts(value, where)
+            written: Any = getattr(value, "parts", None)  # which may be the config itself
+            if is_config(written) and type(written) is not type(value):
+                named = {own for own, *_ in _parts(value, where)}
+                yield from (part for part in _parts(written, where) if part[0] not in named)
 
 
 def _hint_at(config: Any, path: Sequence[str]) -> Any:

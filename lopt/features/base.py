@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from lopt.layers.digest import Channel
 from lopt.layers.kernels.program import Form, Kept, Program
 from lopt.layers.step import Raw
-from lopt.symmetry.spec import PyTree, named_leaves
+from lopt.symmetry.spec import PyTree, WeightSpec, named_leaves
 
 StateDtype = Literal["float32", "bfloat16"]
 
@@ -27,11 +27,13 @@ class Context(NamedTuple):
       count: inner steps done, int32 [].
       loss: of the batch whose gradients these are, float32 []; None where the loop does not say (`value=`).
       num_steps: inner steps of the whole training, float32 []; None where nobody says.
+      spec: of the weights, static; without leaves where nobody says.
     """
 
     count: jax.Array
     loss: jax.Array | None = None
     num_steps: jax.Array | None = None
+    spec: WeightSpec = WeightSpec(())
 
     def fraction_done(self, who: str) -> jax.Array:
         """count / num_steps, in [0, 1].

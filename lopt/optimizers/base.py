@@ -109,6 +109,11 @@ class RuleConfig:
         return False
 
     @property
+    def reads_spec(self) -> bool:
+        """Whether it makes another step where the spec of the weights is known; `fan_in` cannot do without."""
+        return self.fan_in
+
+    @property
     def decays(self) -> bool:
         """Whether weights decay; a decay that is traced, as by `optax.inject_hyperparams`, may be any."""
         return self.learn_weight_decay or not (isinstance(self.weight_decay, float | int) and self.weight_decay == 0)
@@ -119,7 +124,7 @@ class RuleConfig:
 
     def make_nominal(self, theta: PyTree) -> optax.GradientTransformation:
         """The nominal transform n, float32."""
-        raise NotImplementedError(f"{type(self).__name__} does not define nominal()")
+        raise NotImplementedError(f"{type(self).__name__} does not define make_nominal()")
 
     def direction(self, theta: PyTree, f: ByPath, n: ByPath, context: Context) -> dict[str, jax.Array]:
         """The direction of every weight: leaf path -> [*leaf.shape] from f, [outputs, *leaf.shape], and n, [*leaf.shape]."""
@@ -143,7 +148,7 @@ def learned_optimizer(
       rule: how a step is made.
       features: what the network sees; None without a network.
       network: f; None where the rule has no outputs.
-      spec: of the weights; only `fan_in` reads it.
+      spec: of the weights; without leaves where only rules would read it that can do without.
 
     Returns:
       A `LearnedOptimizer` with theta `{scalars of the rule, "network": theta of f}`.
@@ -185,7 +190,7 @@ class _Parts(NamedTuple):
 def _transform(parts: _Parts, theta: PyTree, *, whole: bool) -> optax.GradientTransformationExtraArgs:
     """The transform; `whole`: with sign and size, as `optax.adam`, rather than as `optax.scale_by_adam`."""
     rule, features, network, spec = parts
-    nominal = rule.make_nominal(theta)
+    nominal = optax.with_extra_args_support(rule.make_nominal(theta))
 
     def init_fn(params: PyTree) -> OptimizerState:
         weights = weights_of(params)
@@ -205,8 +210,8 @@ def _transform(parts: _Parts, theta: PyTree, *, whole: bool) -> optax.GradientTr
         return found.updates(jax.tree.leaves(steps)), state
 
     def step(grads: PyTree, state: PyTree, params: PyTree, known: dict[str, Any]) -> tuple[PyTree, OptimizerState]:
-        context = Context(state.count, *(_float(known.get(name)) for name in ("value", "num_steps")))
-        n, after = nominal.update(grads, state.nominal, params)
+        context = Context(state.count, *(_float(known.get(name)) for name in ("value", "num_steps")), spec)
+        n, after = nominal.update(grads, state.nominal, params, spec=spec)
         f, kept = {}, None
         if features is not None and network is not None:
             f, kept = update_and_apply(features, network, theta["network"], grads, state.features, params, context)

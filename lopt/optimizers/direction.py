@@ -8,6 +8,7 @@ cannot say is how far vectors (biases, scales) are to go beside matrices: c is l
 """
 
 import dataclasses
+import math
 from typing import Literal
 
 import jax
@@ -17,7 +18,7 @@ import optax
 from lopt.features.base import Context
 from lopt.optimizers.base import ByPath, RuleConfig
 from lopt.optimizers.gated import scaled
-from lopt.optimizers.muon import as_matrices, has_window, is_matrix, newton_schulz
+from lopt.optimizers.muon import from_matrices, has_window, is_matrix, orthogonalized, sides_of
 from lopt.optimizers.nominals import AdamNominal, NominalConfig, NoNominal
 from lopt.optimizers.scalars import positive, read_positive
 from lopt.optimizers.schedules import Shape, shape_factor
@@ -46,10 +47,11 @@ class DirectionRule(RuleConfig):
     orthogonalize: bool = False
     """Orthogonalise matrices, as Muon does, before they are normalised."""
     over: Literal["tensor", "matrix"] = "tensor"
-    """What has root mean square one: a tensor, or each of its matrices: its last two axes (Celo2), and of a convolution all."""
+    """What has root mean square one: a tensor, or each of its matrices: inputs x outputs where the spec says which axes these are,
+    otherwise the last two axes (Celo2), and of a convolution all."""
     scale: Literal["one", "inputs"] = "one"
-    """Root mean square of a matrix's direction: one (Celo2), or one over the root of its rows, the number of its inputs, as Muon's:
-    then a rate carries over to other widths."""
+    """Root mean square of a matrix's direction: one (Celo2), or one over the root of the number of its inputs, as Muon's: then a rate
+    carries over to other widths. Of a convolution these are its channels, without the window."""
     learning_rate: float = 0.01
     """The rate during meta-training. Whoever uses the optimizer gives a rate of their own, for which this is the default."""
     rate_schedule: Shape = "constant"
@@ -66,6 +68,12 @@ class DirectionRule(RuleConfig):
     @property
     def needs_rate(self) -> bool:
         return True
+
+    @property
+    def reads_spec(self) -> bool:
+        return (
+            super().reads_spec or self.nominal.reads_spec or self.orthogonalize or self.over == "matrix" or self.scale == "inputs"
+        )
 
     def init(self) -> PyTree:
         if not self.learning_rate > 0:
@@ -84,25 +92,34 @@ class DirectionRule(RuleConfig):
         steps = {path: x[0] for path, x in f.items()}
         if "nominal" in theta:
             weight = read_positive(theta["nominal_weight"])
-            nominal = {path: weight * self._normalized(n[path]) for path in steps}
+            nominal = {path: weight * self._normalized(n[path], path, context) for path in steps}
             if self.gated:
                 nominal = {path: scaled(x, f[path][1]) for path, x in nominal.items()}
             steps = {path: x + nominal[path] for path, x in steps.items()}
         if self.orthogonalize:
-            matrices = [path for path, x in steps.items() if is_matrix(x)]
-            orthogonal = newton_schulz([as_matrices(steps[path]) for path in matrices])
-            steps |= {path: x.reshape(steps[path].shape) for path, x in zip(matrices, orthogonal, strict=True)}
+            orthogonal = orthogonalized(steps, context.spec)
+            steps |= {path: from_matrices(x, sides, steps[path].shape) for path, (x, sides) in orthogonal.items()}
         vectors = read_positive(theta["vectors"])
-        found = {path: (self._scale(x) if is_matrix(x) else vectors) * self._normalized(x) for path, x in steps.items()}
+        found = {
+            path: (self._scale(x, path, context) if is_matrix(x) else vectors) * self._normalized(x, path, context)
+            for path, x in steps.items()
+        }
         if "nominal" in theta:  # what has had no gradient yet has no direction: it would be f's of zeros, at full size
             found = {path: jnp.where(jnp.any(n[path] != 0), x, jnp.zeros_like(x)) for path, x in found.items()}
         return found
 
-    def _scale(self, matrix: jax.Array) -> float:
-        return max(matrix.shape[-2], 1) ** -0.5 if self.scale == "inputs" else 1.0
+    def _scale(self, x: jax.Array, path: str, context: Context) -> float:
+        if self.scale == "one":
+            return 1.0
+        rows = sides_of(x.shape, path, context.spec).rows
+        channels = rows[-1:] if has_window(x.shape) else rows
+        return max(math.prod(x.shape[axis] for axis in channels), 1) ** -0.5
 
-    def _normalized(self, x: jax.Array) -> jax.Array:
-        axes = tuple(range(x.ndim))[-2:] if self.over == "matrix" and not has_window(x.shape) else tuple(range(x.ndim))
+    def _normalized(self, x: jax.Array, path: str, context: Context) -> jax.Array:
+        axes = tuple(range(x.ndim))
+        if self.over == "matrix" and is_matrix(x):
+            sides = sides_of(x.shape, path, context.spec)
+            axes = (*sides.rows, *sides.columns)
         return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=axes, keepdims=True) + EPS) if x.size else x
 
     def size(self, theta: PyTree, context: Context) -> jax.Array:

@@ -46,6 +46,10 @@ class NominalRule(RuleConfig):
     def needs_num_steps(self) -> bool:
         return self.schedule.needs_num_steps
 
+    @property
+    def reads_spec(self) -> bool:
+        return super().reads_spec or self.nominal.reads_spec
+
     def init(self) -> PyTree:
         return {"alpha": positive(self.alpha, "alpha"), "nominal": self.nominal.init(), "schedule": self.schedule.init()}
 

@@ -5,7 +5,7 @@ the scale for shapes are those of `optax.contrib.muon`, of which this is the bat
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import optax
 
 from lopt.layers.kernels import ffi as native
-from lopt.symmetry.spec import PyTree
+from lopt.optimizers.leaves import plain_path
+from lopt.symmetry.spec import PyTree, WeightSpec, named_leaves
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 STEPS = 5
@@ -100,9 +101,59 @@ def has_window(shape: Sequence[int]) -> bool:
     return len(window) > 1 and len(set(window)) == 1 and window[0] <= LARGEST_WINDOW
 
 
-def as_matrices(x: jax.Array) -> jax.Array:
-    """A tensor as a batch of matrices: its last two axes, and of a convolution one matrix, of the window and the inputs to outputs."""
-    return jnp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1])) if has_window(x.shape) else x
+class Sides(NamedTuple):
+    """A tensor as a batch of matrices.
+
+    Attributes:
+      batch: axes of which every entry is a matrix of its own.
+      rows: the axes of a layer's inputs.
+      columns: of its outputs.
+    """
+
+    batch: tuple[int, ...]
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+
+def sides_of(shape: Sequence[int], path: str = "", spec: WeightSpec | None = None) -> Sides:
+    """Which axes of a tensor of rank 2 or more are rows and columns: its layer's inputs and outputs, where the spec has the leaf.
+
+    Without a spec these are the last two axes, behind a batch; of a convolution the window is part of the inputs.
+
+    Example:
+      >>> sides_of((3, 3, 8, 16)).rows, sides_of((5, 8, 16)).rows
+      ((0, 1, 2), (1,))
+      >>> spec = WeightSpec.parse({"query": "c heads q@heads", "linear": {"bias": "b", "weight": "b a"}})
+      >>> [(x.rows, x.columns) for x in (sides_of((8, 2, 4), "query", spec), sides_of((4, 8), "linear/weight", spec))]
+      [((0,), (1, 2)), ((1,), (0,))]
+    """
+    rank, path = len(shape), plain_path(path)
+    if spec is None or path not in spec.paths:
+        first = 0 if has_window(shape) else rank - 2
+        return Sides(tuple(range(first)), tuple(range(first, rank - 1)), (rank - 1,))
+    inputs, outputs = spec.sides(path)
+    batch = () if has_window(shape) else spec.batch_axes(path)
+    return Sides(batch, *(tuple(i for i in axes if i not in batch) for axes in (inputs, outputs)))
+
+
+def as_matrices(x: jax.Array, sides: Sides) -> jax.Array:
+    """A tensor as [*batch, rows, columns]."""
+    ordered = jnp.transpose(x, (*sides.batch, *sides.rows, *sides.columns))
+    shape = [math.prod(x.shape[axis] for axis in side) for side in (sides.rows, sides.columns)]
+    return jnp.reshape(ordered, (*(x.shape[axis] for axis in sides.batch), *shape))
+
+
+def from_matrices(matrices: jax.Array, sides: Sides, shape: Sequence[int]) -> jax.Array:
+    """What `as_matrices` made a batch of matrices of, in its own shape."""
+    order = (*sides.batch, *sides.rows, *sides.columns)
+    return jnp.transpose(jnp.reshape(matrices, [shape[axis] for axis in order]), sorted(range(len(order)), key=order.__getitem__))
+
+
+def orthogonalized(tensors: Mapping[str, jax.Array], spec: WeightSpec | None) -> dict[str, tuple[jax.Array, Sides]]:
+    """Leaf path -> its matrices after `newton_schulz`, [*batch, rows, columns], and what they are; of tensors of rank 2 or more."""
+    sides = {path: sides_of(x.shape, path, spec) for path, x in tensors.items() if is_matrix(x)}
+    found = newton_schulz([as_matrices(tensors[path], of) for path, of in sides.items()])
+    return {path: (x, of) for (path, of), x in zip(sides.items(), found, strict=True)}
 
 
 def is_matrix(x: jax.Array) -> bool:
@@ -124,11 +175,11 @@ class MuonState(NamedTuple):
     nu: PyTree
 
 
-def scale_by_muon(beta: Any = 0.95, b1: Any = 0.9, b2: Any = 0.999, eps: float = EPS) -> optax.GradientTransformation:
+def scale_by_muon(beta: Any = 0.95, b1: Any = 0.9, b2: Any = 0.999, eps: float = EPS) -> optax.GradientTransformationExtraArgs:
     """Muon for matrices, NAdam for vectors and scalars: the positive direction of `optax.contrib.muon`.
 
-    Of a matrix R x C the direction is NS(Nesterov momentum) times sqrt(max(1, C / R)). Axes before the last two are a batch, but for
-    the window of a convolution, which is a part of its inputs.
+    Of a matrix R x C the direction is NS(Nesterov momentum) times sqrt(max(1, C / R)). What a tensor's matrices are, `sides_of` says;
+    `update` takes the spec of the weights as `spec=`.
 
     Args:
       beta: decay of the momentum of matrices.
@@ -142,9 +193,12 @@ def scale_by_muon(beta: Any = 0.95, b1: Any = 0.9, b2: Any = 0.999, eps: float =
         nu = jax.tree.map(lambda w: jnp.zeros((), jnp.float32) if is_matrix(w) else jnp.zeros_like(w, jnp.float32), params)
         return MuonState(jnp.zeros((), jnp.int32), mu, nu)
 
-    def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, MuonState]:
-        del params
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree | None = None, *, spec: WeightSpec | None = None, **extra_args: Any
+    ) -> tuple[PyTree, MuonState]:
+        del params, extra_args
         grads, structure = jax.tree.flatten(updates)
+        paths = [path for path, _ in named_leaves(updates)]
         decays = [jnp.asarray(beta if is_matrix(g) else b1, jnp.float32) for g in grads]
         mu = [d * m + (1 - d) * g for d, m, g in zip(decays, jax.tree.leaves(state.mu), grads, strict=True)]
         second = jnp.asarray(b2, jnp.float32)
@@ -154,15 +208,17 @@ def scale_by_muon(beta: Any = 0.95, b1: Any = 0.9, b2: Any = 0.999, eps: float =
         ]
         t = state.count.astype(jnp.float32) + 1
         ahead = [d * m / (1 - d ** (t + 1)) + (1 - d) * g / (1 - d**t) for d, m, g in zip(decays, mu, grads, strict=True)]
-        orthogonal = iter(newton_schulz([as_matrices(x) for x in ahead if is_matrix(x)]))
+        orthogonal = orthogonalized(dict(zip(paths, ahead, strict=True)), spec)
         steps = [
-            _scaled(next(orthogonal)).reshape(x.shape) if is_matrix(x) else x / (jnp.sqrt(v / (1 - second**t)) + eps)
-            for x, v in zip(ahead, nu, strict=True)
+            from_matrices(_scaled(orthogonal[path][0]), orthogonal[path][1], x.shape)
+            if path in orthogonal
+            else x / (jnp.sqrt(v / (1 - second**t)) + eps)
+            for path, x, v in zip(paths, ahead, nu, strict=True)
         ]
         mu, nu, steps = (jax.tree.unflatten(structure, leaves) for leaves in (mu, nu, steps))
         return steps, MuonState(jnp.asarray(optax.safe_increment(state.count)), mu, nu)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _scaled(x: jax.Array) -> jax.Array:

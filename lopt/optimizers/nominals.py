@@ -24,6 +24,11 @@ class NominalConfig:
         """The transform of gradients in float32."""
         raise NotImplementedError(f"{type(self).__name__} does not define make()")
 
+    @property
+    def reads_spec(self) -> bool:
+        """Whether the step is another one where it is known which axes are inputs and outputs; `update` is given `spec=`."""
+        return False
+
     def scalars(self, theta: PyTree) -> dict[str, jax.Array]:
         """Its hyperparameters, readable."""
         return {name: read_decay(value) for name, value in theta.items()}
@@ -95,6 +100,10 @@ class MuonNominal(NominalConfig):
 
     def init(self) -> PyTree:
         return {"beta": decay(self.beta, "beta"), "b1": decay(self.b1, "b1"), "b2": decay(self.b2, "b2")}
+
+    @property
+    def reads_spec(self) -> bool:
+        return True
 
     def make(self, theta: PyTree) -> optax.GradientTransformation:
         beta, b1, b2 = (read_decay(theta[name]) for name in ("beta", "b1", "b2"))

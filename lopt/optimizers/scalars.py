@@ -21,8 +21,13 @@ def positive(value: float, name: str) -> jax.Array:
 
 
 def read_positive(scalar: jax.Array) -> jax.Array:
-    """exp(10 a): the number that `positive` was given."""
-    return jnp.exp(10 * scalar)
+    """exp(10 a), never 0 nor infinite: the number that `positive` was given.
+
+    Example:
+      >>> [float(read_positive(jnp.float32(scalar))) > 0 for scalar in (-99.0, 0.0)], bool(jnp.isfinite(read_positive(jnp.float32(99.0))))
+      ([True, True], True)
+    """
+    return jnp.exp(jnp.clip(10 * scalar, -80.0, 80.0))
 
 
 def decay(value: float, name: str) -> jax.Array:

@@ -54,9 +54,15 @@ def _network(config: OptimizerConfig) -> NetworkConfig | None:
 
 
 def needs_spec(config: OptimizerConfig) -> bool:
-    """Whether an optimizer sees weights together in a way that depends on the spec, or its rule reads the spec."""
+    """Whether an optimizer sees weights together in a way that depends on the spec, or its rule cannot do without."""
     network, rule = _network(config), rule_of(config)
     return (network is not None and network.needs_spec) or (rule is not None and rule.fan_in)
+
+
+def reads_spec(config: OptimizerConfig) -> bool:
+    """Whether a spec makes a difference to an optimizer: it needs one, or its rule reads which axes are inputs and outputs."""
+    rule = rule_of(config)
+    return needs_spec(config) or (rule is not None and rule.reads_spec)
 
 
 def needs_sizes(config: OptimizerConfig) -> bool:
@@ -94,7 +100,7 @@ def transform(trained: Trained, spec: WeightSpec | None, *, direction: bool = Fa
 
 
 def _bound(trained: Trained, spec: WeightSpec | None, direction: bool) -> optax.GradientTransformationExtraArgs:
-    if spec is None or not needs_spec(trained.config):
+    if spec is None or not reads_spec(trained.config):
         return _made(bind(trained, None), trained, direction)
     if needs_sizes(trained.config):
         return _once_sizes_are_known(trained, spec, direction)
@@ -150,7 +156,7 @@ def bind(trained: Trained, spec: WeightSpec | None, params: PyTree = None) -> Le
     Warns:
       UserWarning: if coefficients are shared by role, and most roles of this spec were never trained on.
     """
-    if spec is None or not needs_spec(trained.config):
+    if spec is None or not reads_spec(trained.config):
         learned = trained.config.make(WeightSpec(()))
         check_theta(trained.theta, learned, trained.where, by_role=False)
         return learned

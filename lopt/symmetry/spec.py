@@ -309,6 +309,34 @@ class WeightSpec:
             outputs.append(max(i for i, other in enumerate(own) if other == axis and i not in outputs))
         return tuple(i for i in range(len(own)) if i not in outputs), tuple(sorted(outputs))
 
+    def batch_axes(self, path: str) -> tuple[int, ...]:
+        """The leading axes of a leaf of which each entry has a layer of its own, as of layers that are scanned over, or of experts.
+
+        They stand before all axes of inputs and outputs that are left, and are fixed, or are among the outputs where the layer's bias has
+        them too. Which of an unnamed stack and the window of a convolution in one dimension an axis is, no spec tells: it is taken for a
+        batch.
+
+        Example:
+          >>> stack, experts = {"bias": "layers! b", "kernel": "layers! a b"}, {"bias": "e b", "kernel": "e a b"}
+          >>> spec = WeightSpec.parse({"conv": "y! x! a b", "stack": stack, "moe": experts, "query": "c heads q@heads"})
+          >>> [(path, spec.batch_axes(path)) for path in spec.paths if path.endswith(("kernel", "conv", "query"))]
+          [('conv', (0, 1)), ('moe/kernel', (0,)), ('query', ()), ('stack/kernel', (0,))]
+        """
+        own = dict(self.leaves)[path]
+        inputs, outputs = self.sides(path)
+        found: list[int] = []
+        for axis in range(len(own)):
+            left = [i for i in outputs if i > axis] if axis in outputs else [i for i in inputs if i > axis]
+            fixed = all(factor.fixed for factor in self.axis_factors(path, axis))
+            if (
+                not left
+                or not inputs
+                or not (fixed or (axis in outputs and all(i > axis for i in inputs) and left[0] > min(inputs)))
+            ):
+                break
+            found.append(axis)
+        return tuple(found)
+
     def owners(self, path: str) -> tuple[int | None, ...]:
         """For each of a leaf's `factors`, the position of the one that it is nested in."""
         return bind_owners(path, self.factors(path))

@@ -30,6 +30,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "configs" / "paper").glob("*.py"))
 PUBLISHED = {"mlp": "fashion_mlp", "cnn": "cifar_cnn", "rnn": "lm1b_rnn", "transformer": "lm1b_transformer"}
 
+RULES = {"mlp_rules": ("", "Adam_", "Muon_"), "rnn_rules": ("", "Muon_"), "transformer_rules": ("", "Muon_")}
+
 each = pytest.mark.parametrize("name", sorted(PUBLISHED))
 
 
@@ -38,16 +40,17 @@ def load(name):
 
 
 def test_every_task_of_the_paper_has_its_comparison():
-    assert [file.stem for file in FILES] == sorted([*PUBLISHED, "mlp_rules"])
+    assert [file.stem for file in FILES] == sorted([*PUBLISHED, *RULES])
 
 
-def test_the_rules_are_compared_beside_scheduled_rivals():
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_the_rules_are_compared_beside_scheduled_rivals(name):
     """The paper's rule and gated ones, each with DeepSets and UNF, whose races set a scheduled Adam's loss as the one to reach."""
-    comparison = load("mlp_rules")
+    comparison = load(name)
     assert from_dict(to_dict(comparison), trust=True) == comparison
-    labels = ["SGDM", *(rule + network for rule in ("", "Adam_", "Muon_") for network in ("DeepSets", "UNF"))]
+    labels = ["SGDM", *(rule + network for rule in RULES[name] for network in ("DeepSets", "UNF"))]
     for budget in comparison.budgets:
-        agenda = make_agenda("mlp_rules", comparison, budget.name, "runs")
+        agenda = make_agenda(name, comparison, budget.name, "runs")
         assert [run.label for run in agenda.runs] == labels * budget.seeds
         evaluation = budget.experiment.evaluation
         assert find_baseline(evaluation.baselines[0]).label == "tuned Adam"

@@ -104,6 +104,11 @@ def test_the_choices_are_described():
     assert re.search(r"--estimator  .*gpes \| nres \| pes.*\(now pes\)", lines)
     assert re.search(r"--optimizer.network  deep_sets \| nfn.*\(now unf\)", lines)
     assert "--evaluation " not in lines  # no choice
+    assert re.search(r"--optimizer.rule  direction \| gated.*\(now momentum\)", lines), (
+        "of one written in one word, its parts too"
+    )
+    assert re.search(r"--optimizer.features  adafactor \| celo2.*\(now paper\)", lines)
+    assert lines.count("--optimizer.network ") == 1
 
 
 OWN_TASK = '''

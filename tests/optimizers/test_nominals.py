@@ -96,6 +96,50 @@ def test_of_a_convolution_window_and_inputs_are_one_side():
     assert by_position.max() > 1.01 * by_position.min(), "they are not normalised one by one"
 
 
+ATTENTION = {
+    "experts": {"bias": "e b", "kernel": "e a b"},
+    "linear": {"bias": "b", "weight": "b a"},
+    "out": {"bias": "b", "kernel": "heads v@heads b"},
+    "query": {"bias": "heads q@heads", "kernel": "a heads q@heads"},
+    "stack": {"bias": "layers! b", "kernel": "layers! a b"},
+}
+
+
+@pytest.mark.parametrize("rule", ["muon", "direction"])
+def test_a_spec_says_which_axes_are_rows_and_columns(rule):
+    """Attention with an axis of heads, weights with outputs first, stacks and experts step as the matrices that they are."""
+    spec = WeightSpec.parse(ATTENTION)
+    sizes = {"a": 5, "b": 4, "e": 2, "heads": 3, "q": 2, "v": 2, "layers": 2}
+    shapes = {path: tuple(sizes[axis[0].name] for axis in axes) for path, axes in spec.leaves}
+    weights = params(shapes)
+    to_matrices = {
+        "linear/weight": lambda x: x.T,
+        "out/kernel": lambda x: x.reshape(-1, x.shape[-1]),
+        "query/kernel": lambda x: x.reshape(len(x), -1),
+        "query/bias": lambda x: x.reshape(1, -1),
+    }
+    flat = {path: to_matrices.get(path, lambda x: x)(x) for path, x in weights.items()}
+
+    def step(weights, spec):
+        grads = jax.tree.map(jnp.sin, weights)
+        if rule == "muon":
+            tx = scale_by_muon()
+            return tx.update(grads, tx.init(weights), weights, spec=spec)[0]
+        whole = DirectionRule(nominal=MuonNominal(), over="matrix", orthogonalize=True, scale="inputs")
+        optimizer = LearnedOptimizerConfig(whole, Celo2Features(), DeepSetsConfig((4,))).make(spec)
+        theta = optimizer.init(jax.random.key(0))
+        theta["network"]["last"] = jax.tree.map(jnp.zeros_like, theta["network"]["last"])
+        tx = optimizer.scale_by(theta)
+        return jax.jit(tx.update)(grads, tx.init(weights), weights)[0]
+
+    found, expected, blind = step(weights, spec), step(flat, WeightSpec(())), step(weights, WeightSpec(()))
+    assert set(found) == set(expected) == set(spec.paths)
+    for path, x in found.items():
+        flattened = to_matrices.get(path, lambda x: x)(x)
+        np.testing.assert_allclose(flattened, expected[path], rtol=2e-5, atol=2e-6, err_msg=path)
+    assert np.abs(found["query/kernel"] - blind["query/kernel"]).max() > 0.05, "without the spec it is another step"
+
+
 def test_no_nominal_does_nothing():
     optimizer = LearnedOptimizerConfig(NominalRule(nominal=NoNominal()), None, None).make(SPEC)
     found = trained(optimizer.opt_fn(optimizer.init(jax.random.key(0))))
