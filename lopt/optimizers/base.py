@@ -210,7 +210,7 @@ def _transform(parts: _Parts, theta: PyTree, *, whole: bool) -> optax.GradientTr
         return found.updates(jax.tree.leaves(steps)), state
 
     def step(grads: PyTree, state: PyTree, params: PyTree, known: dict[str, Any]) -> tuple[PyTree, OptimizerState]:
-        context = Context(state.count, *(_float(known.get(name)) for name in ("value", "num_steps")), spec)
+        context = Context(state.count, _float(known.get("value")), _float(known.get("num_steps")), spec)
         n, after = nominal.update(grads, state.nominal, params, spec=spec)
         f, kept = {}, None
         if features is not None and network is not None:
