@@ -18,7 +18,7 @@ from lopt.features.base import Context, Features
 from lopt.networks.update import Sizes, UpdateNetwork, update_and_apply
 from lopt.optimizers.leaves import pair, plain_path, weights_of
 from lopt.optimizers.scalars import positive, read_positive
-from lopt.optimizers.sharding import init_like, on_any_mesh, placed_like
+from lopt.optimizers.sharding import boxed_like, init_like, on_any_mesh, placed_like, unboxed
 from lopt.symmetry.spec import PyTree, WeightSpec, named_leaves
 
 ByPath = Mapping[str, jax.Array]
@@ -194,6 +194,9 @@ def _transform(parts: _Parts, theta: PyTree, *, whole: bool) -> optax.GradientTr
 
     def init_fn(params: PyTree) -> OptimizerState:
         weights = weights_of(params)
+        return boxed_like(init_unboxed(unboxed(weights)), init_unboxed, weights)
+
+    def init_unboxed(weights: PyTree) -> OptimizerState:
         kept = init_like(features.init, weights) if features is not None else None
         return OptimizerState(jnp.zeros((), jnp.int32), init_like(nominal.init, weights), kept)
 
@@ -206,8 +209,9 @@ def _transform(parts: _Parts, theta: PyTree, *, whole: bool) -> optax.GradientTr
             updates, params, lambda weights: jax.tree.structure(jax.eval_shape(init_fn, weights)) == jax.tree.structure(state)
         )
         known = {name: extra_args[name] for name in ("value", "num_steps") if extra_args.get(name) is not None}
-        steps, state = on_any_mesh(step, (found.weights, state), found.grads, state, found.weights, known)
-        return found.updates(jax.tree.leaves(steps)), state
+        weights, state = unboxed(found.weights), unboxed(state)
+        steps, state = on_any_mesh(step, (weights, state), unboxed(found.grads), state, weights, known)
+        return found.updates(jax.tree.leaves(steps)), boxed_like(state, init_unboxed, found.weights)
 
     def step(grads: PyTree, state: PyTree, params: PyTree, known: dict[str, Any]) -> tuple[PyTree, OptimizerState]:
         context = Context(state.count, _float(known.get("value")), _float(known.get("num_steps")), spec)

@@ -12,6 +12,36 @@ from jax.sharding import NamedSharding, PartitionSpec
 from lopt.symmetry.spec import PyTree
 
 
+def unboxed(tree: PyTree) -> PyTree:
+    """A pytree without the boxes in which flax keeps arrays with the names of their axes (`nn.Partitioned`, `nnx.Variable`)."""
+    return jax.tree.map(lambda x: _inside(x) if _is_box(x) else x, tree, is_leaf=_is_box)
+
+
+def boxed_like(state: PyTree, init: Callable[[PyTree], PyTree], weights: PyTree) -> PyTree:
+    """A state, as `init` makes it of `unboxed(weights)`, whose leaves of a weight's shape are in the weight's box.
+
+    So the axes of a state have the names that they have in weights. What has fewer axes is left without a box: it would have too many names.
+    """
+    if not any(map(_is_box, jax.tree.leaves(weights, is_leaf=_is_box))):
+        return state
+
+    def put(x: Any, box: Any) -> Any:
+        alike = _is_box(box) and jnp.shape(x) == jnp.shape(_inside(box))
+        return jax.tree.unflatten(jax.tree.structure(box), [x]) if alike else x
+
+    boxes = jax.tree.map(lambda x: x if not _is_box(x) or len(jax.tree.leaves(x)) == 1 else _inside(x), weights, is_leaf=_is_box)
+    return optax.tree.map_params(init, put, state, boxes)
+
+
+def _is_box(x: Any) -> bool:
+    return callable(getattr(x, "unbox", None)) or callable(getattr(x, "get_metadata", None))
+
+
+def _inside(box: Any) -> PyTree:
+    (found,) = jax.tree_util.default_registry.flatten_one_level(box)[0]
+    return found
+
+
 def init_like(init: Callable[[PyTree], PyTree], weights: PyTree) -> PyTree:
     """init(weights), zeros, of which every leaf that stands for a weight and has its shape is sharded as it is, under `jit` too.
 

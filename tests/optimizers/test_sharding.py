@@ -6,6 +6,7 @@ In a process of its own, as the number of devices is set once.
 """
 
 import itertools
+import os
 import subprocess
 import sys
 import textwrap
@@ -101,5 +102,87 @@ FAST = (("loaded", "Auto", "fsdp"), ("loaded", "Explicit", "tensor"))
 def test_over_eight_devices_as_on_one(name, axes, layout):
     command = [sys.executable, "-c", textwrap.dedent(CODE), name, axes, layout]
     found = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert found.returncode == 0, found.stderr[-3000:]
+    assert found.stdout.strip().endswith("same")
+
+
+BOXED = """
+import sys
+import jax, jax.numpy as jnp, numpy as np, optax
+import flax.linen as nn
+from flax import nnx
+from jax.sharding import AxisType, PartitionSpec as P
+import lopt
+
+mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(AxisType.Auto,) * 2)
+normal, zeros, inputs = nn.initializers.lecun_normal(), nn.initializers.zeros, jnp.ones((16, 12))
+tx = lopt.load("lopt-direction", learning_rate=0.01)
+
+def check(state):
+    whole = [x for x in jax.tree.leaves(state) if x.shape == (12, 8)]
+    assert len(whole) > 3 and all(x.sharding.spec == P("x", "y") for x in whole), [x.sharding for x in whole]
+
+def linen():
+    net = nn.Dense(8, kernel_init=nn.with_partitioning(normal, ("x", "y")), bias_init=nn.with_partitioning(zeros, ("y",)))
+    def made(key):
+        params = net.init(key, inputs)
+        return params, tx.init(params)
+    def step(carry, _):
+        params, state = carry
+        grads = jax.grad(lambda params: jnp.mean(jnp.square(net.apply(params, inputs) - 1)))(params)
+        updates, state = tx.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), None
+    key = jax.random.key(0)
+    specs = nn.get_partition_spec(jax.eval_shape(made, key))
+    place = jax.tree.map(lambda spec: jax.NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, P))
+    params, state = jax.jit(made, out_shardings=place)(key)
+    check(state)
+    (params, state), _ = jax.jit(lambda *carry: jax.lax.scan(step, carry, length=3))(params, state)
+    return nn.unbox(params)["params"]
+
+def nnx_():
+    class Net(nnx.Module):
+        def __init__(self):
+            kernel, bias = nnx.with_partitioning(normal, ("x", "y")), nnx.with_partitioning(zeros, ("y",))
+            self.layer = nnx.Linear(12, 8, kernel_init=kernel, bias_init=bias, rngs=nnx.Rngs(0))
+    @nnx.jit
+    def made():
+        net = Net()
+        state = nnx.state(found := nnx.Optimizer(net, tx, wrt=nnx.Param))
+        nnx.update(found, jax.lax.with_sharding_constraint(state, nnx.get_partition_spec(state)))
+        return net, found
+    @nnx.jit
+    def step(net, optimizer):
+        optimizer.update(net, nnx.grad(lambda net: jnp.mean(jnp.square(net.layer(inputs) - 1)))(net))
+    with jax.set_mesh(mesh):
+        net, optimizer = made()
+        check(nnx.state(optimizer))
+        for _ in range(3):
+            step(net, optimizer)
+    return nnx.to_pure_dict(nnx.state(net, nnx.Param))["layer"]
+
+found = {"linen": linen, "nnx": nnx_}[sys.argv[1]]()
+if sys.argv[1] == "linen":
+    params = nn.Dense(8, kernel_init=normal).init(jax.random.key(0), inputs)["params"]
+else:
+    net = nnx.Linear(12, 8, kernel_init=normal, rngs=nnx.Rngs(0))
+    params = nnx.to_pure_dict(nnx.state(net, nnx.Param))
+state = tx.init(params)
+for _ in range(3):
+    grads = jax.grad(lambda w: jnp.mean(jnp.square(inputs @ w["kernel"] + w["bias"] - 1)))(params)
+    updates, state = tx.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), dict(found), params)
+print("same")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", ["linen", "nnx"])
+def test_axes_that_flax_names(library):
+    """State of a weight's shape has the names of its axes; rows and columns, which have fewer, none."""
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    command = [sys.executable, "-c", BOXED, library]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)
     assert found.returncode == 0, found.stderr[-3000:]
     assert found.stdout.strip().endswith("same")
