@@ -20,7 +20,7 @@ def unboxed(tree: PyTree) -> PyTree:
 def boxed_like(state: PyTree, init: Callable[[PyTree], PyTree], weights: PyTree) -> PyTree:
     """A state, as `init` makes it of `unboxed(weights)`, whose leaves of a weight's shape are in the weight's box.
 
-    So the axes of a state have the names that they have in weights. What has fewer axes is left without a box: it would have too many names.
+    So the axes of a state have the names that they have in weights. What has fewer axes has no box: that would have too many names.
     """
     if not any(map(_is_box, jax.tree.leaves(weights, is_leaf=_is_box))):
         return state
