@@ -226,17 +226,21 @@ def compose(kinds: Sequence[Kind], normal: Channel, state_dtype: Any = jnp.float
         if len(gradients) != len(named):
             raise ValueError(f"params have {len(named)} leaves, gradients {len(gradients)}")
         before = {name: {part: jax.tree.leaves(tree) for part, tree in parts.items()} for name, parts in state["kept"].items()}
-        weights, tensors, left, moved = {}, {}, {}, {}
-        for i, ((path, w), g) in enumerate(zip(named, gradients, strict=True)):
-            old = {name: {part: xs[i].astype(jnp.float32) for part, xs in parts.items()} for name, parts in before.items()}
-            here = Raw(w.astype(jnp.float32), g, old)
-            if path in raw:
-                left[path], kept = here, {}  # what is per tensor is then of kinds that keep nothing
-            else:
-                weights[path], kept = one_leaf(here, context)
-                moved[path] = kept
-            leaf = Leaf(here.value, g, kept, context)
-            tensors[path] = _joined([kind.per_tensor(leaf) for kind in kinds])
+        here = {
+            path: Raw(
+                w.astype(jnp.float32),
+                g,
+                {name: {part: xs[i].astype(jnp.float32) for part, xs in parts.items()} for name, parts in before.items()},
+            )
+            for i, ((path, w), g) in enumerate(zip(named, gradients, strict=True))
+        }
+        left = {path: each for path, each in here.items() if path in raw}
+        computed = _by_shape({path: each for path, each in here.items() if path not in raw}, lambda each: one_leaf(each, context))
+        weights, moved = ({path: found[part] for path, found in computed.items()} for part in (0, 1))
+        tensors = {}
+        for path, each in here.items():  # what is per tensor of leaves that are left to the kernel is of kinds that keep nothing
+            leaf = Leaf(each.value, each.gradient, moved.get(path, {}), context)
+            tensors[path] = _joined([kind.per_tensor(leaf) for kind in kinds if kind.num_tensor_channels()])
         found = [kind.shared(old, context) for kind, old in zip(kinds, state["shared"], strict=True)]
         features = WeightFeatures(weights, tensors, _joined([x for x, _ in found]), left or None, context.count)
         after = {"kept": state["kept"], "shared": [new for _, new in found]}
@@ -252,6 +256,21 @@ def compose(kinds: Sequence[Kind], normal: Channel, state_dtype: Any = jnp.float
         program,
         left_to_xla,
     )
+
+
+def _by_shape(leaves: Mapping[str, Raw], function: Callable[[Raw], PyTree]) -> dict[str, PyTree]:
+    """A function of every leaf, of leaves of one shape at once: it then compiles as often as there are shapes, not leaves."""
+    shapes: dict[tuple[int, ...], list[str]] = {}
+    for path, leaf in leaves.items():
+        shapes.setdefault(leaf.value.shape, []).append(path)
+    found: dict[str, PyTree] = {}
+    for paths in shapes.values():
+        if len(paths) == 1:
+            found[paths[0]] = function(leaves[paths[0]])
+            continue
+        together = jax.vmap(function)(jax.tree.map(lambda *xs: jnp.stack(xs), *(leaves[path] for path in paths)))
+        found |= {path: jax.tree.map(lambda x, i=i: x[i], together) for i, path in enumerate(paths)}
+    return {path: found[path] for path in leaves}
 
 
 def move_on(state: PyTree, params: PyTree, moved: Mapping[str, Mapping[str, Mapping[str, jax.Array]]]) -> PyTree:

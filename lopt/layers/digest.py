@@ -136,7 +136,7 @@ def channel_scale(x: jax.Array, declared: Sequence[Channel] = ()) -> jax.Array:
 
 def is_by_matrix(shape: Sequence[int], declared: Sequence[Channel]) -> bool:
     """Whether each of a tensor's matrices has scales of its own."""
-    return len(shape) > 2 and any(channel.over == "matrix" for channel in declared)
+    return math.prod(shape[:-2]) > 1 and any(channel.over == "matrix" for channel in declared)
 
 
 def _root_mean_square(x: jax.Array, declared: Sequence[Channel]) -> jax.Array:

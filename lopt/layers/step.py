@@ -6,6 +6,7 @@ takes them through the pointwise network at once. The definition is that of the 
 computes derivatives, and all that the kernel does not.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
@@ -75,11 +76,21 @@ _Found = tuple[jax.Array, dict[int, jax.Array], dict[str, dict[str, jax.Array]]]
 def is_stepped(
     shape: Sequence[int], needs: Needs | None, declared: Sequence[Channel], apply_pointwise: Pointwise = pointwise
 ) -> bool:
-    """Whether the kernel serves a tensor: not empty, not of several matrices with scales of their own, and no diagonal is needed."""
+    """Whether the kernel serves a tensor: not empty, no diagonal is needed, and matrices with scales of their own lie apart."""
     found = native.kernel()
-    if found is None or needs is None or needs.diagonals or 0 in shape or is_by_matrix(shape, declared):
+    if found is None or needs is None or needs.diagonals or 0 in shape:
+        return False
+    if is_by_matrix(shape, declared) and not _lie_apart(shape, needs.shape, declared):
         return False
     return apply_pointwise is pointwise or (apply_pointwise is pointwise_bfloat16 and found.bfloat16)
+
+
+def _lie_apart(shape: Sequence[int], factors: Sequence[int], declared: Sequence[Channel]) -> bool:
+    """Whether the kernel goes through a tensor matrix by matrix: what it factors and what it cuts are axes of the matrices."""
+    longest = max(range(len(factors)), key=factors.__getitem__)
+    inside = math.prod(factors[longest:]) <= math.prod(shape[-2:])
+    within = set(factored_axes(shape) or ()) == {len(shape) - 2, len(shape) - 1}
+    return inside and within and all(channel.over != "tensor" for channel in declared)
 
 
 def step(
@@ -134,6 +145,7 @@ def _by_kernel(
             each.raw.gradient,
             [[each.raw.kept[name][part] for part in own[name]] for name in names],
             factored_axes(each.raw.value.shape),
+            math.prod(each.raw.value.shape[:-2]) if is_by_matrix(each.raw.value.shape, computed.declared) else 1,
             each.matrix,
             each.bias,
             static.means,

@@ -17,9 +17,11 @@ from lopt.features.presets import AdafactorFeatures, Celo2Features, CustomFeatur
 from lopt.features.second_moments import GradientOverRoot, InverseRoot
 from lopt.features.time import LossTrend
 from lopt.features.weights import Gradient, TensorSize, Value
+from lopt.layers.digest import Needs
 from lopt.layers.kernels import build
 from lopt.layers.kernels import ffi as native
 from lopt.layers.kernels.build import find_compiler, load_kernels
+from lopt.layers.step import is_stepped
 from lopt.networks.update import DeepSetsConfig, PooledDeepSetsConfig, UNFConfig, update_and_apply
 from lopt.optimizers.config import LearnedOptimizerConfig
 from lopt.optimizers.momentum import MomentumRule, SGDMRule
@@ -30,7 +32,7 @@ pytestmark = pytest.mark.skipif(find_compiler() is None, reason="there is no C++
 DEEP_SETS = DeepSetsConfig((7, 6))
 # Of every rank, and empty; with axes of one index, equal axes, rows within a tile and beyond, several parts.
 FEW = [(), (5,), (64, 37), (0, 4), (3, 2, 9, 10)]
-SHAPES = [*FEW, (1,), (2000,), (1, 1), (7, 3), (3, 200), (200, 3), (60, 60), (4, 3, 50), (50, 2, 4)]
+SHAPES = [*FEW, (1,), (2000,), (1, 1), (7, 3), (3, 200), (200, 3), (60, 60), (4, 3, 50), (50, 2, 4), (5, 40, 30), (2, 2, 60, 70)]
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +128,25 @@ def test_networks_that_couple_weights(network, loaded):
     params = {path: jax.random.normal(jax.random.key(i), shape) for i, (path, shape) in enumerate(shapes.items())}
     expected, found = both(loaded, FACTORED, network, spec, params)
     close(found, expected)
+
+
+@pytest.mark.parametrize("network", [UNFConfig((7, 6)), UNFConfig((7, 6), share="role")], ids=["unf", "role"])
+def test_a_convolution_whose_matrices_have_scales_of_their_own(network, loaded):
+    """Celo2's scales; the sums that the last layer needs are over all of them, and of windows too."""
+    spec = WeightSpec.parse(
+        {"w": "y! x! inputs! units", "p": "1 1 units (units2 k!)", "o": "y2! x2! units2 out", "few": "y3! x3! inputs! out"}
+    )
+    shapes = {"w": (3, 3, 10, 20), "p": (1, 1, 20, 30), "o": (2, 2, 10, 50), "few": (3, 3, 10, 50)}
+    params = {path: jax.random.normal(jax.random.key(i), shape) for i, (path, shape) in enumerate(shapes.items())}
+    params = {path: w * (1 + jnp.arange(w.shape[0], dtype=jnp.float32).reshape(-1, 1, 1, 1)) for path, w in params.items()}
+    expected, found = both(loaded, Celo2Features(), network, spec, params)
+    close(found, expected)
+    declared = Celo2Features().make().channels
+    needs = Needs((3, 3, 10, 20), jnp.zeros((6, 2)), (0, 1, 2, 3))
+    native.use(lambda: loaded)
+    assert is_stepped((3, 3, 10, 20), needs, declared)
+    assert not is_stepped((3, 3, 2, 20), needs, declared), "a window is factored"
+    assert not is_stepped((30, 3, 10, 20), Needs((30, 3, 10, 20), needs.matrix, ()), declared), "tiles go over several matrices"
 
 
 @pytest.mark.parametrize("value", [jnp.nan, jnp.inf])

@@ -30,9 +30,12 @@ struct Axes {
 
 class ComputedChannels : public Channels {
  public:
-  ComputedChannels(const Program& program, const Cut& cut, Axes axes, const float* value, const float* gradient, std::vector<Kept> kept)
-      : program_(program), cut_(cut), axes_(axes), value_(value), gradient_(gradient), kept_(std::move(kept)),
-        rows_(program.kept.size(), -1), totals_(cut.parts() * program.forms.size()) {
+  // Of `matrices` in a row, in none of which a tile begins that ends in the next, each has scales of its own.
+  ComputedChannels(const Program& program, const Cut& cut, Axes axes, int64_t matrices, const float* value, const float* gradient,
+                   std::vector<Kept> kept)
+      : program_(program), cut_(cut), axes_(axes), matrices_(matrices), of_matrix_(cut.count() / matrices), value_(value),
+        gradient_(gradient), kept_(std::move(kept)), rows_(program.kept.size(), -1),
+        totals_(cut.parts() * matrices * program.forms.size()), factors_(matrices * program.forms.size()) {
     for (size_t k = 0; k < program.kept.size(); ++k) {
       if (IsSided(k)) {
         sided_ = true;
@@ -43,7 +46,7 @@ class ComputedChannels : public Channels {
     for (size_t c = 0; c < program.forms.size(); ++c) {
       const Form& form = program.forms[c];
       if (IsSpread(form)) continue;
-      Product product{ONES, ONES, static_cast<int64_t>(c), 1.0f, 1.0f, form.scale};
+      Product product{ONES, ONES, static_cast<int64_t>(c), 1.0f, form.scale};
       if (form.source == Source::VALUE) product.a = VALUES;
       if (form.source == Source::GRADIENT) product.a = GRADIENTS;
       if (form.source == Source::KEPT || form.is_side()) product.a = rows_[form.kept], product.correction = program.Correction(form, form.kept);
@@ -104,14 +107,15 @@ class ComputedChannels : public Channels {
   // Second: what is kept of a part's weights moves on, and the squares of their channels are summed.
   void Accumulate(int64_t part) {
     Floats scratch(scratch_rows() * TILE), lanes(count() * LANES);
-    double* totals = totals_.data() + part * count();
-    int64_t tiles = 0;
+    int64_t tiles = 0, matrix = 0;
     auto flush = [&] {  // summed in float32, the runs in float64
+      double* totals = totals_.data() + (part * matrices_ + matrix) * count();
       for (int64_t c = 0; c < count(); ++c) totals[c] += Total(Load(lanes.data() + c * LANES));
       std::fill_n(lanes.data(), count() * LANES, 0.0f);
     };
     cut_.ForTiles(part, [&](int64_t n, int64_t size, bool) {
       float* rows = scratch.data();
+      if (n / of_matrix_ != matrix) flush(), matrix = n / of_matrix_;
       Begin(n, size, rows);
       for (size_t k = 0; k < kept_.size(); ++k) {
         if (rows_[k] < 0) continue;
@@ -134,13 +138,14 @@ class ComputedChannels : public Channels {
 
   // Then: what channels are multiplied with.
   void FindScales() {
-    for (auto* products : {&plain_, &clipped_})
-      for (Product& each : *products) {
-        double total = 0;
-        for (int64_t part = 0; part < cut_.parts(); ++part) total += totals_[part * count() + each.channel];
-        each.factor = each.scale.Factor(total / static_cast<double>(cut_.count()));
-        if (products == &plain_) each.factor *= each.correction;
-      }
+    for (int64_t matrix = 0; matrix < matrices_; ++matrix)
+      for (auto* products : {&plain_, &clipped_})
+        for (const Product& each : *products) {
+          double total = 0;
+          for (int64_t part = 0; part < cut_.parts(); ++part) total += totals_[(part * matrices_ + matrix) * count() + each.channel];
+          float factor = each.scale.Factor(total / static_cast<double>(of_matrix_));
+          factors_[matrix * count() + each.channel] = products == &plain_ ? factor * each.correction : factor;
+        }
   }
 
   // Third.
@@ -150,11 +155,12 @@ class ComputedChannels : public Channels {
       if (rows_[k] >= 0) Read(kept_[k].after[0] + n, size, rows + rows_[k] * TILE);
     const Runs runs[2] = {RunsOf(0, n, size), RunsOf(1, n, size)};
     ComputeRoots(runs, rows);
+    const float* factors = factors_.data() + n / of_matrix_ * count();
     for (const Spread& each : spread_) runs[each.side].Spread(each.values.data(), x + each.channel * TILE);  // in the order of channels
     for (const Product& each : plain_)
-      for (int i = 0; i < COLUMNS; ++i) Store(x + each.channel * TILE + i * LANES, Times(each.factor, each, rows, i));
+      for (int i = 0; i < COLUMNS; ++i) Store(x + each.channel * TILE + i * LANES, Times(factors[each.channel], each, rows, i));
     for (const Product& each : clipped_)
-      for (int i = 0; i < COLUMNS; ++i) Store(x + each.channel * TILE + i * LANES, Value<true>(each, rows, i) * each.factor);
+      for (int i = 0; i < COLUMNS; ++i) Store(x + each.channel * TILE + i * LANES, Value<true>(each, rows, i) * factors[each.channel]);
   }
 
  private:
@@ -164,7 +170,7 @@ class ComputedChannels : public Channels {
   // A channel: the product of two rows.
   struct Product {
     int64_t a, b, channel;
-    float correction, factor;  // factor: what it is multiplied with in the end; of what is not clipped with the correction
+    float correction;
     Scale scale;
   };
 
@@ -222,7 +228,7 @@ class ComputedChannels : public Channels {
     for (int64_t i = 0; i < columns; ++i) of_columns[i] = InverseFlooredRoot(kept.after[1][i] * root.correction);
   }
 
-  // A channel of rows or columns, finished before it is spread: its mean square over the side is that over the tensor.
+  // A channel of rows or columns, finished before it is spread: its mean square over the side is that over the tensor, or its matrix.
   Spread Side(int64_t c) const {
     const Form& form = program_.forms[c];
     const int side = form.source == Source::COLUMNS || form.source == Source::ROOT_OF_COLUMNS;
@@ -234,8 +240,11 @@ class ComputedChannels : public Channels {
     if (form.is_root_of_side())
       for (int64_t i = 0; i < others; ++i) values[i] = InverseRoot(values[i] + form.eps);
     for (int64_t i = 0; i < others; ++i) values[i] = Clip(values[i], form.scale.clip);
-    const float scale = form.scale.Factor(SquareSum(values, others) / static_cast<double>(others));
-    for (int64_t i = 0; i < others; ++i) values[i] *= scale;
+    const int64_t each = others / matrices_;
+    for (float* of_matrix = values; of_matrix < values + others; of_matrix += each) {
+      const float scale = form.scale.Factor(SquareSum(of_matrix, each) / static_cast<double>(each));
+      for (int64_t i = 0; i < each; ++i) of_matrix[i] *= scale;
+    }
     return found;
   }
 
@@ -328,13 +337,15 @@ class ComputedChannels : public Channels {
   const Program& program_;
   const Cut cut_;
   const Axes axes_;
+  const int64_t matrices_, of_matrix_;  // how many have scales of their own; weights of each
   const float *value_, *gradient_;
   std::vector<Kept> kept_;
   std::vector<int64_t> rows_;  // of accumulators; -1: it has sides
   int64_t first_root_ = FIRST_KEPT;
   std::vector<Root> roots_;
   std::vector<Product> plain_, clipped_;
-  std::vector<double> totals_;  // [parts, channels]
+  std::vector<double> totals_;  // [parts, matrices, channels]
+  std::vector<float> factors_;  // [matrices, channels]: what they are multiplied with in the end; what is not clipped, with the correction
   bool sided_ = false;
   std::vector<std::vector<Floats>> squares_;  // of each part over both axes
   std::vector<Spread> spread_;

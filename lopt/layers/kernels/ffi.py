@@ -164,6 +164,7 @@ class Raw(NamedTuple):
       gradient: of them.
       kept: the arrays of every accumulator in the order of the program, of a factored one rows and columns.
       sides: the axes of `value` that are factored, the second largest and the largest; None: it is a vector.
+      matrices: how many there are in it that have scales of their own, one behind the other; 1: it has one for each channel.
       matrix: [c_L, K].
       bias: of the first layer, [c_1].
       sums: axes of `shape`.
@@ -174,6 +175,7 @@ class Raw(NamedTuple):
     gradient: jax.Array
     kept: Sequence[Sequence[jax.Array]]
     sides: tuple[int, int] | None
+    matrices: int
     matrix: jax.Array
     bias: jax.Array
     sums: Sequence[int]
@@ -233,6 +235,7 @@ def step_call(
             sum_counts=_counts(len(tensor.sums) for tensor in tensors),
             sums=_counts(itertools.chain(*(tensor.sums for tensor in tensors))),
             axes=_counts(axes),
+            matrices=_counts(tensor.matrices for tensor in tensors),
             kept=np.asarray(program.numbers_of_kept(), np.float64),
             forms=_counts(program.numbers_of_forms()),
             scales=np.asarray(

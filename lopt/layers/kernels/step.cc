@@ -41,10 +41,10 @@ Program ReadProgram(ffi::Span<const double> kept, Counts forms, ffi::Span<const 
 // names, [C, the other axes].
 //
 // `shapes` of the tensors one after another, `ranks` numbers each, and so `sums`, `sum_counts` each. `axes`: four for each tensor, size of
-// its largest axis and weights between two of its indices, and of its second largest; zeros for vectors. `kept`, `forms` and
-// `scales`: the program, see `ReadProgram`. With `bfloat16` the operands of the layers' products are rounded; at most so many `threads` work.
+// its largest axis and weights between two of its indices, and of its second largest; zeros for vectors. `matrices`: in how many parts, one
+// behind the other, each tensor has scales of their own. `kept`, `forms` and `scales`: the program, see `ReadProgram`. With `bfloat16` the operands of the layers' products are rounded; at most so many `threads` work.
 ffi::Error StepImpl(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t threads, bool bfloat16,
-                    int64_t layers, Counts ranks, Counts shapes, Counts sum_counts, Counts sums, Counts axes,
+                    int64_t layers, Counts ranks, Counts shapes, Counts sum_counts, Counts sums, Counts axes, Counts matrices,
                     ffi::Span<const double> kept, Counts forms, ffi::Span<const float> scales) {
   Operands operands(args, rets);
   std::vector<Dense> network = operands.Layers(layers, bfloat16);
@@ -65,8 +65,8 @@ ffi::Error StepImpl(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
         arrays[k].after[i] = operands.Result();
       }
     tensors.push_back(operands.Read(std::vector<int64_t>(shape, shape + ranks[t]), network.front()));
-    channels.emplace_back(program, tensors.back().cut(), Axes{{sides[0], sides[1]}, {sides[2], sides[3]}}, value, gradient,
-                          std::move(arrays));
+    channels.emplace_back(program, tensors.back().cut(), Axes{{sides[0], sides[1]}, {sides[2], sides[3]}}, matrices.begin()[t],
+                          value, gradient, std::move(arrays));
     width = std::max(width, tensors.back().outputs());
     for (int64_t i = 0; i < sum_counts[t]; ++i) tensors.back().SumOver(*axis++, operands.Result());
   }
@@ -92,6 +92,7 @@ ffi::Error StepImpl(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
 XLA_FFI_DEFINE_HANDLER_SYMBOL(LoptStep, StepImpl,
                               Binding()
                                   .Attr<Counts>("axes")
+                                  .Attr<Counts>("matrices")
                                   .Attr<ffi::Span<const double>>("kept")
                                   .Attr<Counts>("forms")
                                   .Attr<ffi::Span<const float>>("scales"));
