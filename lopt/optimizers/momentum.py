@@ -66,12 +66,21 @@ class MomentumRule(SGDMRule):
 
     beta: float = 0.001
     """Weight beta of f before meta-training (the paper: 0.001; 0.01 learns sooner)."""
+    start: float = 1.0
+    """Of their usual size: coefficients of f's last layer before meta-training. From 1, f is noise, and beta may be driven to 0, where
+    f cannot learn; from 0.1, beta may begin at 0.1."""
 
     @property
     def outputs(self) -> int:
         return 1
 
+    @property
+    def network_start(self) -> float:
+        return self.start
+
     def init(self) -> PyTree:
+        if self.start < 0:
+            raise ValueError(f"start must not be negative, got {self.start}")
         return {**super().init(), "beta": jnp.float32(self.beta)}
 
     def direction(self, theta: PyTree, f: ByPath, n: ByPath, context: Context) -> dict[str, jax.Array]:
@@ -105,6 +114,9 @@ class LearnedMomentumConfig(OptimizerConfig):
     """Decay g0 of the momentum before meta-training, in [0, 1)."""
     beta: float = 0.001
     """Weight beta of f before meta-training (the paper: 0.001; 0.01 learns sooner)."""
+    start: float = 1.0
+    """Of their usual size: coefficients of f's last layer before meta-training. From 1, f is noise, and beta may be driven to 0, where
+    f cannot learn; from 0.1, beta may begin at 0.1."""
     network: NetworkConfig = UNFConfig(terms=None)
     """The update network f."""
     momenta_dtype: StateDtype = "float32"
@@ -113,7 +125,7 @@ class LearnedMomentumConfig(OptimizerConfig):
 
     @property
     def parts(self) -> LearnedOptimizerConfig:
-        rule = MomentumRule(alpha=self.alpha, g0=self.g0, beta=self.beta)
+        rule = MomentumRule(alpha=self.alpha, g0=self.g0, beta=self.beta, start=self.start)
         return LearnedOptimizerConfig(rule, PaperFeatures(state_dtype=self.momenta_dtype), self.network)
 
     def make(self, spec: WeightSpec, sizes: Sizes = None) -> LearnedOptimizer:

@@ -252,3 +252,15 @@ def test_momenta_kept_in_bfloat16_are_computed_in_float32():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.02, atol=0.02), found, expected)
     different = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), found, expected)
     assert any(jax.tree.leaves(different))
+
+
+def test_f_may_begin_small():
+    """Its last layer alone, so that f begins near zero and all of its inputs matter as before."""
+    usual, small = (
+        LearnedMomentumConfig(network=UNFConfig((4,)), start=start).make(SPEC).init(jax.random.key(0))["network"]
+        for start in (1.0, 0.1)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(0.1 * a, b, rtol=1e-6), usual["last"], small["last"])
+    jax.tree.map(np.testing.assert_array_equal, usual["pointwise"], small["pointwise"])
+    with pytest.raises(ValueError, match="start must not be negative, got -1"):
+        LearnedMomentumConfig(network=UNFConfig((4,)), start=-1).make(SPEC)
