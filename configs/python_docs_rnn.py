@@ -11,8 +11,9 @@ f begins at a tenth of its size, so that beta can begin at .1: docs/research/sad
 import dataclasses
 
 import lopt
-from configs.paper.rnn_rules import cpu
+from configs.paper.rnn_rules import beginning_small, cpu
 
+small = beginning_small(cpu)
 config = dataclasses.replace(
-    cpu, optimizer=lopt.LearnedMomentumConfig(beta=0.1, start=0.1, network=lopt.UNFConfig((32, 32, 32))), outer_steps=300
+    small, optimizer=dataclasses.replace(small.optimizer, network=lopt.UNFConfig((32, 32, 32))), outer_steps=300
 )

@@ -9,26 +9,19 @@ What mlp_rules.py is for the MLP, on the smaller Transformer of transformer.py: 
 
 import dataclasses
 
-from configs.paper.rnn_rules import DIFFERS, RIVALS, STARTS
+from configs.paper.rnn_rules import RIVALS, budgets
 from configs.paper.rnn_rules import cpu as rnn
 from configs.paper.transformer import cpu as smaller
-from lopt.comparison import Budget, ComparisonConfig
+from lopt.comparison import ComparisonConfig
 
 cpu = dataclasses.replace(
     smaller, estimator=rnn.estimator, outer=rnn.outer, evaluation=rnn.evaluation, outer_steps=rnn.outer_steps
 )
-
-start = dataclasses.replace(cpu, optimizer=dataclasses.replace(cpu.optimizer, beta=0.1, start=0.1))
 SMALLER = (
     "1 block of width 16 with 2 heads of 16 and a perceptron of 64, instead of 2 of 32 with 4 of 32 and 128.",
     "Inner trainings of 500 steps instead of 5,000.",
 )
 
 config = ComparisonConfig(
-    title="Transformer of 1 block, width 16, on Python's reference",
-    rivals=RIVALS,
-    budgets=(
-        Budget("cpu", cpu, seeds=2, differs=(*SMALLER, *DIFFERS)),
-        Budget("start", start, seeds=2, differs=(*SMALLER, *DIFFERS, STARTS)),
-    ),
+    title="Transformer of 1 block, width 16, on Python's reference", rivals=RIVALS, budgets=budgets(cpu, SMALLER)
 )

@@ -181,10 +181,11 @@ def _parts(config: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
         if any(_classes(hints[field.name])):
             yield where, hints[field.name], value
         if is_config(value):
-            yield from _parts(value, where)
+            own = list(_parts(value, where))
+            yield from own
             written: Any = getattr(value, "parts", None)  # which may be the config itself
             if is_config(written) and type(written) is not type(value):
-                named = {own for own, *_ in _parts(value, where)}
+                named = {path for path, *_ in own}
                 yield from (part for part in _parts(written, where) if part[0] not in named)
 
 
