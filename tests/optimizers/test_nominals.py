@@ -140,6 +140,21 @@ def test_a_spec_says_which_axes_are_rows_and_columns(rule):
     assert np.abs(found["query/kernel"] - blind["query/kernel"]).max() > 0.05, "without the spec it is another step"
 
 
+def test_the_step_of_permuted_heads_is_the_permuted_step():
+    spec = WeightSpec.parse(ATTENTION)
+    sizes = {"a": 5, "b": 4, "e": 2, "heads": 3, "q": 2, "v": 2, "layers": 2}
+    weights = params({path: tuple(sizes[axis[0].name] for axis in axes) for path, axes in spec.leaves})
+    moved = spec.sample(jax.random.key(1), weights)
+    tx = scale_by_muon()
+
+    def step(weights):
+        return tx.update(jax.tree.map(jnp.sin, weights), tx.init(weights), weights, spec=spec)[0]
+
+    found, expected = step(spec.permute(weights, moved)), spec.permute(step(weights), moved)
+    assert set(moved) == {"a", "b", "e", "heads", "q", "v"}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
+
+
 def test_no_nominal_does_nothing():
     optimizer = LearnedOptimizerConfig(NominalRule(nominal=NoNominal()), None, None).make(SPEC)
     found = trained(optimizer.opt_fn(optimizer.init(jax.random.key(0))))
