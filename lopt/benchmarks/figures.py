@@ -113,7 +113,7 @@ def in_use_figure(records: Sequence[Record]) -> "Figure":
     records = newest(records, "optimizer", "weights", "device")
     names = list(dict.fromkeys(record["optimizer"] for record in records))
     with style():
-        figure = Figure(figsize=(10.0, 3.2), layout="constrained")
+        figure = Figure(figsize=(10.0, 3.7), layout="constrained")
         time_ax, ratio_ax, memory_ax = figure.subplots(1, 3)
         for index, name in enumerate(names):
             points = sorted((r["weights"], r["ns_per_weight"], r["ratio"]) for r in records if r["optimizer"] == name)
@@ -127,7 +127,7 @@ def in_use_figure(records: Sequence[Record]) -> "Figure":
             ax.set_xlabel("weights")
         ratio_ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
         time_ax.set_title("step of the optimizer, ns a weight")
-        time_ax.legend(loc="best", fontsize=7.5)
+        figure.legend(handles=time_ax.get_lines(), loc="outside lower center", ncols=5, fontsize=7.5)
         ratio_ax.set_title("the same, times Adam's (dashed: 30x)")
         # Of each the largest model that it was measured on: not all need be measured on all.
         shown = [max((r for r in records if r["optimizer"] == name), key=lambda r: r["weights"]) for name in names]
