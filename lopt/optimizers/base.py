@@ -190,7 +190,7 @@ class _Parts(NamedTuple):
 def _transform(parts: _Parts, theta: PyTree, *, whole: bool) -> optax.GradientTransformationExtraArgs:
     """The transform; `whole`: with sign and size, as `optax.adam`, rather than as `optax.scale_by_adam`."""
     rule, features, network, spec = parts
-    nominal = optax.with_extra_args_support(rule.make_nominal(theta))
+    given, nominal_init = theta, rule.make_nominal(theta).init
 
     def init_fn(params: PyTree) -> OptimizerState:
         weights = weights_of(params)
@@ -198,7 +198,7 @@ def _transform(parts: _Parts, theta: PyTree, *, whole: bool) -> optax.GradientTr
 
     def init_unboxed(weights: PyTree) -> OptimizerState:
         kept = init_like(features.init, weights) if features is not None else None
-        return OptimizerState(jnp.zeros((), jnp.int32), init_like(nominal.init, weights), kept)
+        return OptimizerState(jnp.zeros((), jnp.int32), init_like(nominal_init, weights), kept)
 
     def update_fn(
         updates: PyTree, state: PyTree, params: PyTree | None = None, **extra_args: Any
@@ -210,10 +210,13 @@ def _transform(parts: _Parts, theta: PyTree, *, whole: bool) -> optax.GradientTr
         )
         known = {name: extra_args[name] for name in ("value", "num_steps") if extra_args.get(name) is not None}
         weights, state = unboxed(found.weights), unboxed(state)
-        steps, state = on_any_mesh(step, (weights, state), unboxed(found.grads), state, weights, known)
+        steps, state = on_any_mesh(step, (weights, state), unboxed(found.grads), state, weights, known, given)
         return found.updates(jax.tree.leaves(steps)), boxed_like(state, init_unboxed, found.weights)
 
-    def step(grads: PyTree, state: PyTree, params: PyTree, known: dict[str, Any]) -> tuple[PyTree, OptimizerState]:
+    def step(
+        grads: PyTree, state: PyTree, params: PyTree, known: dict[str, Any], theta: PyTree
+    ) -> tuple[PyTree, OptimizerState]:
+        nominal = optax.with_extra_args_support(rule.make_nominal(theta))
         context = Context(state.count, _float(known.get("value")), _float(known.get("num_steps")), spec)
         n, after = nominal.update(grads, state.nominal, params, spec=spec)
         f, kept = {}, None

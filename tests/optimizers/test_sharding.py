@@ -39,7 +39,7 @@ LAYOUTS = {
 
 def transform(name):
     if name == "loaded":
-        return lopt.load("small-mixture-unf", spec=spec)
+        return lopt.load("lopt-direction-unf", learning_rate=0.01, spec=spec)
     config = LearnedOptimizerConfig(DirectionRule(weight_decay=0.1), AdafactorFeatures(), UNFConfig((4,), share="role"))
     optimizer = config.make(spec)
     return optimizer.opt_fn(optimizer.init(jax.random.key(0)))
@@ -65,6 +65,8 @@ params, grads = draw(0), draw(1)
 expected = train(tx, params, grads, tx.init(params))
 mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(axes, axes))
 with jax.set_mesh(mesh):
+    if sys.argv[3] == "tensor":
+        tx = transform(sys.argv[1])  # as in a program that sets its mesh first of all
     place = jax.tree.map(lambda p: NamedSharding(mesh, p), layout, is_leaf=lambda x: isinstance(x, P))
     params, grads = jax.device_put(params, place), jax.device_put(grads, place)
     for init in (tx.init, jax.jit(tx.init)):
