@@ -235,7 +235,7 @@ def compose(kinds: Sequence[Kind], normal: Channel, state_dtype: Any = jnp.float
             for i, ((path, w), g) in enumerate(zip(named, gradients, strict=True))
         }
         left = {path: each for path, each in here.items() if path in raw}
-        computed = _by_shape({path: each for path, each in here.items() if path not in raw}, lambda each: one_leaf(each, context))
+        computed = {path: one_leaf(each, context) for path, each in here.items() if path not in raw}
         weights, moved = ({path: found[part] for path, found in computed.items()} for part in (0, 1))
         tensors = {}
         for path, each in here.items():  # what is per tensor of leaves that are left to the kernel is of kinds that keep nothing
@@ -256,21 +256,6 @@ def compose(kinds: Sequence[Kind], normal: Channel, state_dtype: Any = jnp.float
         program,
         left_to_xla,
     )
-
-
-def _by_shape(leaves: Mapping[str, Raw], function: Callable[[Raw], PyTree]) -> dict[str, PyTree]:
-    """A function of every leaf, of leaves of one shape at once: it then compiles as often as there are shapes, not leaves."""
-    shapes: dict[tuple[int, ...], list[str]] = {}
-    for path, leaf in leaves.items():
-        shapes.setdefault(leaf.value.shape, []).append(path)
-    found: dict[str, PyTree] = {}
-    for paths in shapes.values():
-        if len(paths) == 1:
-            found[paths[0]] = function(leaves[paths[0]])
-            continue
-        together = jax.vmap(function)(jax.tree.map(lambda *xs: jnp.stack(xs), *(leaves[path] for path in paths)))
-        found |= {path: jax.tree.map(lambda x, i=i: x[i], together) for i, path in enumerate(paths)}
-    return {path: found[path] for path in leaves}
 
 
 def move_on(state: PyTree, params: PyTree, moved: Mapping[str, Mapping[str, Mapping[str, jax.Array]]]) -> PyTree:
