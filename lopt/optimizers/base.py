@@ -213,9 +213,7 @@ def _transform(parts: _Parts, theta: PyTree, *, whole: bool) -> optax.GradientTr
         steps, state = on_any_mesh(step, (weights, state), unboxed(found.grads), state, weights, known, given)
         return found.updates(jax.tree.leaves(steps)), boxed_like(state, init_unboxed, found.weights)
 
-    def step(
-        grads: PyTree, state: PyTree, params: PyTree, known: dict[str, Any], theta: PyTree
-    ) -> tuple[PyTree, OptimizerState]:
+    def step(grads: PyTree, state: PyTree, params: PyTree, known: dict[str, Any], theta: PyTree) -> tuple[PyTree, OptimizerState]:
         nominal = optax.with_extra_args_support(rule.make_nominal(theta))
         context = Context(state.count, _float(known.get("value")), _float(known.get("num_steps")), spec)
         n, after = nominal.update(grads, state.nominal, params, spec=spec)

@@ -9,22 +9,96 @@ cannot say is how far vectors (biases, scales) are to go beside matrices: c is l
 
 import dataclasses
 import math
-from typing import Literal
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from lopt.features.base import Context
+from lopt.layers.kernels import ffi as native
 from lopt.optimizers.base import ByPath, RuleConfig
 from lopt.optimizers.gated import scaled
-from lopt.optimizers.muon import from_matrices, has_window, is_matrix, orthogonalized, sides_of
+from lopt.optimizers.muon import from_matrices, has_window, orthogonalized, sides_of
 from lopt.optimizers.nominals import AdamNominal, NominalConfig, NoNominal
 from lopt.optimizers.scalars import positive, read_positive
 from lopt.optimizers.schedules import Shape, shape_factor
 from lopt.symmetry.spec import PyTree
 
 EPS = 1e-9  # added to the mean square of a direction
+
+
+class _Kind(NamedTuple):
+    """What is known of a tensor when tracing: hashable.
+
+    Attributes:
+      axes: over which its direction has a root mean square.
+      rank: how many axes it has.
+      size: that root mean square.
+      learned: for vectors and scalars, that is multiplied by what the rule has learned.
+    """
+
+    axes: tuple[int, ...]
+    rank: int
+    size: float
+    learned: bool
+
+    @property
+    def lies_apart(self) -> bool:
+        """Whether what is normalised lies one behind the other in memory."""
+        return self.axes == tuple(range(self.rank - len(self.axes), self.rank))
+
+
+class _Leaf(NamedTuple):
+    """Of a tensor what the network gives, [outputs, *shape], and the nominal step, [*shape], where there is one."""
+
+    f: jax.Array
+    nominal: jax.Array | None
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _by_kernel(kinds: tuple[_Kind, ...], scalars: jax.Array, leaves: list[_Leaf]) -> list[jax.Array]:
+    """`_by_xla` in one call, of tensors whose matrices lie apart."""
+    tensors = []
+    for kind, (f, nominal) in zip(kinds, leaves, strict=True):
+        assert nominal is not None
+        matrices = math.prod(nominal.shape[: kind.rank - len(kind.axes)])
+        tensors.append(native.Directed(f, nominal, matrices, kind.size, kind.learned))
+    return native.direction_call(scalars, tensors, EPS)
+
+
+@_by_kernel.defjvp
+def _by_kernel_jvp(kinds: tuple[_Kind, ...], primals: Any, tangents: Any) -> Any:
+    return jax.jvp(partial(_by_xla, kinds), primals, tangents)
+
+
+def _by_xla(kinds: tuple[_Kind, ...], scalars: jax.Array, leaves: list[_Leaf]) -> list[jax.Array]:
+    """The definition: directions, of the weight of the nominal step and the multiple of the rate for vectors."""
+    pairs = zip(kinds, leaves, strict=True)
+    return [_finished(kind, scalars, _corrected(kind, scalars, leaf), leaf) for kind, leaf in pairs]
+
+
+def _corrected(kind: _Kind, scalars: jax.Array, leaf: _Leaf) -> jax.Array:
+    """The nominal step, normalised, scaled where the network says so, and corrected."""
+    if leaf.nominal is None:
+        return leaf.f[0]
+    step = scalars[0] * _normalized(kind, leaf.nominal)
+    return leaf.f[0] + (scaled(step, leaf.f[1]) if len(leaf.f) > 1 else step)
+
+
+def _finished(kind: _Kind, scalars: jax.Array, step: jax.Array, leaf: _Leaf) -> jax.Array:
+    """A step with the root mean square that its tensor's direction has."""
+    found = (kind.size * scalars[1] if kind.learned else kind.size) * _normalized(kind, step)
+    if leaf.nominal is None:
+        return found
+    # What has had no gradient yet has no direction: it would be f's of zeros, at full size.
+    return jnp.where(jnp.any(leaf.nominal != 0), found, jnp.zeros_like(found))
+
+
+def _normalized(kind: _Kind, x: jax.Array) -> jax.Array:
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=kind.axes, keepdims=True) + EPS) if x.size else x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,38 +163,36 @@ class DirectionRule(RuleConfig):
         return self.nominal.make(theta.get("nominal", {}))
 
     def direction(self, theta: PyTree, f: ByPath, n: ByPath, context: Context) -> dict[str, jax.Array]:
-        steps = {path: x[0] for path, x in f.items()}
-        if "nominal" in theta:
-            weight = read_positive(theta["nominal_weight"])
-            nominal = {path: weight * self._normalized(n[path], path, context) for path in steps}
-            if self.gated:
-                nominal = {path: scaled(x, f[path][1]) for path, x in nominal.items()}
-            steps = {path: x + nominal[path] for path, x in steps.items()}
+        has_nominal = "nominal" in theta
+        kinds = {path: self._kind(x.shape[1:], path, context) for path, x in f.items()}
+        weight = read_positive(theta["nominal_weight"]) if has_nominal else jnp.float32(0)
+        scalars = jnp.stack([weight, read_positive(theta["vectors"])])
+        leaves = {path: _Leaf(x, n[path] if has_nominal else None) for path, x in f.items()}
+        whole = has_nominal and not self.orthogonalize
+        served = [path for path in f if whole and kinds[path].lies_apart and native.is_computed(jax.tree.leaves(leaves[path]))]
+        if served:
+            by_kernel = _by_kernel(tuple(kinds[path] for path in served), scalars, [leaves[path] for path in served])
+            found = dict(zip(served, by_kernel, strict=True))
+        else:
+            found = {}
+        steps = {path: _corrected(kinds[path], scalars, leaf) for path, leaf in leaves.items() if path not in found}
         if self.orthogonalize:
             orthogonal = orthogonalized(steps, context.spec)
             steps |= {path: from_matrices(x, sides, steps[path].shape) for path, (x, sides) in orthogonal.items()}
-        vectors = read_positive(theta["vectors"])
-        found = {
-            path: (self._scale(x, path, context) if is_matrix(x) else vectors) * self._normalized(x, path, context)
-            for path, x in steps.items()
-        }
-        if "nominal" in theta:  # what has had no gradient yet has no direction: it would be f's of zeros, at full size
-            found = {path: jnp.where(jnp.any(n[path] != 0), x, jnp.zeros_like(x)) for path, x in found.items()}
-        return found
+        found |= {path: _finished(kinds[path], scalars, step, leaves[path]) for path, step in steps.items()}
+        return {path: found[path] for path in f}
 
-    def _scale(self, x: jax.Array, path: str, context: Context) -> float:
-        if self.scale == "one":
-            return 1.0
-        rows = sides_of(x.shape, path, context.spec).rows
-        channels = rows[-1:] if has_window(x.shape) else rows
-        return max(math.prod(x.shape[axis] for axis in channels), 1) ** -0.5
-
-    def _normalized(self, x: jax.Array, path: str, context: Context) -> jax.Array:
-        axes = tuple(range(x.ndim))
-        if self.over == "matrix" and is_matrix(x):
-            sides = sides_of(x.shape, path, context.spec)
-            axes = (*sides.rows, *sides.columns)
-        return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=axes, keepdims=True) + EPS) if x.size else x
+    def _kind(self, shape: Sequence[int], path: str, context: Context) -> "_Kind":
+        axes, rank = tuple(range(len(shape))), len(shape)
+        if rank < 2:
+            return _Kind(axes, rank, 1.0, learned=True)
+        sides, size = sides_of(shape, path, context.spec), 1.0
+        if self.over == "matrix":
+            axes = tuple(sorted((*sides.rows, *sides.columns)))
+        if self.scale == "inputs":
+            channels = sides.rows[-1:] if has_window(shape) else sides.rows
+            size = max(math.prod(shape[axis] for axis in channels), 1) ** -0.5
+        return _Kind(axes, rank, size, learned=False)
 
     def size(self, theta: PyTree, context: Context) -> jax.Array:
         return self.learning_rate * shape_factor(self.rate_schedule, context, "the schedule of the rate")

@@ -81,9 +81,15 @@ def _by_xla(steps: int, tensors: Sequence[jax.Array]) -> list[jax.Array]:
 def _iterate(x: jax.Array, steps: int) -> jax.Array:
     a, b, c = COEFFICIENTS
     x = x / (jnp.sqrt(jnp.sum(jnp.square(x), axis=(-2, -1), keepdims=True)) + EPS)
-    for _ in range(steps):
+
+    def once(_: Any, x: jax.Array) -> jax.Array:
         squares = x @ jnp.swapaxes(x, -1, -2)
-        x = a * x + (b * squares + c * squares @ squares) @ x
+        return a * x + (b * squares + c * squares @ squares) @ x
+
+    if x.shape[-2] * x.shape[-1] > IN_CACHE:  # a loop is compiled faster, and costs nothing beside such products
+        return jax.lax.fori_loop(0, steps, once, x)
+    for _ in range(steps):
+        x = once(None, x)
     return x
 
 
@@ -197,28 +203,67 @@ def scale_by_muon(beta: Any = 0.95, b1: Any = 0.9, b2: Any = 0.999, eps: float =
         updates: PyTree, state: PyTree, params: PyTree | None = None, *, spec: WeightSpec | None = None, **extra_args: Any
     ) -> tuple[PyTree, MuonState]:
         del params, extra_args
-        grads, structure = jax.tree.flatten(updates)
-        paths = [path for path, _ in named_leaves(updates)]
-        decays = [jnp.asarray(beta if is_matrix(g) else b1, jnp.float32) for g in grads]
-        mu = [d * m + (1 - d) * g for d, m, g in zip(decays, jax.tree.leaves(state.mu), grads, strict=True)]
-        second = jnp.asarray(b2, jnp.float32)
-        nu = [
-            v if is_matrix(g) else second * v + (1 - second) * jnp.square(g)
-            for v, g in zip(jax.tree.leaves(state.nu), grads, strict=True)
-        ]
-        t = state.count.astype(jnp.float32) + 1
-        ahead = [d * m / (1 - d ** (t + 1)) + (1 - d) * g / (1 - d**t) for d, m, g in zip(decays, mu, grads, strict=True)]
-        orthogonal = orthogonalized(dict(zip(paths, ahead, strict=True)), spec)
-        steps = [
-            from_matrices(_scaled(orthogonal[path][0]), orthogonal[path][1], x.shape)
-            if path in orthogonal
-            else x / (jnp.sqrt(v / (1 - second**t)) + eps)
-            for path, x, v in zip(paths, ahead, nu, strict=True)
-        ]
-        mu, nu, steps = (jax.tree.unflatten(structure, leaves) for leaves in (mu, nu, steps))
-        return steps, MuonState(jnp.asarray(optax.safe_increment(state.count)), mu, nu)
+        structure, paths = jax.tree.structure(updates), [path for path, _ in named_leaves(updates)]
+        of_leaves = zip(jax.tree.leaves(updates), jax.tree.leaves(state.mu), jax.tree.leaves(state.nu), strict=True)
+        leaves = [_Leaf(g, m, None if is_matrix(g) else v) for g, m, v in of_leaves]
+        found = _moved(_numbers(state.count, beta, b1, b2), leaves, eps)
+        steps = dict(zip(paths, (step for _, step in found), strict=True))
+        for path, (matrices, sides) in orthogonalized(steps, spec).items():
+            steps[path] = from_matrices(_scaled(matrices), sides, steps[path].shape)
+        mu = jax.tree.unflatten(structure, [leaf.mean for leaf, _ in found])
+        before = zip(found, jax.tree.leaves(state.nu), strict=True)
+        nu = jax.tree.unflatten(structure, [v if leaf.square is None else leaf.square for (leaf, _), v in before])
+        after = MuonState(jnp.asarray(optax.safe_increment(state.count)), mu, nu)
+        return jax.tree.unflatten(structure, list(steps.values())), after
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+_Leaf = native.Moments
+
+
+def _numbers(count: jax.Array, beta: Any, b1: Any, b2: Any) -> jax.Array:
+    """Decays, and by what averages are multiplied to be unbiased and a step ahead, in the order of `native.moments_call`."""
+    t = count.astype(jnp.float32) + 1
+
+    def ahead(decay: jax.Array) -> list[jax.Array]:
+        return [decay, decay / (1 - decay ** (t + 1)), (1 - decay) / (1 - decay**t)]
+
+    of_matrices, of_vectors, second = (jnp.asarray(decay, jnp.float32) for decay in (beta, b1, b2))
+    return jnp.stack([*ahead(of_matrices), *ahead(of_vectors), second, 1 / (1 - second**t)])
+
+
+def _moved(numbers: jax.Array, leaves: Sequence[_Leaf], eps: float) -> list[tuple[_Leaf, jax.Array]]:
+    """Leaves after their gradients, and their steps; of matrices before they are orthogonalised."""
+    served = [i for i, leaf in enumerate(leaves) if native.is_computed(jax.tree.leaves(leaf))]
+    found = dict(zip(served, _moved_by_kernel(eps, numbers, [leaves[i] for i in served]), strict=True)) if served else {}
+    others = [i for i in range(len(leaves)) if i not in found]
+    found |= dict(zip(others, _moved_by_xla(eps, numbers, [leaves[i] for i in others]), strict=True))
+    return [found[i] for i in range(len(leaves))]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _moved_by_kernel(eps: float, numbers: jax.Array, leaves: list[_Leaf]) -> list[tuple[_Leaf, jax.Array]]:
+    return native.moments_call(numbers, leaves, eps)
+
+
+@_moved_by_kernel.defjvp
+def _moved_by_kernel_jvp(eps: float, primals: Any, tangents: Any) -> Any:
+    return jax.jvp(partial(_moved_by_xla, eps), primals, tangents)
+
+
+def _moved_by_xla(eps: float, numbers: jax.Array, leaves: list[_Leaf]) -> list[tuple[_Leaf, jax.Array]]:
+    found = []
+    for leaf in leaves:
+        decay, of_mean, of_gradient = numbers[0:3] if leaf.square is None else numbers[3:6]
+        g, square = leaf.gradient, leaf.square
+        mean = decay * leaf.mean + (1 - decay) * g
+        step = of_mean * mean + of_gradient * g
+        if square is not None:
+            square = numbers[6] * square + (1 - numbers[6]) * jnp.square(g)
+            step = step / (jnp.sqrt(square * numbers[7]) + eps)
+        found.append((_Leaf(g, mean, square), step))
+    return found
 
 
 def _scaled(x: jax.Array) -> jax.Array:

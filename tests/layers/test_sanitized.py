@@ -9,8 +9,15 @@ import pytest
 
 from lopt.layers.kernels.build import find_compiler
 
-TESTS = ("tests/layers/test_step.py", "tests/layers/test_digest.py", "tests/optimizers/test_newton_schulz.py")
-CHOSEN = "every_rank or (couple_weights and role) or not_finite or threads or no_tensor or diagonal or bfloat16 or singular"
+TESTS = (
+    "tests/layers/test_step.py",
+    "tests/layers/test_digest.py",
+    "tests/optimizers/test_newton_schulz.py",
+    "tests/optimizers/test_rule_kernels.py",
+)
+CHOSEN = (
+    "every_rank or (couple_weights and role) or not_finite or threads or no_tensor or diagonal or bfloat16 or singular or xla"
+)
 ROOT = Path(__file__).parents[2]
 
 

@@ -71,12 +71,8 @@ def load_kernels() -> native.Kernel:
             library = open_library(make_library(compiler, _place(Path(scratch)) / f"{name}.so"))
         library.LoptHasBfloat16.restype = ctypes.c_bool
         made = native.Kernel(name, bool(library.LoptHasBfloat16()))
-        for target, function in (
-            (made.digest, library.LoptDigest),
-            (made.step, library.LoptStep),
-            (made.newton_schulz, library.LoptNewtonSchulz),
-        ):
-            jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(function), platform="cpu")
+        for part, symbol in native.TARGETS.items():
+            jax.ffi.register_ffi_target(made.target(part), jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
         _registered[name] = made
     return _registered[name]
 
@@ -131,7 +127,7 @@ def open_library(library: Path) -> ctypes.CDLL:
     """
     try:
         found = ctypes.CDLL(str(library))
-        _ = found.LoptDigest, found.LoptStep, found.LoptNewtonSchulz, found.LoptHasBfloat16
+        _ = [getattr(found, symbol) for symbol in (*native.TARGETS.values(), "LoptHasBfloat16")]
     except (OSError, AttributeError) as error:
         raise NativeKernelError(f"{library} cannot be loaded ({error}): delete it, and it is made anew") from error
     return found

@@ -28,22 +28,19 @@ class Kernel(NamedTuple):
     name: str
     bfloat16: bool
 
-    @property
-    def digest(self) -> str:
-        """XLA's name for `digest.cc`."""
-        return f"{self.name}_digest"
-
-    @property
-    def step(self) -> str:
-        """XLA's name for `step.cc`."""
-        return f"{self.name}_step"
-
-    @property
-    def newton_schulz(self) -> str:
-        """XLA's name for `newton_schulz.cc`."""
-        return f"{self.name}_newton_schulz"
+    def target(self, part: str) -> str:
+        """XLA's name for one of `TARGETS`."""
+        return f"{self.name}_{part}"
 
 
+# The kernels, each of a file of its own, and what it is called in the library.
+TARGETS = {
+    "digest": "LoptDigest",
+    "step": "LoptStep",
+    "newton_schulz": "LoptNewtonSchulz",
+    "moments": "LoptMoments",
+    "direction": "LoptDirection",
+}
 Find = Callable[[], Kernel | None]
 
 
@@ -137,7 +134,7 @@ def digest_call(
         features, columns = tensor.matrix.shape
         sizes = [(columns, *shape), *((features, *shape[:axis], *shape[axis + 1 :]) for axis in tensor.sums)]
         out += [jax.ShapeDtypeStruct(size, jnp.float32) for size in sizes]
-    call = jax.ffi.ffi_call(found.digest, out, vmap_method="sequential")
+    call = jax.ffi.ffi_call(found.target("digest"), out, vmap_method="sequential")
     results = iter(
         call(
             *arrays,
@@ -210,10 +207,11 @@ def step_call(
     arrays = [*(x for layer in layers for x in layer), count]
     out: list[jax.ShapeDtypeStruct] = []
     axes: list[int] = []
-    in_place: dict[int, int] = {}  # accumulators move on where they are, if nobody else reads them as they were
+    in_place: dict[int, int] = {}
     for tensor in tensors:
         kept = [x for each in tensor.kept for x in each]
-        in_place |= {len(arrays) + 2 + i: len(out) + i for i in range(len(kept))}
+        if _moves_in_place(tensor.value, len(tensors)):
+            in_place |= {len(arrays) + 2 + i: len(out) + i for i in range(len(kept))}
         arrays += [tensor.value, tensor.gradient, *kept, tensor.matrix, tensor.bias]
         features, columns = tensor.matrix.shape
         shape = tuple(tensor.shape)
@@ -223,7 +221,7 @@ def step_call(
         for axis in () if tensor.sides is None else reversed(tensor.sides):
             axes += [own[axis], math.prod(own[axis + 1 :])]
         axes += [0] * 4 if tensor.sides is None else []
-    call = jax.ffi.ffi_call(found.step, out, vmap_method="sequential", input_output_aliases=in_place)
+    call = jax.ffi.ffi_call(found.target("step"), out, vmap_method="sequential", input_output_aliases=in_place)
     results = iter(
         call(
             *arrays,
@@ -264,8 +262,103 @@ def newton_schulz_call(tensors: Sequence[jax.Array], steps: int, coefficients: S
     found = kernel()
     assert found is not None
     out = [jax.ShapeDtypeStruct(x.shape, jnp.float32) for x in tensors]
-    call = jax.ffi.ffi_call(found.newton_schulz, out, vmap_method="broadcast_all")
+    call = jax.ffi.ffi_call(found.target("newton_schulz"), out, vmap_method="broadcast_all")
     return list(call(*tensors, threads=_threads(), steps=np.int64(steps), coefficients=np.asarray(coefficients, np.float32)))
+
+
+class Moments(NamedTuple):
+    """What `moments.cc` is given of a tensor.
+
+    Attributes:
+      gradient: of its weights.
+      mean: of past gradients.
+      square: mean of their squares; None: it is a matrix, whose step is orthogonalised and not divided.
+    """
+
+    gradient: jax.Array
+    mean: jax.Array
+    square: jax.Array | None
+
+
+def moments_call(numbers: jax.Array, tensors: Sequence[Moments], eps: float) -> list[tuple[Moments, jax.Array]]:
+    """Nesterov's step of all tensors and their means after this gradient: `lopt.optimizers.muon.scale_by_muon`.
+
+    Args:
+      numbers: [8]; of matrices the decay, and the factors of the new mean and of the gradient in the step; of vectors the same, then the
+        decay of mean squares and their factor.
+      tensors: at least one; float32, none empty.
+      eps: added to the root of mean squares.
+
+    Returns:
+      For each tensor the same with its new means, and the step.
+    """
+    found = kernel()
+    assert found is not None
+    arrays, out = [numbers], []
+    in_place: dict[int, int] = {}
+    for tensor in tensors:
+        kept = [tensor.mean] if tensor.square is None else [tensor.mean, tensor.square]
+        if _moves_in_place(tensor.mean, len(tensors)):
+            in_place |= {len(arrays) + 1 + i: len(out) + i for i in range(len(kept))}
+        arrays += [tensor.gradient, *kept]
+        out += [jax.ShapeDtypeStruct(tensor.mean.shape, jnp.float32)] * (len(kept) + 1)
+    call = jax.ffi.ffi_call(found.target("moments"), out, vmap_method="broadcast_all", input_output_aliases=in_place)
+    squared = _counts(tensor.square is not None for tensor in tensors)
+    results = iter(call(*arrays, threads=_threads(), squared=squared, eps=np.float32(eps)))
+    return [
+        (Moments(each.gradient, next(results), None if each.square is None else next(results)), next(results)) for each in tensors
+    ]
+
+
+class Directed(NamedTuple):
+    """What `direction.cc` is given of a tensor.
+
+    Attributes:
+      f: what the network gives, [1 or 2, *shape].
+      nominal: the step that it corrects, [*shape].
+      matrices: how many there are in it that are normalised each, one behind the other.
+      size: root mean square of the direction.
+      learned: multiply it by the second of the scalars.
+    """
+
+    f: jax.Array
+    nominal: jax.Array
+    matrices: int
+    size: float
+    learned: bool
+
+
+def direction_call(scalars: jax.Array, tensors: Sequence[Directed], eps: float) -> list[jax.Array]:
+    """The directions of all tensors: `lopt.optimizers.direction.DirectionRule`.
+
+    Args:
+      scalars: [2]: the weight of the nominal step, and what the size of some tensors is multiplied with; positive.
+      tensors: at least one; float32, none empty; f of all has as many outputs.
+      eps: added to mean squares.
+    """
+    found = kernel()
+    assert found is not None
+    out = [jax.ShapeDtypeStruct(each.nominal.shape, jnp.float32) for each in tensors]
+    call = jax.ffi.ffi_call(found.target("direction"), out, vmap_method="broadcast_all")
+    return list(
+        call(
+            scalars,
+            *(x for each in tensors for x in (each.f, each.nominal)),
+            threads=_threads(),
+            outputs=np.int64(tensors[0].f.shape[0]),
+            matrices=_counts(each.matrices for each in tensors),
+            sizes=np.asarray([-each.size if each.learned else each.size for each in tensors], np.float32),
+            eps=np.float32(eps),
+        )
+    )
+
+
+def _moves_in_place(x: jax.Array, tensors: int) -> bool:
+    """Whether what is kept of a tensor moves on where it is, if nobody else reads it as it was.
+
+    Of many tensors only large ones: the time that XLA takes to compile a call grows with the square of what it does in place.
+    """
+    return tensors <= 16 or x.size >= 1 << 16
 
 
 def _threads() -> np.int64:
