@@ -19,7 +19,7 @@ from lopt.layers.base import Layer, chain, channels_last
 from lopt.layers.begin import begin_as_deep_sets
 from lopt.layers.deep_sets import deep_sets_layer, pooled_deep_sets_layer
 from lopt.layers.dense import init_dense
-from lopt.layers.digest import Channel, Digest, clip_and_normalize, digest, is_digested
+from lopt.layers.digest import Channel, Digest, Needs, clip_and_normalize, digest, is_digested
 from lopt.layers.folded import folded_unf_layer
 from lopt.layers.kernels import ffi as native
 from lopt.layers.nfn import nfn_layer
@@ -233,8 +233,21 @@ def update_network(hidden: tuple[int, ...], seen: Features, last: Layer, apply_p
     def computes(theta: PyTree, shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
         if computed is None or last.early is None or native.kernel() is None or not shapes:
             return set()
-        needs = last.early.needs(theta["last"], shapes)
-        return {path for path, shape in shapes.items() if is_stepped(shape, needs.get(path), declared, apply_pointwise)}
+        return set().union(*served(last.early.needs(theta["last"], shapes), shapes))
+
+    def served(needs: Mapping[str, Needs], shapes: Mapping[str, tuple[int, ...]]) -> tuple[set[str], set[str]]:
+        """The leaves of which the kernel makes what the last layer needs, and those of which it makes its features alone."""
+        stepped = {path for path, found in needs.items() if is_stepped(shapes[path], found, declared, apply_pointwise)}
+        mixed = {found.shape for path, found in needs.items() if path not in stepped}  # of one shape all are digests or none
+        early = {path for path in stepped if needs[path].shape not in mixed}
+        others = {
+            path: shape for path, shape in shapes.items() if path not in early and not (path in needs and is_digested(shape))
+        }
+        return early, {path for path, shape in others.items() if is_stepped(shape, whole(shape), declared, apply_pointwise)}
+
+    def whole(shape: tuple[int, ...]) -> Needs:
+        """Features of the last layer as they are."""
+        return Needs(shape, jnp.eye(hidden[-1], dtype=jnp.float32))
 
     def apply(theta: PyTree, features: WeightFeatures) -> dict[str, jax.Array]:
         return apply_raw(theta, features)[0]
@@ -257,6 +270,7 @@ def update_network(hidden: tuple[int, ...], seen: Features, last: Layer, apply_p
         large = {path: channels for path, channels in features.channels.items() if is_digested(shapes[path])}
         digests: dict[str, Digest] = {}
         moved: dict[str, Accumulators] = {}
+        hidden_features: dict[str, jax.Array] = {}
         if last.early is not None and (large or features.raw):
             needs = last.early.needs(theta["last"], shapes)
             large = {path: channels for path, channels in large.items() if path in needs}
@@ -264,15 +278,19 @@ def update_network(hidden: tuple[int, ...], seen: Features, last: Layer, apply_p
         if features.raw:
             assert computed is not None
             assert features.count is not None
+            early, _ = served(needs, shapes)
+            needs = {path: needs[path] if path in early else whole(shapes[path]) for path in features.raw}
             stepped = step(layers, features.count, features.raw, needs, computed, apply_pointwise, biases=biases)
-            digests |= {path: found for path, (found, _) in stepped.items()}
+            digests |= {path: found for path, (found, _) in stepped.items() if path in early}
+            hidden_features = {
+                path: jnp.moveaxis(found.product, 0, -1) for path, (found, _) in stepped.items() if path not in early
+            }
             moved = {path: kept for path, (_, kept) in stepped.items()}
         # One matmul over all weights rather than one per tensor. Tensors of one shape are clipped and normalised together, which
         # compiles sooner, and are neighbours, as layers stack them.
         # Channels come first: the rows of the products are then as long as there are weights, not as there are channels.
-        paths = sorted(shapes.keys() - digests.keys(), key=lambda path: (shapes[path], path))
+        paths = sorted(shapes.keys() - digests.keys() - hidden_features.keys(), key=lambda path: (shapes[path], path))
         groups = [(shape, list(members)) for shape, members in itertools.groupby(paths, key=shapes.__getitem__)]
-        hidden_features: dict[str, jax.Array] = {}
         if paths:
             with jax.named_scope("features"):
                 x = jnp.concatenate(
