@@ -37,6 +37,11 @@ def newest(records: Sequence[Record], *keys: str) -> list[Record]:
     return list(found.values())
 
 
+def by_themselves(records: Sequence[Record]) -> list[Record]:
+    """The newest throughput record of each task, network and device; without those of a recipe in turns with others, whose ratios count."""
+    return newest([r for r in records if not {"over_xla", "over_sgdm"} & r.keys()], "task", "network", "device", "devices")
+
+
 def computed_by(record: Record) -> str:
     """What has computed the update network of a throughput record: the kernel in C++ or XLA; "-" where there is no network."""
     return "-" if record["network"] == "LearnedSGDM" else "kernel" if record.get("native") else "XLA"
@@ -146,7 +151,7 @@ def throughput_figure(records: Sequence[Record]) -> "Figure":
     """Utilisation of the machine's matrix products, a bar for each task, network and device."""
     from matplotlib.figure import Figure
 
-    records = newest(records, "task", "network", "device", "devices")
+    records = by_themselves(records)
     devices = {record["device"] for record in records}
     networks = list(dict.fromkeys(record["network"] for record in records))
     labels = [

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lopt.benchmarks.figures import AXES, TITLES, Record, computed_by, newest
+from lopt.benchmarks.figures import AXES, TITLES, Record, by_themselves, computed_by, newest
 from lopt.benchmarks.growth import growth
 from lopt.evaluation.summary import markdown
 
@@ -38,7 +38,7 @@ def scaling_table(records: Sequence[Record]) -> str:
 def throughput_table(records: Sequence[Record]) -> str:
     """A row for each task, network and device."""
     rows = []
-    for r in newest(records, "task", "network", "device", "devices"):
+    for r in by_themselves(records):
         low, high = r["inner_steps_per_s_range"]
         row = [f"{r['task']}, {r['network']}", f"{r['inner_steps_per_s']:,} ({low:,} to {high:,})", r["mflop"]]
         shares = ", ".join(

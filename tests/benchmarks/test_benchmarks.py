@@ -181,7 +181,10 @@ def test_all_that_was_recorded_is_drawn_and_tabulated(tmp_path):
         bar = {"task": task, "network": "UNF", "inner_steps_per_s": 6_000, "utilisation": 0.5, "compile_s": 5.0}
         bar |= {"inner_steps_per_s_range": [5_000, 7_000], "mflop": 14.8, "matmul_gflops": 180.0, "shares": {"trunk": 0.9}}
         records.append(kept / "throughput.jsonl", {**place, **bar})
+    # In turns with others: its ratios count, and not the rate that it had then.
+    records.append(kept / "throughput.jsonl", {**place, **bar, "inner_steps_per_s": 1_234, "over_xla": 1.5})
     text = "Growth\n\n<!-- table scaling -->\n<!-- end -->\n\n<!-- table in-use -->\nold\n<!-- end -->\n"
+    text += "\n<!-- table throughput -->\n<!-- end -->\n"
     page.write_text(text)
     arguments = ["plot", "--records", str(kept), "--images", str(images), "--page", str(page)]
     benchmark.main(arguments)
@@ -191,6 +194,8 @@ def test_all_that_was_recorded_is_drawn_and_tabulated(tmp_path):
     filled = page.read_text()
     assert filled.startswith("Growth\n\n<!-- table scaling -->\n| axis |")
     assert "old" not in filled
+    assert "| cnn, UNF | 6,000 (5,000 to 7,000) |" in filled
+    assert "1,234" not in filled
     newer = records.read(kept / "in-use.jsonl")[-1] | {"ratio": 12.0}
     records.append(kept / "in-use.jsonl", newer)
     benchmark.main(arguments)
