@@ -19,7 +19,7 @@ from lopt.layers.base import Layer, chain, channels_last
 from lopt.layers.begin import begin_as_deep_sets
 from lopt.layers.deep_sets import deep_sets_layer, pooled_deep_sets_layer
 from lopt.layers.dense import init_dense
-from lopt.layers.digest import Channel, Digest, Needs, clip_and_normalize, digest, is_digested
+from lopt.layers.digest import BLOCK, Channel, Digest, Needs, clip_and_normalize, digest, is_digested
 from lopt.layers.folded import folded_unf_layer
 from lopt.layers.kernels import ffi as native
 from lopt.layers.nfn import nfn_layer
@@ -240,9 +240,8 @@ def update_network(hidden: tuple[int, ...], seen: Features, last: Layer, apply_p
         stepped = {path for path, found in needs.items() if is_stepped(shapes[path], found, declared, apply_pointwise)}
         mixed = {found.shape for path, found in needs.items() if path not in stepped}  # of one shape all are digests or none
         early = {path for path in stepped if needs[path].shape not in mixed}
-        others = {
-            path: shape for path, shape in shapes.items() if path not in early and not (path in needs and is_digested(shape))
-        }
+        # Of a large tensor that is digested by XLA all its features would take much memory.
+        others = {path: x for path, x in shapes.items() if path not in early and (path not in needs or math.prod(x) <= BLOCK)}
         return early, {path for path, shape in others.items() if is_stepped(shape, whole(shape), declared, apply_pointwise)}
 
     def whole(shape: tuple[int, ...]) -> Needs:

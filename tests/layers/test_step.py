@@ -122,12 +122,15 @@ def test_every_rank(name, shapes, loaded):
     ids=["unf", "role", "two layers", "pooled"],
 )
 def test_networks_that_couple_weights(network, loaded):
-    """A recurrent matrix needs diagonals, which XLA computes of its features; an axis may be two factors in one."""
+    """A recurrent matrix needs diagonals, which XLA takes of what the kernel computes; an axis may be two factors in one."""
     spec = WeightSpec.parse({"w": "inputs! units", "r": "units units", "b": "units", "o": "(units heads!) out"})
     shapes = {"w": (3, 20), "r": (20, 20), "b": (20,), "o": (100, 30)}
     params = {path: jax.random.normal(jax.random.key(i), shape) for i, (path, shape) in enumerate(shapes.items())}
     expected, found = both(loaded, FACTORED, network, spec, params)
     close(found, expected)
+    native.use(lambda: loaded)
+    made = network.make(spec, FACTORED.make(), 2)
+    assert made.computes(made.init(jax.random.key(0)), shapes) == set(shapes), "by the kernel"
 
 
 @pytest.mark.parametrize("network", [UNFConfig((7, 6)), UNFConfig((7, 6), share="role")], ids=["unf", "role"])
