@@ -18,6 +18,9 @@ import numpy as np
 from lopt.symmetry.spec import PyTree, WeightSpec, named_leaves
 
 
+_PIECE = 1 << 16  # numbers drawn at a time
+
+
 def drop_failing(evaluate: Callable[[PyTree], Any], spec: WeightSpec, params: PyTree, key: jax.Array) -> WeightSpec:
     """Fix every name under whose permutations `evaluate` changes, with a warning that lists them.
 
@@ -170,8 +173,9 @@ def _generic_point(evaluate: Callable[[PyTree], Any], params: PyTree, rng: np.ra
     # Numbers that leaves take from a place of their own on, and over again: a period that is a prime shifts them from row to row.
     noise = 0.3 * rng.standard_normal(100_003 if largest < 100_003 else 1_000_003, np.float32)
     places = rng.integers(len(noise), size=len(leaves))
+    factors, small = np.exp(noise), 0.3 * noise
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        drawn = pool.map(lambda leaf, place: _random_like(np.roll(noise, place), leaf), leaves, places)
+        drawn = pool.map(lambda leaf, place: _random_like(noise, factors, small, leaf, place), leaves, places)
         weights = jax.tree.unflatten(structure, list(drawn))
     value = evaluate(weights)
     if _finite(value) or any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
@@ -183,16 +187,28 @@ def _is_inexact(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
-def _random_like(noise: np.ndarray, leaf: Any) -> Any:
-    """Entries keep their sign (variances stay positive) and are scaled by a random factor; zeros become small numbers."""
+def _random_like(noise: np.ndarray, factors: np.ndarray, small: np.ndarray, leaf: Any, place: int) -> Any:
+    """Entries keep their sign (variances stay positive) and are scaled by a random factor; zeros become small numbers.
+
+    Noise, and what is made of it, is taken from `place` on and over again, a piece at a time, which stays in the cache.
+    """
     if not _is_inexact(leaf):
         return np.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        return np.resize(noise.astype(leaf.dtype), leaf.shape)
-    entries = np.asarray(leaf)
-    drawn = entries * np.resize(np.exp(noise).astype(leaf.dtype), leaf.shape)
-    zero = entries == 0
-    return np.where(zero, np.resize((0.3 * noise).astype(leaf.dtype), leaf.shape), drawn) if zero.any() else drawn
+    drawn = np.empty(leaf.shape, leaf.dtype)
+    out = drawn.reshape(-1)
+    entries = None if isinstance(leaf, jax.ShapeDtypeStruct) else np.asarray(leaf).reshape(-1)
+    done = 0
+    while done < out.size:
+        begin = (done + place) % len(noise)
+        piece = slice(begin, min(begin + _PIECE, len(noise), begin + out.size - done))
+        here = slice(done, done + piece.stop - piece.start)
+        if entries is None:
+            out[here] = noise[piece]
+        else:
+            np.multiply(entries[here], factors[piece].astype(leaf.dtype), out=out[here])
+            np.copyto(out[here], small[piece].astype(leaf.dtype), where=entries[here] == 0)
+        done = here.stop
+    return drawn
 
 
 def _finite(value: PyTree) -> bool:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lopt.symmetry import WeightSpec
-from lopt.symmetry.check import _move_in_place, drop_failing
+from lopt.symmetry.check import _generic_point, _move_in_place, drop_failing
 from lopt.symmetry.spec import named_leaves
 
 
@@ -45,3 +45,24 @@ def test_weights_move_in_place_as_they_are_permuted():
     for name, leaf in params.items():
         np.testing.assert_array_equal(leaf, expected[name])
     assert not np.array_equal(params["a"], before)
+
+
+def test_random_weights_keep_the_signs_and_scales_of_those_given():
+    """Also where a tensor is larger than the noise that there is; zeros become small; counts stay."""
+    large = np.where(np.arange(250_000) % 3, 50.0, -0.02).astype(np.float32).reshape(500, 500)
+    params = {
+        "large": large,
+        "zeros": np.zeros(7, jnp.bfloat16),
+        "count": np.int32(3),
+        "shape": jax.ShapeDtypeStruct((4, 5), np.float64),
+    }
+    drawn, _ = _generic_point(lambda weights: np.float32(0), params, np.random.default_rng(0))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), drawn) == jax.tree.map(lambda x: (x.shape, x.dtype), params)
+    factors = drawn["large"] / large
+    assert np.exp(-3) < np.min(factors) < 0.5
+    assert 2 < np.max(factors) < np.exp(3)
+    assert len(np.unique(factors[:, 0])) > 490, "rows are not alike"
+    assert np.all(drawn["zeros"] != 0)
+    assert np.all(np.abs(drawn["zeros"]) < 0.5)
+    assert drawn["count"] == 3
+    assert len(np.unique(drawn["shape"])) == 20
