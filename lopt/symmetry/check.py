@@ -17,7 +17,6 @@ import numpy as np
 
 from lopt.symmetry.spec import PyTree, WeightSpec, named_leaves
 
-
 _PIECE = 1 << 16  # numbers drawn at a time
 
 
