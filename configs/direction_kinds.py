@@ -2,7 +2,7 @@
 
 Command:  python scripts/meta_train.py --config configs/direction_kinds.py --run-dir runs/direction_kinds
 Cost:     4.5 million inner steps: 20 minutes on 2 older cores
-Expect:   docs/research/budget.md has what came of it
+Expect:   docs/research/kinds.md has what came of it
 
 On four tiny perceptrons theta learns, from some outer step on, what these have in common and other networks do not. The held-out tasks
 are other networks of the same kinds, larger ones.
