@@ -236,7 +236,8 @@ def compose(kinds: Sequence[Kind], normal: Channel, state_dtype: Any = jnp.float
         }
         left = {path: each for path, each in here.items() if path in raw}
         computed = {path: one_leaf(each, context) for path, each in here.items() if path not in raw}
-        weights, moved = ({path: found[part] for path, found in computed.items()} for part in (0, 1))
+        weights = {path: channels for path, (channels, _) in computed.items()}
+        moved = {path: after for path, (_, after) in computed.items()}
         tensors = {}
         for path, each in here.items():  # what is per tensor of leaves that are left to the kernel is of kinds that keep nothing
             leaf = Leaf(each.value, each.gradient, moved.get(path, {}), context)
