@@ -35,15 +35,15 @@ def varied(task: TaskConfig, *batch_sizes: int) -> FamilyConfig:
     return FamilyConfig(task, reparametrize=True, levels=("global",), scales=((0.03, 30.0),), batch_sizes=batch_sizes)
 
 
+PERCEPTRONS = (
+    varied(MLPConfig(dataset="fashion_mnist", hidden=(32,)), 32, 64, 128),
+    varied(MLPConfig(dataset="fashion_mnist", hidden=(24, 16), activation="tanh", batch_size=64), 16, 32, 64),
+    varied(MLPConfig(dataset="digits", hidden=(16, 16, 16), activation="gelu", batch_size=64), 16, 32, 64),
+    varied(AutoencoderConfig(dataset="fashion_mnist", hidden=(24,), latent=8, batch_size=64), 16, 32, 64),
+)
+
 config = MetaTrainConfig(
-    task=MixtureConfig(
-        tasks=(
-            varied(MLPConfig(dataset="fashion_mnist", hidden=(32,)), 32, 64, 128),
-            varied(MLPConfig(dataset="fashion_mnist", hidden=(24, 16), activation="tanh", batch_size=64), 16, 32, 64),
-            varied(MLPConfig(dataset="digits", hidden=(16, 16, 16), activation="gelu", batch_size=64), 16, 32, 64),
-            varied(AutoencoderConfig(dataset="fashion_mnist", hidden=(24,), latent=8, batch_size=64), 16, 32, 64),
-        ),
-    ),
+    task=MixtureConfig(tasks=PERCEPTRONS),
     optimizer=LearnedOptimizerConfig(
         rule=DirectionRule(
             nominal=MuonNominal(),

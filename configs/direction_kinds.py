@@ -10,7 +10,7 @@ are other networks of the same kinds, larger ones.
 
 import dataclasses
 
-from configs.direction import varied
+from configs.direction import PERCEPTRONS, varied
 from configs.direction_unf import config as perceptrons
 from lopt.task.families import MixtureConfig
 from tasks.cnn import CNNConfig
@@ -21,7 +21,7 @@ config = dataclasses.replace(
     perceptrons,
     task=MixtureConfig(
         tasks=(
-            *perceptrons.task.tasks,
+            *PERCEPTRONS,
             varied(CNNConfig(dataset="digits", channels=(6, 8), batch_size=32), 16, 32),
             varied(RNNConfig(length=8, embedding=12, hidden=(16,), activation="tanh", batch_size=16), 8, 16),
             varied(TransformerConfig(length=8, blocks=1, width=12, heads=2, head_width=6, mlp=24, batch_size=8), 4, 8),
