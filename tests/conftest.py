@@ -2,8 +2,11 @@
 
 import os
 import pathlib
+import platform
 
 import pytest
+
+from lopt.layers.kernels import build
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +19,16 @@ def shared_dir() -> pathlib.Path:
             pytest.fail(reason)
         pytest.skip(reason)
     return path
+
+
+@pytest.fixture(params=["x86-64", "x86-64-v3", "x86-64-v4"])
+def architecture(request, monkeypatch) -> str:
+    """Another processor that kernels are made for; skipped where this one cannot run what is made for it."""
+    if platform.machine() != "x86_64":
+        pytest.skip("another processor")
+    known = pathlib.Path("/proc/cpuinfo").read_text().split()
+    needed = {"x86-64-v3": {"avx2", "fma"}, "x86-64-v4": {"avx512f", "avx512vl"}}
+    if not needed.get(request.param, set()) <= set(known):
+        pytest.skip("this processor cannot run it")
+    monkeypatch.setenv(build.ARCHITECTURE, request.param)
+    return request.param

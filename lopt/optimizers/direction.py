@@ -182,7 +182,7 @@ class DirectionRule(RuleConfig):
         found |= {path: _finished(kinds[path], scalars, step, leaves[path]) for path, step in steps.items()}
         return {path: found[path] for path in f}
 
-    def _kind(self, shape: Sequence[int], path: str, context: Context) -> "_Kind":
+    def _kind(self, shape: Sequence[int], path: str, context: Context) -> _Kind:
         axes, rank = tuple(range(len(shape))), len(shape)
         if rank < 2:
             return _Kind(axes, rank, 1.0, learned=True)

@@ -205,7 +205,7 @@ def scale_by_muon(beta: Any = 0.95, b1: Any = 0.9, b2: Any = 0.999, eps: float =
         del params, extra_args
         structure, paths = jax.tree.structure(updates), [path for path, _ in named_leaves(updates)]
         of_leaves = zip(jax.tree.leaves(updates), jax.tree.leaves(state.mu), jax.tree.leaves(state.nu), strict=True)
-        leaves = [_Leaf(g, m, None if is_matrix(g) else v) for g, m, v in of_leaves]
+        leaves = [native.Moments(g, m, None if is_matrix(g) else v) for g, m, v in of_leaves]
         found = _moved(_numbers(state.count, beta, b1, b2), leaves, eps)
         steps = dict(zip(paths, (step for _, step in found), strict=True))
         for path, (matrices, sides) in orthogonalized(steps, spec).items():
@@ -219,9 +219,6 @@ def scale_by_muon(beta: Any = 0.95, b1: Any = 0.9, b2: Any = 0.999, eps: float =
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-_Leaf = native.Moments
-
-
 def _numbers(count: jax.Array, beta: Any, b1: Any, b2: Any) -> jax.Array:
     """Decays, and by what averages are multiplied to be unbiased and a step ahead, in the order of `native.moments_call`."""
     t = count.astype(jnp.float32) + 1
@@ -233,7 +230,7 @@ def _numbers(count: jax.Array, beta: Any, b1: Any, b2: Any) -> jax.Array:
     return jnp.stack([*ahead(of_matrices), *ahead(of_vectors), second, 1 / (1 - second**t)])
 
 
-def _moved(numbers: jax.Array, leaves: Sequence[_Leaf], eps: float) -> list[tuple[_Leaf, jax.Array]]:
+def _moved(numbers: jax.Array, leaves: Sequence[native.Moments], eps: float) -> list[tuple[native.Moments, jax.Array]]:
     """Leaves after their gradients, and their steps; of matrices before they are orthogonalised."""
     served = [i for i, leaf in enumerate(leaves) if native.is_computed(jax.tree.leaves(leaf))]
     found = dict(zip(served, _moved_by_kernel(eps, numbers, [leaves[i] for i in served]), strict=True)) if served else {}
@@ -243,7 +240,7 @@ def _moved(numbers: jax.Array, leaves: Sequence[_Leaf], eps: float) -> list[tupl
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _moved_by_kernel(eps: float, numbers: jax.Array, leaves: list[_Leaf]) -> list[tuple[_Leaf, jax.Array]]:
+def _moved_by_kernel(eps: float, numbers: jax.Array, leaves: list[native.Moments]) -> list[tuple[native.Moments, jax.Array]]:
     return native.moments_call(numbers, leaves, eps)
 
 
@@ -252,7 +249,7 @@ def _moved_by_kernel_jvp(eps: float, primals: Any, tangents: Any) -> Any:
     return jax.jvp(partial(_moved_by_xla, eps), primals, tangents)
 
 
-def _moved_by_xla(eps: float, numbers: jax.Array, leaves: list[_Leaf]) -> list[tuple[_Leaf, jax.Array]]:
+def _moved_by_xla(eps: float, numbers: jax.Array, leaves: list[native.Moments]) -> list[tuple[native.Moments, jax.Array]]:
     found = []
     for leaf in leaves:
         decay, of_mean, of_gradient = numbers[0:3] if leaf.square is None else numbers[3:6]
@@ -262,7 +259,7 @@ def _moved_by_xla(eps: float, numbers: jax.Array, leaves: list[_Leaf]) -> list[t
         if square is not None:
             square = numbers[6] * square + (1 - numbers[6]) * jnp.square(g)
             step = step / (jnp.sqrt(square * numbers[7]) + eps)
-        found.append((_Leaf(g, mean, square), step))
+        found.append((native.Moments(g, mean, square), step))
     return found
 
 

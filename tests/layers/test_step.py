@@ -1,9 +1,7 @@
 """One pass over the weights by the kernel in C++ against the features and the network as XLA computes them."""
 
 import dataclasses
-import platform
 import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +16,6 @@ from lopt.features.second_moments import GradientOverRoot, InverseRoot
 from lopt.features.time import LossTrend
 from lopt.features.weights import Gradient, TensorSize, Value
 from lopt.layers.digest import Needs
-from lopt.layers.kernels import build
 from lopt.layers.kernels import ffi as native
 from lopt.layers.kernels.build import find_compiler, load_kernels
 from lopt.layers.step import is_stepped
@@ -274,13 +271,8 @@ def test_what_is_left_to_xla_is_said(network, features, reason):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="another processor")
-@pytest.mark.parametrize("architecture", ["x86-64", "x86-64-v3", "x86-64-v4"])
-def test_other_processors(architecture, monkeypatch):
-    known = Path("/proc/cpuinfo").read_text().split()
-    if not {"x86-64-v3": {"avx2", "fma"}, "x86-64-v4": {"avx512f", "avx512vl"}}.get(architecture, set()) <= set(known):
-        pytest.skip("this processor cannot run it")
-    monkeypatch.setenv(build.ARCHITECTURE, architecture)
+@pytest.mark.usefixtures("architecture")
+def test_other_processors():
     params, spec = weights_of(SHAPES)
     expected, found = both(load_kernels(), FEATURES["celo2"], DEEP_SETS, spec, params)
     close(found, expected)

@@ -1,16 +1,13 @@
 """Newton-Schulz by the kernel in C++ against XLA's products, and against singular values by NumPy."""
 
-import platform
 import re
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lopt.layers.kernels import build
 from lopt.layers.kernels import ffi as native
 from lopt.layers.kernels.build import find_compiler, load_kernels
 from lopt.optimizers.muon import COEFFICIENTS, IN_CACHE, newton_schulz
@@ -119,13 +116,8 @@ def test_threads_change_nothing(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="another processor")
-@pytest.mark.parametrize("architecture", ["x86-64", "x86-64-v3", "x86-64-v4"])
-def test_other_processors(architecture, monkeypatch):
-    known = Path("/proc/cpuinfo").read_text().split()
-    if not {"x86-64-v3": {"avx2", "fma"}, "x86-64-v4": {"avx512f", "avx512vl"}}.get(architecture, set()) <= set(known):
-        pytest.skip("this processor cannot run it")
-    monkeypatch.setenv(build.ARCHITECTURE, architecture)
+@pytest.mark.usefixtures("architecture")
+def test_other_processors():
     tensors = tensors_of(SHAPES)
     for found, expected in zip(by_kernel(tensors), newton_schulz(tensors), strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-5)

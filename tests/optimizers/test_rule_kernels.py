@@ -1,8 +1,6 @@
 """Muon's momenta and the directions of all tensors by the kernels in C++, against NumPy in double precision and against XLA."""
 
-import platform
 import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +8,6 @@ import numpy as np
 import pytest
 
 from lopt.features.base import Context
-from lopt.layers.kernels import build
 from lopt.layers.kernels import ffi as native
 from lopt.layers.kernels.build import find_compiler, load_kernels
 from lopt.optimizers.direction import EPS, DirectionRule
@@ -201,13 +198,8 @@ def test_of_many_tensors_small_ones_do_not_move_in_place():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="another processor")
-@pytest.mark.parametrize("architecture", ["x86-64", "x86-64-v3", "x86-64-v4"])
-def test_other_processors(architecture, monkeypatch):
-    known = Path("/proc/cpuinfo").read_text().split()
-    if not {"x86-64-v3": {"avx2", "fma"}, "x86-64-v4": {"avx512f", "avx512vl"}}.get(architecture, set()) <= set(known):
-        pytest.skip("this processor cannot run it")
-    monkeypatch.setenv(build.ARCHITECTURE, architecture)
+@pytest.mark.usefixtures("architecture")
+def test_other_processors():
     for rule in RULES.values():
         assert_close(*by_both(directions(rule), rule.init(), *given(rule)))
 
