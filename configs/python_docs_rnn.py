@@ -11,7 +11,8 @@ f begins at a tenth of its size, so that beta can begin at .1: docs/research/sad
 import dataclasses
 
 import lopt
-from configs.paper.rnn_rules import beginning_small, cpu
+from configs.paper.mlp_rules import beginning_small
+from configs.paper.rnn_rules import cpu
 
 small = beginning_small(cpu)
 config = dataclasses.replace(

@@ -10,7 +10,7 @@ terms, and rivals by hand with schedules. The smaller RNN of rnn.py.
 
 import dataclasses
 
-from configs.paper.mlp_rules import MUON, gated
+from configs.paper.mlp_rules import BEGINS, MUON, STARTS, beginning_small, gated
 from configs.paper.mlp_rules import cpu as mlp
 from configs.paper.rnn import cpu as smaller
 from lopt.comparison import Budget, ComparisonConfig, Rival
@@ -45,13 +45,6 @@ DIFFERS = (
     "Theta is the best by held-out evaluations, every 50 outer steps, not the last.",
     "Speed-ups are to tuned Adam with a schedule.",
 )
-BEGINS = "beta starts at 0.01 instead of 0.001."
-STARTS = "f's last layer starts at a tenth of its size, and beta at 0.1 instead of 0.001: docs/research/saddle.md."
-
-
-def beginning_small(experiment: MetaTrainConfig) -> MetaTrainConfig:
-    """The experiment with an f that begins near zero, and a beta that does not."""
-    return dataclasses.replace(experiment, optimizer=dataclasses.replace(experiment.optimizer, beta=0.1, start=0.1))
 
 
 def budgets(experiment: MetaTrainConfig, smaller: tuple[str, ...]) -> tuple[Budget, ...]:
