@@ -181,7 +181,9 @@ class MuonState(NamedTuple):
     nu: PyTree
 
 
-def scale_by_muon(beta: Any = 0.95, b1: Any = 0.9, b2: Any = 0.999, eps: float = EPS) -> optax.GradientTransformationExtraArgs:
+def scale_by_muon(
+    beta: Any = 0.95, b1: Any = 0.9, b2: Any = 0.999, eps: float = EPS, lengthen: float | None = None
+) -> optax.GradientTransformationExtraArgs:
     """Muon for matrices, NAdam for vectors and scalars: the positive direction of `optax.contrib.muon`.
 
     Of a matrix R x C the direction is NS(Nesterov momentum) times sqrt(max(1, C / R)). What a tensor's matrices are, `sides_of` says;
@@ -192,6 +194,7 @@ def scale_by_muon(beta: Any = 0.95, b1: Any = 0.9, b2: Any = 0.999, eps: float =
       b1: of vectors.
       b2: decay of the second moment of vectors.
       eps: added to its root.
+      lengthen: after t steps momenta average over sqrt(1 + t / lengthen) times as many gradients as at first; None: over as many.
     """
 
     def init(params: PyTree) -> MuonState:
@@ -206,7 +209,7 @@ def scale_by_muon(beta: Any = 0.95, b1: Any = 0.9, b2: Any = 0.999, eps: float =
         structure, paths = jax.tree.structure(updates), [path for path, _ in named_leaves(updates)]
         of_leaves = zip(jax.tree.leaves(updates), jax.tree.leaves(state.mu), jax.tree.leaves(state.nu), strict=True)
         leaves = [native.Moments(g, m, None if is_matrix(g) else v) for g, m, v in of_leaves]
-        found = _moved(_numbers(state.count, beta, b1, b2), leaves, eps)
+        found = _moved(_numbers(state.count, beta, b1, b2, lengthen), leaves, eps)
         steps = dict(zip(paths, (step for _, step in found), strict=True))
         for path, (matrices, sides) in orthogonalized(steps, spec).items():
             steps[path] = from_matrices(_scaled(matrices), sides, steps[path].shape)
@@ -219,15 +222,22 @@ def scale_by_muon(beta: Any = 0.95, b1: Any = 0.9, b2: Any = 0.999, eps: float =
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _numbers(count: jax.Array, beta: Any, b1: Any, b2: Any) -> jax.Array:
-    """Decays, and by what averages are multiplied to be unbiased and a step ahead, in the order of `native.moments_call`."""
+def _numbers(count: jax.Array, beta: Any, b1: Any, b2: Any, lengthen: float | None) -> jax.Array:
+    """Decays, and by what averages are multiplied to be unbiased and a step ahead, in the order of `native.moments_call`.
+
+    With decays that rise, the bias is taken to be that of the present one: by the time that they differ there is none left.
+    """
     t = count.astype(jnp.float32) + 1
+
+    def lengthened(decay: Any) -> jax.Array:
+        decay = jnp.asarray(decay, jnp.float32)
+        return decay if lengthen is None else 1 - (1 - decay) * jax.lax.rsqrt(1 + t / lengthen)
 
     def ahead(decay: jax.Array) -> list[jax.Array]:
         return [decay, decay / (1 - decay ** (t + 1)), (1 - decay) / (1 - decay**t)]
 
-    of_matrices, of_vectors, second = (jnp.asarray(decay, jnp.float32) for decay in (beta, b1, b2))
-    return jnp.stack([*ahead(of_matrices), *ahead(of_vectors), second, 1 / (1 - second**t)])
+    second = jnp.asarray(b2, jnp.float32)
+    return jnp.stack([*ahead(lengthened(beta)), *ahead(lengthened(b1)), second, 1 / (1 - second**t)])
 
 
 def _moved(numbers: jax.Array, leaves: Sequence[native.Moments], eps: float) -> list[tuple[native.Moments, jax.Array]]:

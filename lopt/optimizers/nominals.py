@@ -97,8 +97,13 @@ class MuonNominal(NominalConfig):
     """Decay of the first moment of vectors before meta-training, in [0, 1)."""
     b2: float = 0.999
     """Decay of the second moment of vectors before meta-training, in [0, 1)."""
+    lengthen: float | None = None
+    """After t steps momenta average over sqrt(1 + t / lengthen) times as many gradients: a long training wants longer ones. None: over
+    as many at all times."""
 
     def init(self) -> PyTree:
+        if self.lengthen is not None and not self.lengthen > 0:
+            raise ValueError(f"lengthen must be a positive number of steps, got {self.lengthen}")
         return {"beta": decay(self.beta, "beta"), "b1": decay(self.b1, "b1"), "b2": decay(self.b2, "b2")}
 
     @property
@@ -107,7 +112,7 @@ class MuonNominal(NominalConfig):
 
     def make(self, theta: PyTree) -> optax.GradientTransformation:
         beta, b1, b2 = (read_decay(theta[name]) for name in ("beta", "b1", "b2"))
-        return scale_by_muon(beta, b1, b2)
+        return scale_by_muon(beta, b1, b2, lengthen=self.lengthen)
 
 
 def _scale_by_adam(theta: PyTree, eps: float, nesterov: bool) -> optax.GradientTransformation:

@@ -122,6 +122,22 @@ def test_a_direction_without_f_is_its_nominal_step_normalised(gated, scale, scal
         np.testing.assert_allclose(found[path], size * x, rtol=1e-5, atol=1e-6)
 
 
+def test_momenta_of_muon_grow_longer_with_the_root_of_time():
+    nominal = MuonNominal(beta=0.5, b1=0.8, lengthen=3.0)
+    tx = nominal.make(nominal.init())
+    expected, state = jax.tree.map(jnp.zeros_like, params()), tx.init(params())
+    for t in range(1, 8):
+        grads, longer = params(t), (1 + t / 3) ** 0.5
+        expected = {
+            path: mean + ((0.2 if mean.ndim < 2 else 0.5) / longer) * (grads[path] - mean) for path, mean in expected.items()
+        }
+        state = tx.update(grads, state, params())[1]
+    for path, mean in expected.items():
+        np.testing.assert_allclose(state.mu[path], mean, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="lengthen must be a positive number of steps, got 0"):
+        MuonNominal(lengthen=0.0).init()
+
+
 RULES = {
     "momentum": MomentumRule(),
     "gated": GatedRule(),
