@@ -2,8 +2,8 @@
 
 Command:  python scripts/meta_train.py --config configs/direction.py --run-dir runs/direction
 Cost:     1.9 million inner steps: 9 minutes on 2 older cores
-Expect:   docs/research/direction.md has what came of it; it is shipped as lopt-direction, the UNF of direction_unf.py as lopt-direction-unf, both
-          with smaller steps of vectors, half of what the network adds and, from then on, longer momenta: docs/research/shrinking.md
+Expect:   docs/research/direction.md has what came of it; it is shipped as lopt-direction, the UNF of direction_unf.py as
+          lopt-direction-unf, both with less of what was learned and, from then on, longer momenta: docs/research/shrinking.md
 
 After Celo2 (arXiv 2602.19142), with a nominal step, and of Muon's size. The rate is the user's: weights are reparametrised globally by a
 factor c from .03 to 30, which for normalised directions and features is a training at c times the rate, so that no rate is the one that
