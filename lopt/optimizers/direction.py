@@ -168,19 +168,22 @@ class DirectionRule(RuleConfig):
         weight = read_positive(theta["nominal_weight"]) if has_nominal else jnp.float32(0)
         scalars = jnp.stack([weight, read_positive(theta["vectors"])])
         leaves = {path: _Leaf(x, n[path] if has_nominal else None) for path, x in f.items()}
-        whole = has_nominal and not self.orthogonalize
-        served = [path for path in f if whole and kinds[path].lies_apart and native.is_computed(jax.tree.leaves(leaves[path]))]
-        if served:
-            by_kernel = _by_kernel(tuple(kinds[path] for path in served), scalars, [leaves[path] for path in served])
-            found = dict(zip(served, by_kernel, strict=True))
-        else:
-            found = {}
-        steps = {path: _corrected(kinds[path], scalars, leaf) for path, leaf in leaves.items() if path not in found}
-        if self.orthogonalize:
-            orthogonal = orthogonalized(steps, context.spec)
-            steps |= {path: from_matrices(x, sides, steps[path].shape) for path, (x, sides) in orthogonal.items()}
-        found |= {path: _finished(kinds[path], scalars, step, leaves[path]) for path, step in steps.items()}
-        return {path: found[path] for path in f}
+
+        def is_served(path: str) -> bool:
+            whole = has_nominal and not self.orthogonalize and kinds[path].lies_apart
+            return whole and native.is_computed(jax.tree.leaves(leaves[path]))
+
+        def by_kernel(paths: list[str]) -> list[jax.Array]:
+            return _by_kernel(tuple(kinds[path] for path in paths), scalars, [leaves[path] for path in paths])
+
+        def by_xla(paths: list[str]) -> list[jax.Array]:
+            steps = {path: _corrected(kinds[path], scalars, leaves[path]) for path in paths}
+            if self.orthogonalize:
+                orthogonal = orthogonalized(steps, context.spec)
+                steps |= {path: from_matrices(x, sides, steps[path].shape) for path, (x, sides) in orthogonal.items()}
+            return [_finished(kinds[path], scalars, steps[path], leaves[path]) for path in paths]
+
+        return dict(zip(f, native.divided(list(f), is_served, by_kernel, by_xla), strict=True))
 
     def _kind(self, shape: Sequence[int], path: str, context: Context) -> _Kind:
         axes, rank = tuple(range(len(shape))), len(shape)

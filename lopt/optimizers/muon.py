@@ -41,12 +41,12 @@ def newton_schulz(tensors: Sequence[jax.Array], steps: int = STEPS) -> list[jax.
       >>> bool(jnp.all(jnp.abs(jnp.linalg.svd(newton_schulz([x])[0])[1] - 1) < 0.5))
       True
     """
+
+    def is_served(x: jax.Array) -> bool:
+        return x.shape[-2] * x.shape[-1] <= IN_CACHE and native.is_computed([x])
+
     with jax.named_scope("newton_schulz"):
-        small = [i for i, x in enumerate(tensors) if x.shape[-2] * x.shape[-1] <= IN_CACHE and native.is_computed([x])]
-        found = dict(zip(small, _by_kernel(steps, [tensors[i] for i in small]), strict=True)) if small else {}
-        others = [i for i in range(len(tensors)) if i not in found]
-        found |= dict(zip(others, _by_xla(steps, [tensors[i] for i in others]), strict=True))
-    return [found[i] for i in range(len(tensors))]
+        return native.divided(tensors, is_served, partial(_by_kernel, steps), partial(_by_xla, steps))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -242,11 +242,8 @@ def _numbers(count: jax.Array, beta: Any, b1: Any, b2: Any, lengthen: float | No
 
 def _moved(numbers: jax.Array, leaves: Sequence[native.Moments], eps: float) -> list[tuple[native.Moments, jax.Array]]:
     """Leaves after their gradients, and their steps; of matrices before they are orthogonalised."""
-    served = [i for i, leaf in enumerate(leaves) if native.is_computed(jax.tree.leaves(leaf))]
-    found = dict(zip(served, _moved_by_kernel(eps, numbers, [leaves[i] for i in served]), strict=True)) if served else {}
-    others = [i for i in range(len(leaves)) if i not in found]
-    found |= dict(zip(others, _moved_by_xla(eps, numbers, [leaves[i] for i in others]), strict=True))
-    return [found[i] for i in range(len(leaves))]
+    by_kernel, by_xla = partial(_moved_by_kernel, eps, numbers), partial(_moved_by_xla, eps, numbers)
+    return native.divided(leaves, lambda leaf: native.is_computed(jax.tree.leaves(leaf)), by_kernel, by_xla)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,9 @@ import numpy as np
 
 from lopt.layers.kernels.program import Program
 from lopt.layers.pointwise import Dense
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 
 
 class Kernel(NamedTuple):
@@ -82,6 +85,22 @@ def is_computed(arrays: Iterable[jax.Array], bfloat16: bool = False) -> bool:
     """Whether the kernel serves these arrays: all float32, none empty; `bfloat16`: with rounded operands."""
     found = kernel()
     return found is not None and (found.bfloat16 or not bfloat16) and all(x.dtype == jnp.float32 and x.size > 0 for x in arrays)
+
+
+def divided(
+    items: Sequence[Item],
+    is_served: Callable[[Item], bool],
+    by_kernel: Callable[[list[Item]], Sequence[Found]],
+    by_xla: Callable[[list[Item]], Sequence[Found]],
+) -> list[Found]:
+    """What is found of items, in their order: of those that the kernel serves by one call of it, of the others by XLA."""
+    served = [is_served(item) for item in items]
+    found: dict[int, Found] = {}
+    for kind, computed in ((True, by_kernel), (False, by_xla)):
+        places = [i for i, of in enumerate(served) if of is kind]
+        if places:
+            found |= zip(places, computed([items[i] for i in places]), strict=True)
+    return [found[i] for i in range(len(items))]
 
 
 def available_cores() -> int:
