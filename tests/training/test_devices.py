@@ -47,7 +47,13 @@ if len(sys.argv) > 3:
 
 def run(root: Path, devices: int, *extra: str) -> dict:
     root.mkdir()
-    settings = {"PYTHONPATH": str(ROOT), "JAX_NUMPY_RANK_PROMOTION": "raise", "JAX_NUMPY_DTYPE_PROMOTION": "strict"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"  # most of the time goes into compiling
+    settings = {
+        "XLA_FLAGS": flags,
+        "PYTHONPATH": str(ROOT),
+        "JAX_NUMPY_RANK_PROMOTION": "raise",
+        "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+    }
     command = [sys.executable, "-c", SCRIPT, str(devices), str(root), *extra]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **settings}, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
@@ -59,10 +65,9 @@ def test_any_number_of_devices_gives_the_same(tmp_path):
     """Particles divide over as many devices as their number allows, seeds over all: the two need not be the same."""
     whole = run(tmp_path / "1", 1)
     assert len(whole["score of 4"]) == 2
-    for devices in (2, 3, 5, 8):
-        found = run(tmp_path / str(devices), devices, *(("plan",) if devices in (3, 8) else ()))
-        if devices in (3, 8):
-            assert found.pop("compared") == {"SGDM": 2, "DeepSets": 2}
+    for devices in (3, 8):  # that do not divide the particles, and more than there are
+        found = run(tmp_path / str(devices), devices, "plan")
+        assert found.pop("compared") == {"SGDM": 2, "DeepSets": 2}
         assert found.keys() == whole.keys()
         for name, value in whole.items():
             np.testing.assert_allclose(found[name], value, rtol=1e-4, err_msg=f"{name} on {devices} devices")
