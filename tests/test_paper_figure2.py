@@ -36,7 +36,7 @@ def test_help_names_tasks_budgets_and_files(capsys):
         paper_tables.main(["figure2", "--help"])
     out = capsys.readouterr().out
     for part in (
-        "{cnn,mlp,mlp_rules,rnn,rnn_rules,transformer,transformer_rules}",
+        "{cnn,cnn_rules,mlp,mlp_rules,rnn,rnn_rules,transformer,transformer_rules}",
         "paper, cpu, smoke",
         "--draw",
         "figure2.png",

@@ -32,12 +32,13 @@ RIVALS = (
     Rival("Muon_DeepSets", optimizer=gated(MUON, DeepSetsConfig((16, 16)))),
     Rival("Muon_UNF", optimizer=gated(MUON, UNFConfig((16, 16)))),
 )
+TEXT = "The reference that comes with Python instead of LM1B."
 SMALLER = (
     "Embedding 16 and 32 units instead of 32 and 64; 8 characters and batches of 32 instead of 16 and 64.",
     "Inner trainings of 500 steps instead of 2,000.",
+    TEXT,
 )
 DIFFERS = (
-    "The reference that comes with Python instead of LM1B.",
     "600 outer steps instead of 50,000, 2 meta-seeds.",
     "NRES instead of PES; the meta-loss is the mean training loss, not the loss at the end of the horizon.",
     "UNF is a pointwise map shared by all tensors plus 0.1 times a UNF layer started at 0.1.",

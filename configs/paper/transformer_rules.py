@@ -9,7 +9,7 @@ What mlp_rules.py is for the MLP, on the smaller Transformer of transformer.py: 
 
 import dataclasses
 
-from configs.paper.rnn_rules import RIVALS, budgets
+from configs.paper.rnn_rules import RIVALS, TEXT, budgets
 from configs.paper.rnn_rules import cpu as rnn
 from configs.paper.transformer import cpu as smaller
 from lopt.comparison import ComparisonConfig
@@ -20,6 +20,7 @@ cpu = dataclasses.replace(
 SMALLER = (
     "1 block of width 16 with 2 heads of 16 and a perceptron of 64, instead of 2 of 32 with 4 of 32 and 128.",
     "Inner trainings of 500 steps instead of 5,000.",
+    TEXT,
 )
 
 config = ComparisonConfig(
