@@ -18,7 +18,7 @@ def train(steps=100):
     model = eqx.nn.MLP(in_size=64, out_size=10, width_size=32, depth=2, key=jax.random.key(0))
     params, static = eqx.partition(model, eqx.is_array)
     spec = lopt.infer_spec(lambda params, *batch: loss(eqx.combine(params, static), *batch), params, images[:64], labels[:64])
-    tx = lopt.load("small-mixture-unf", spec=spec)
+    tx = lopt.load("lopt-direction-unf", num_steps=steps, spec=spec)
     state, losses = tx.init(params), []
 
     @eqx.filter_jit

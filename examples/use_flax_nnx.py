@@ -20,7 +20,8 @@ def train(steps=100):
     images, labels = map(jnp.asarray, load_digits(return_X_y=True))
     graph, params = nnx.split(net := make_net(nnx.Rngs(0)))
     spec = lopt.infer_spec(lambda params, *batch: loss(nnx.merge(graph, params), *batch), params, images[:64], labels[:64])
-    optimizer, losses = nnx.Optimizer(net, lopt.load("small-mixture-unf", spec=spec), wrt=nnx.Param), []
+    tx, losses = lopt.load("lopt-direction-unf", num_steps=steps, spec=spec), []
+    optimizer = nnx.Optimizer(net, tx, wrt=nnx.Param)
 
     @nnx.jit
     def step(net, optimizer, *batch):

@@ -16,7 +16,8 @@ def loss(params, images, labels):
 def train(steps=100, gathered=4):
     (images, labels), size = map(jnp.asarray, load_digits(return_X_y=True)), 64 // gathered
     params = {"w0": jax.random.normal(jax.random.key(0), (64, 32)) / 8, "w1": jnp.zeros((32, 10))}
-    tx = optax.MultiSteps(lopt.load("small-mixture-deep-sets"), every_k_schedule=gathered)  # its clock counts whole steps
+    learned = lopt.load("lopt-direction", num_steps=steps)  # its clock counts whole steps
+    tx = optax.MultiSteps(learned, every_k_schedule=gathered)
     state, losses = tx.init(params), []
 
     @jax.jit

@@ -18,7 +18,7 @@ def loss(params, images, labels):
 
 def train(path: pathlib.Path, steps):  # in all, those before what is kept included
     images, labels = map(jnp.asarray, load_digits(return_X_y=True))
-    tx, params = lopt.load("small-mixture-deep-sets"), {"w0": jnp.ones((64, 32)) / 64, "w1": jnp.eye(32, 10)}
+    tx, params = lopt.load("lopt-direction", learning_rate=0.03), {"w0": jnp.ones((64, 32)) / 64, "w1": jnp.eye(32, 10)}
 
     @jax.jit
     def step(params, state, t, images, labels):

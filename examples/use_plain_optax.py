@@ -19,7 +19,7 @@ def train(steps=100):
     w0, w1 = jax.random.normal(jax.random.key(0), (64, 32)) / 8, jax.random.normal(jax.random.key(1), (32, 10)) / 6
     params = {"w0": w0, "b0": jnp.zeros(32), "w1": w1, "b1": jnp.zeros(10)}
     spec = lopt.infer_spec(loss, params, images[:64], labels[:64])  # which axes belong together, read off the loss
-    tx = lopt.load("small-mixture-unf", spec=spec)
+    tx = lopt.load("lopt-direction-unf", num_steps=steps, spec=spec)
     state, losses = tx.init(params), []
 
     @jax.jit

@@ -1,6 +1,6 @@
-"""A schedule and weight decay behind a trained optimizer: python examples/use_schedule_weight_decay.py
+"""A schedule and weight decay for a trained optimizer, as for optax.adamw: python examples/use_schedule_weight_decay.py
 
-Its updates are whole steps, and it sets their size itself: weight decay is told to it, and a schedule that follows goes down from 1.
+It gives a direction; the rate is yours, a number or a schedule, and the weights decay by it.
 """
 
 import jax
@@ -16,11 +16,11 @@ def loss(params, images, labels):
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def train(steps=100, decay=1e-3):
+def train(steps=100, decay=0.1):
     images, labels = map(jnp.asarray, load_digits(return_X_y=True))
     params = {"w0": jax.random.normal(jax.random.key(0), (64, 32)) / 8, "w1": jnp.zeros((32, 10))}
-    learned, schedule = lopt.load("small-mixture-deep-sets", weight_decay=decay), optax.cosine_decay_schedule(1.0, steps)
-    tx = optax.chain(learned, optax.scale_by_schedule(schedule))
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 0.03, steps // 10, steps)
+    tx = lopt.load("lopt-direction", learning_rate=schedule, weight_decay=decay)
     state, losses = tx.init(params), []
 
     @jax.jit

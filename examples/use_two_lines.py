@@ -17,7 +17,7 @@ def train(steps=100):
     images, labels = map(jnp.asarray, load_digits(return_X_y=True))
     w0, w1 = jax.random.normal(jax.random.key(0), (64, 32)) / 8, jax.random.normal(jax.random.key(1), (32, 10)) / 6
     params = {"w0": w0, "w1": w1}
-    tx = lopt.load("small-mixture-deep-sets")  # was: tx = optax.adam(1e-3)
+    tx = lopt.load("lopt-direction", num_steps=steps)  # was: tx = optax.adam(1e-3)
     state, losses = tx.init(params), []
 
     @jax.jit

@@ -62,7 +62,7 @@ examples:
   python scripts/evaluate.py --run-dir runs/digits --steps 300 --seeds 10
   python scripts/evaluate.py --run-dir runs/unf-0 runs/unf-1 runs/sgdm-0 runs/sgdm-1
   python scripts/evaluate.py --task mlp --optimizer adam sgdm adamw:1e-3 --steps 300 --seeds 3 --task.hidden 64 64
-  python scripts/evaluate.py --task mlp --optimizer adam small-mixture-unf runs/digits --steps 300
+  python scripts/evaluate.py --task mlp --optimizer adam lopt-direction-unf runs/digits --steps 300
   python scripts/evaluate.py --task my_task.py:make_task --task.width 64 --optimizer adam runs/digits
   python scripts/evaluate.py --run-dir runs/digits --generalize horizon width --seeds 3 --tuning-seeds 2
   python scripts/evaluate.py --task mlp --optimizer adam sgdm nadamw lion muon --steps 300 --refinements 2

@@ -170,4 +170,4 @@ def test_the_task_of_ones_own_of_the_readme(place):
     text = section("interop.md", "Its name on the command line")
     (place / "my_task.py").write_text(re.search(r"```python no-run\n(.*?)```", text, re.DOTALL).group(1))
     (command,) = (command for command in page_commands(ROOT / "README.md") if "my_task.py" in command)
-    assert "small-mixture-deep-sets" in run(place, command).stdout
+    assert "lopt-direction" in run(place, command).stdout

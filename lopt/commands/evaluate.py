@@ -33,7 +33,7 @@ report.html, summary.md, table.md .csv .json, curves.png, held_out.png and curve
 {DEBUG_HELP}"""
 EPILOG = """\
 examples:
-  python -m lopt evaluate --task my_task.py:make_task --optimizer small-mixture-deep-sets
+  python -m lopt evaluate --task my_task.py:make_task --optimizer lopt-direction
   python -m lopt evaluate --task my_task.py:make_task --task.width 64 --optimizer adam lion runs/mine --steps 500 --seeds 5"""
 
 

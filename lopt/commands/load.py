@@ -4,9 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lopt.pretrained.bind import rule_of
 from lopt.pretrained.card import read_card
-from lopt.pretrained.load import available, open_trained
+from lopt.pretrained.load import available, call_of, open_trained
 from lopt.runtime.program import reporting_errors, take_debug
 
 DESCRIPTION = """\
@@ -28,6 +27,4 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m lopt load"
         shipped = available()
         print(shipped[source] if source in shipped else read_card(source) if (Path(source) / "card.json").is_file() else source)
         print(f"{trained.config}")
-        rule = rule_of(trained.config)
-        steps = ", num_steps=N" if rule is not None and rule.needs_rate else ""  # or a learning_rate
-        print(f"\n    tx = lopt.load({source!r}{steps})      # in any optax loop")
+        print(f"\n    tx = {call_of(trained)}      # in any optax loop")

@@ -66,7 +66,7 @@ def diagnose(source: str | os.PathLike[str], grads: PyTree, params: PyTree, stat
 
     Example:
       >>> params = {"w": jnp.ones((3, 2))}
-      >>> found = diagnose("small-mixture-deep-sets", {"w": jnp.full((3, 2), 1e3)}, params)
+      >>> found = diagnose("paper-deep-sets", {"w": jnp.full((3, 2), 1e3)}, params)
       >>> found.is_well, found.clipped["gradient"]
       (False, 1.0)
     """

@@ -53,7 +53,7 @@ def available() -> Catalogue:
     """The trained optimizers that come with the package: name -> `Card`, what is known of each. Printed, it is a list with a line each.
 
     Example:
-      >>> "small-mixture-unf" in available()
+      >>> "lopt-direction-unf" in available()
       True
     """
     return Catalogue({folder.name: read_card(folder) for folder in sorted(SHIPPED.iterdir()) if folder.is_dir()})
@@ -106,7 +106,7 @@ def load(
         optimizer sets its own step size.
 
     Example:
-      >>> tx = load("small-mixture-deep-sets")
+      >>> tx = load("lopt-direction", num_steps=1000)
       >>> params = {"w": jnp.ones((3, 2)), "b": jnp.zeros(2)}
       >>> updates, state = tx.update(params, tx.init(params), params)
       >>> updates["w"].shape
@@ -159,10 +159,10 @@ def scale_by(
 
     Example:
       >>> import optax
-      >>> tx = optax.chain(scale_by("small-mixture-deep-sets"), optax.scale_by_learning_rate(1.0))
+      >>> tx = optax.chain(scale_by("lopt-direction"), optax.scale_by_learning_rate(0.03))
       >>> params = {"w": jnp.ones((3, 2))}
       >>> updates, _ = tx.update(params, tx.init(params), params)
-      >>> whole = load("small-mixture-deep-sets")
+      >>> whole = load("lopt-direction", learning_rate=0.03)
       >>> bool(jnp.allclose(updates["w"], whole.update(params, whole.init(params), params)[0]["w"]))
       True
     """
@@ -173,7 +173,7 @@ def _open(source: str | os.PathLike[str], spec: WeightSpec | None, best: bool, t
     with jax.ensure_compile_time_eval():  # under jit too, as by `optax.inject_hyperparams`, theta is numbers that can be checked
         trained = open_trained(source, best=best, trust=trust)
     if spec is None and needs_spec(trained.config):
-        raise ValueError(_no_spec(trained.name))
+        raise ValueError(_no_spec(trained))
     return trained
 
 
@@ -260,11 +260,18 @@ def _from_run(run_dir: Path, best: bool, trust: bool) -> Trained:
     return Trained(str(run_dir), config, theta, specs, str(run_dir))
 
 
-def _no_spec(name: str) -> str:
+def call_of(trained: Trained) -> str:
+    """How a program loads it, with what it needs."""
+    rule = rule_of(trained.config)
+    steps = ", num_steps=N" if rule is not None and rule.needs_rate else ""  # or a learning_rate
+    spec = ", spec=lopt.infer_spec(loss, params, batch)" if needs_spec(trained.config) else ""
+    return f"lopt.load({trained.name!r}{steps}{spec})"
+
+
+def _no_spec(trained: Trained) -> str:
     alone = [other for other, card in available().items() if not needs_spec(card_optimizer(card, SHIPPED / other))]
     return (
-        f"'{name}' updates a weight by what it sees of others, so it must know which axes of the weights belong together. Write\n"
-        f"    from lopt.symmetry import infer_spec\n"
-        f"    tx = lopt.load({name!r}, spec=infer_spec(loss, params, batch))\n"
+        f"'{trained.name}' updates a weight by what it sees of others, so it must know which axes of the weights belong together. Write\n"
+        f"    tx = {call_of(trained)}\n"
         f"with what your loss takes after params, or load one that needs no spec: {', '.join(alone)}"
     )

@@ -62,19 +62,19 @@ def test_without_a_command_it_says_which_there_are(capsys):
 
 def test_load_lists_and_shows(capsys):
     program.main(["load"])
-    assert "small-mixture-unf" in capsys.readouterr().out
-    program.main(["load", "small-mixture-unf"])
+    assert "lopt-direction-unf" in capsys.readouterr().out
+    program.main(["load", "lopt-direction-unf"])
     shown = capsys.readouterr().out
     assert "not for:" in shown
-    assert "tx = lopt.load('small-mixture-unf')" in shown
-    with pytest.raises(SystemExit, match=r"python -m lopt load: .*did you mean 'small-mixture-unf'"):
-        program.main(["load", "small-mixture-unv"])
+    assert "tx = lopt.load('lopt-direction-unf', num_steps=N, spec=lopt.infer_spec(loss, params, batch))" in shown
+    with pytest.raises(SystemExit, match=r"python -m lopt load: .*did you mean 'lopt-direction-unf'"):
+        program.main(["load", "lopt-direction-unv"])
 
 
 def test_names_of_optimizers_are_told_apart():
-    assert by_hand_and_trained(["adam", "small-mixture-unf", "adamw:1e-3"]) == (("adam", "adamw:1e-3"), ["small-mixture-unf"])
-    with pytest.raises(ConfigError, match="did you mean the shipped 'small-mixture-unf'"):
-        by_hand_and_trained(["small-mixture-unv"])
+    assert by_hand_and_trained(["adam", "lopt-direction-unf", "adamw:1e-3"]) == (("adam", "adamw:1e-3"), ["lopt-direction-unf"])
+    with pytest.raises(ConfigError, match="did you mean the shipped 'lopt-direction-unf'"):
+        by_hand_and_trained(["lopt-direction-unv"])
     assert place_of("mlp") == Path("runs/evaluate/mlp")
     assert place_of("/a/b/my_task.py:make_task") == Path("runs/evaluate/my_task-make_task")
 
@@ -84,11 +84,11 @@ def test_inspect_and_evaluate_on_a_task_of_ones_own(alone, tmp_path):
     inspected = alone("inspect", "--task", "my_task.py:make_task", "--task.width", "5")
     assert inspected.returncode == 0, inspected.stderr
     assert "(3, 5)" in inspected.stdout
-    options = ("--optimizer", "adam:0.1", "small-mixture-deep-sets", "--steps", "5", "--seeds", "2")
+    options = ("--optimizer", "adam:0.1", "lopt-direction", "--steps", "5", "--seeds", "2")
     raced = alone("evaluate", "--task", "my_task.py:make_task", *options)
     assert raced.returncode == 0, raced.stdout + raced.stderr
     table = json.loads((tmp_path / "work" / "runs" / "evaluate" / "my_task-make_task" / "table.json").read_text())
-    assert {row["name"] for row in table["rows"]} == {"small-mixture-deep-sets", "Adam 0.1"}
+    assert {row["name"] for row in table["rows"]} == {"lopt-direction", "Adam 0.1"}
     refused = alone("inspect", "--task", "mlp")
     assert refused.returncode != 0
     assert "none, as tasks/ is not beside lopt" in refused.stderr

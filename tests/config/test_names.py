@@ -18,6 +18,7 @@ from lopt.evaluation.summary import Curve
 from lopt.pretrained.card import read_card
 from lopt.pretrained.load import SHIPPED, open_trained
 from lopt.weight_space.report import kept_predictions
+from tests.pretrained.older import FILES as OLDER
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((Path(__file__).parent / "files").glob("*.json"))  # written by lopt as it was before there were names
@@ -122,11 +123,11 @@ def test_there_are_configs_of_the_reproduction():
     assert len(RUNS) >= 16
 
 
-@pytest.mark.parametrize("folder", sorted(SHIPPED.iterdir()), ids=lambda folder: folder.name)
-def test_shipped_cards_load(folder):
+@pytest.mark.parametrize("folder", sorted([*SHIPPED.iterdir(), *(path for path in OLDER.iterdir() if path.is_dir())]), ids=lambda folder: folder.name)
+def test_cards_that_are_or_were_shipped_load(folder):
     card = read_card(folder)
     recipe = configs.from_dict(card.recipe)
-    assert recipe.optimizer == open_trained(card.name).config
+    assert recipe.optimizer == open_trained(folder).config
     assert classes_in(configs.to_dict(recipe)) <= set(registered())
 
 

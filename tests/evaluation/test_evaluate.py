@@ -226,7 +226,7 @@ def test_the_script_races_meta_trained_optimizers_on_other_tasks(tmp_path, monke
         ValueError, match=r"'.*unf' is not compatible with the weights of 'digits4_mlp_5_4': .* not shared by role"
     ):
         script.trained_optimizer(str(tmp_path / "unf"), other, "best")
-    shipped = script.trained_optimizer("small-mixture-unf", other, "best")
+    shipped = script.trained_optimizer("lopt-direction-unf", other, "best")
     assert np.isfinite(race(other, [shipped], jax.random.key(0), steps=3, seeds=1)[0].losses).all()
     # The best of a run by its held-out evaluations comes before its newest, unless that is asked for.
     best = jax.tree.map(jnp.zeros_like, found.theta)
@@ -234,11 +234,11 @@ def test_the_script_races_meta_trained_optimizers_on_other_tasks(tmp_path, monke
     assert float(script.trained_optimizer(pointwise, other, "best").theta["alpha"]) == 0
     assert float(script.trained_optimizer(pointwise, other, "newest").theta["alpha"]) > 0
     monkeypatch.chdir(tmp_path)
-    names = ["unf", "adam", "missing/run", "small-mixture-unf", "hf://owner/name"]
+    names = ["unf", "adam", "missing/run", "lopt-direction-unf", "hf://owner/name"]
     args, _ = script.parse(["--task", "mlp", "--optimizer", *names, "--steps", "7"])
     given, trained = script.overrides(args)
     assert given == {"steps": 7, "baselines": ("adam",)}
-    assert trained == ["unf", "missing/run", "small-mixture-unf", "hf://owner/name"]
+    assert trained == ["unf", "missing/run", "lopt-direction-unf", "hf://owner/name"]
 
 
 @pytest.mark.slow
@@ -303,20 +303,20 @@ def test_without_the_hubs_client_it_says_what_to_install(monkeypatch):
 def test_a_trained_optimizer_alone_races_against_the_default_rivals():
     from scripts import evaluate as script
 
-    args, _ = script.parse(["--task", "mlp", "--optimizer", "small-mixture-unf"])
+    args, _ = script.parse(["--task", "mlp", "--optimizer", "lopt-direction-unf"])
     given, trained = script.overrides(args)
-    assert (given, trained) == ({}, ["small-mixture-unf"])
-    given, trained = script.overrides(script.parse(["--task", "mlp", "--optimizer", "small-mixture-unf", "lion"])[0])
-    assert (given, trained) == ({"baselines": ("lion",)}, ["small-mixture-unf"])
+    assert (given, trained) == ({}, ["lopt-direction-unf"])
+    given, trained = script.overrides(script.parse(["--task", "mlp", "--optimizer", "lopt-direction-unf", "lion"])[0])
+    assert (given, trained) == ({"baselines": ("lion",)}, ["lopt-direction-unf"])
 
 
 def test_a_misspelt_shipped_name_is_told_the_right_one():
     from scripts import evaluate as script
 
     with pytest.raises(
-        config.ConfigError, match="no optimizer 'small-mixture-unv'; did you mean the shipped 'small-mixture-unf'"
+        config.ConfigError, match="no optimizer 'lopt-direction-unv'; did you mean the shipped 'lopt-direction-unf'"
     ):
-        script.overrides(script.parse(["--task", "mlp", "--optimizer", "adam", "small-mixture-unv"])[0])
+        script.overrides(script.parse(["--task", "mlp", "--optimizer", "adam", "lopt-direction-unv"])[0])
 
 
 def test_help_lists_the_fields_of_the_task(capsys):

@@ -77,13 +77,13 @@ def test_a_suite_from_arguments_to_page_and_on(suite, tmp_path, capsys, monkeypa
     kept[0].write_bytes(b"no race")
     monkeypatch.setattr(script, "compete", counted)
     with pytest.warns(UserWarning, match="is damaged and counts as missing"):
-        script.main([*suite, "--optimizer", "sgdm", "small-mixture-deep-sets"])
-    new = [(name, "small-mixture-deep-sets") for name in ("digits4_mlp_3", "digits4_autoencoder_2")]
+        script.main([*suite, "--optimizer", "sgdm", "lopt-direction"])
+    new = [(name, "lopt-direction") for name in ("digits4_mlp_3", "digits4_autoencoder_2")]
     again = [("digits4_autoencoder_2", "nadamw"), ("digits4_autoencoder_2", "sgdm")]
     assert sorted(done) == sorted([*new, *again])
     summary = (tmp_path / "out" / "summary.md").read_text()
     assert "3 optimizers on 2 tasks" in summary
-    assert "| small-mixture-deep-sets |" in summary
+    assert "| lopt-direction |" in summary
 
 
 @pytest.mark.parametrize(

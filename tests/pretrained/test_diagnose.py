@@ -17,8 +17,9 @@ from lopt.optimizers.direction import DirectionRule
 from lopt.optimizers.gated import GatedRule
 from lopt.pretrained.diagnose import diagnose
 from lopt.symmetry.spec import WeightSpec
+from tests.pretrained.older import older
 
-NAME = "small-mixture-deep-sets"
+NAME = str(older("small-mixture-deep-sets"))
 
 
 def slow(value):

@@ -47,7 +47,7 @@ def test_of_heads_the_width_goes_with_them():
 @pytest.mark.parametrize("wrap", ["masked", "multi_transform"])
 def test_a_part_of_the_weights_is_trained_from_the_spec_of_all(wrap):
     labels = {"w0": "train", "b0": "train", "w1": "train", "w2": "freeze"}
-    tx = lopt.load("small-mixture-unf", spec=SPEC)
+    tx = lopt.load("lopt-direction-unf", num_steps=10, spec=SPEC)
     if wrap == "masked":
         whole = optax.masked(tx, {name: label == "train" for name, label in labels.items()})
     else:
@@ -56,10 +56,10 @@ def test_a_part_of_the_weights_is_trained_from_the_spec_of_all(wrap):
     updates, state = jax.jit(whole.update)(GRADS, state, PARAMS)
     kept = {name: leaf for name, leaf in PARAMS.items() if name != "w2"}
     grads = {name: GRADS[name] for name in kept}
-    alone = lopt.load("small-mixture-unf", spec=trained_part(SPEC, kept))
+    alone = lopt.load("lopt-direction-unf", num_steps=10, spec=trained_part(SPEC, kept))
     expected, _ = alone.update(grads, alone.init(kept), kept)
     for name in kept:
-        np.testing.assert_allclose(updates[name], expected[name], rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(updates[name], expected[name], rtol=1e-4, atol=1e-7)
         assert np.any(np.asarray(updates[name]))
     if wrap == "multi_transform":
         assert not np.any(np.asarray(updates["w2"]))
@@ -67,13 +67,13 @@ def test_a_part_of_the_weights_is_trained_from_the_spec_of_all(wrap):
 
 def test_a_leaf_that_the_spec_does_not_know_is_still_refused():
     with pytest.raises(ValueError, match=r"no leaf for \['b0', 'w1', 'w2'\]"):
-        lopt.load("small-mixture-unf", spec=SPEC).init({"w0": PARAMS["w0"], "other": jnp.ones(3)})
+        lopt.load("lopt-direction-unf", num_steps=10, spec=SPEC).init({"w0": PARAMS["w0"], "other": jnp.ones(3)})
 
 
 def test_coefficients_of_all_weights_cannot_train_a_part():
     spec = WeightSpec.parse({"w0": "in! a", "b0": "a", "w1": "a out!", "b1": "out!"})
     params = {"w0": jnp.ones((3, 4)), "b0": jnp.ones(4), "w1": jnp.ones((4, 2)), "b1": jnp.ones(2)}
-    tx = lopt.load("fashion-mlp-unf", spec=spec)
+    tx = lopt.load("paper-unf", spec=spec)
     tx.init(params)
     with pytest.raises(CardError, match=r"without b0, which are not among the params: .* cannot train a part"):
         tx.init({name: leaf for name, leaf in params.items() if name != "b0"})

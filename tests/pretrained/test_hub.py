@@ -17,7 +17,7 @@ from lopt.pretrained import hub
 from lopt.pretrained.card import CardError, read_card
 from lopt.pretrained.load import SHIPPED
 
-FOLDER = SHIPPED / "small-mixture-deep-sets"
+FOLDER = SHIPPED / "paper-deep-sets"
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_to_a_repository_and_back(repositories):
     params = {"w": jnp.ones((3, 2))}
     for address in ("hf://owner/name", "hf://owner/name@main"):
         updates = [
-            tx.update(params, tx.init(params), params)[0] for tx in (lopt.load(address), lopt.load("small-mixture-deep-sets"))
+            tx.update(params, tx.init(params), params)[0] for tx in (lopt.load(address), lopt.load("paper-deep-sets"))
         ]
         jax.tree.map(np.testing.assert_array_equal, *updates)
     fetched = repositories.parent / "fetched" / "owner" / "name@None"

@@ -25,6 +25,7 @@ from tasks.cnn import CNNConfig
 from tasks.mlp import MLPConfig
 from tasks.rnn import RNNConfig
 from tasks.transformer import TransformerConfig
+from tests.pretrained.older import older
 
 TASK = MLPConfig(image_size=4, hidden=(6,))
 # The same network as the task's, under other names and in another order.
@@ -69,7 +70,7 @@ def test_to_import_lopt_imports_no_jax():
 
 def test_what_is_available_is_listed():
     found = lopt.available()
-    assert {"lopt-direction", "lopt-direction-unf", "small-mixture-deep-sets", "small-mixture-unf"} <= found.keys()
+    assert {"lopt-direction", "lopt-direction-unf", "paper-deep-sets", "paper-unf"} == found.keys()
     lines = repr(found).splitlines()
     assert len(lines) == len(found)
     assert all(card.summary in line and len(line) < 140 for card, line in zip(found.values(), lines, strict=True))
@@ -116,10 +117,8 @@ def digits(dtype=jnp.float32):
     return jnp.asarray(x / 16, dtype), jnp.asarray(y, jnp.int32)
 
 
-def bytes_of_state(name, params):
-    """Seven momenta and a counter; or four averages, Muon's, NAdam's v of vectors, three factored moments, and two counters."""
-    if not name.startswith("lopt-direction"):
-        return 28 * sum(leaf.size for leaf in jax.tree.leaves(params)) + 4
+def bytes_of_state(params):
+    """Four averages, Muon's, NAdam's v of vectors, three factored moments, and two counters."""
     matrices, vectors = ([leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim == n] for n in (2, 1))
     of_matrices = sum(20 * r * c + 12 * (r + c) + 4 for r, c in matrices)
     return of_matrices + sum(24 * n + 12 * (n + 1) for (n,) in vectors) + 8
@@ -128,11 +127,9 @@ def bytes_of_state(name, params):
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        ("small-mixture-unf", jnp.bfloat16),
-        slow("small-mixture-unf", jnp.float32),
-        slow("small-mixture-deep-sets", jnp.bfloat16),
-        slow("small-mixture-deep-sets", jnp.float32),
         ("lopt-direction-unf", jnp.bfloat16),
+        slow("lopt-direction-unf", jnp.float32),
+        slow("lopt-direction", jnp.bfloat16),
         slow("lopt-direction", jnp.float32),
     ],
 )
@@ -143,7 +140,7 @@ def test_a_network_ten_times_as_large_in_either_precision(name, dtype):
     assert count > 65_700
     tx = lopt.load(name, spec=lopt.infer_spec(mlp_loss, params, x[:8], y[:8], check=False), num_steps=50)
     state = tx.init(params)
-    assert sum(leaf.nbytes for leaf in jax.tree.leaves(state)) == bytes_of_state(name, params)
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(state)) == bytes_of_state(params)
 
     @jax.jit
     def step(params, state, x, y):
@@ -166,20 +163,20 @@ def test_a_network_ten_times_as_large_in_either_precision(name, dtype):
 def test_weights_far_larger_than_any_that_were_seen_are_told_of(shape, inputs):
     """Once a load, whichever axis is that of the inputs."""
     params = {"near": jnp.ones((400, 400)), "far": jnp.ones(shape), "b": jnp.ones(10_000)}
-    tx = lopt.load("small-mixture-deep-sets")
+    tx = lopt.load(older("small-mixture-deep-sets"))
     message = re.escape(f"was seen to work on weights of at most 103 inputs, but 'far' {list(shape)} has up to {inputs}: ")
     with pytest.warns(UserWarning, match=message + r".*cosine_decay_schedule\(0.3, steps\)\)\), try 1, 0.3 and 0.1") as caught:
         state = tx.init(params)
     assert caught[0].filename == __file__
     jax.tree.map(np.testing.assert_array_equal, tx.init(params), state)  # said once
-    tx = lopt.load("small-mixture-deep-sets")
+    tx = lopt.load(older("small-mixture-deep-sets"))
     tx.init({name: leaf for name, leaf in params.items() if name != "far"})
     tx.init({})
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*relations between these weights")  # of a Transformer a UNF knows the fewest
-@pytest.mark.parametrize("name", ["small-mixture-unf", "small-mixture-deep-sets"])
+@pytest.mark.parametrize("name", ["lopt-direction-unf", "lopt-direction"])
 @pytest.mark.parametrize(
     "task",
     [
@@ -191,13 +188,13 @@ def test_weights_far_larger_than_any_that_were_seen_are_told_of(shape, inputs):
 )
 def test_any_architecture(task, name):
     """None of these shapes was trained on, nor was any Transformer."""
-    losses = train(task.make(), lambda problem: lopt.load(name, spec=problem.spec))
+    losses = train(task.make(), lambda problem: lopt.load(name, num_steps=80, spec=problem.spec))
     assert np.isfinite(losses).all()
     assert np.mean(losses[-10:]) < 0.95 * np.mean(losses[:3])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fashion-mlp-unf", "fashion-mlp-deep-sets"])
+@pytest.mark.parametrize("name", ["paper-unf", "paper-deep-sets"])
 def test_the_ones_of_the_reproduction_on_their_mlp_of_another_width(name):
     task = MLPConfig(dataset="digits", hidden=(48,), batch_size=64).make()
     losses = train(task, lambda problem: lopt.load(name, spec=problem.spec))
@@ -258,26 +255,26 @@ def test_the_best_of_a_run_or_its_newest(tmp_path):
 
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(
-        ValueError, match=r"no directory 'small-mixture-unv'; did you mean 'small-mixture-unf'\? The shipped.*deep-sets"
+        ValueError, match=r"no directory 'lopt-direction-unv'; did you mean 'lopt-direction-unf'\? The shipped.*paper-unf"
     ):
-        lopt.load("small-mixture-unv")
+        lopt.load("lopt-direction-unv")
     with pytest.raises(ValueError, match="there is no optimizer and no directory 'nowhere/at/all'; The"):
         lopt.load("nowhere/at/all")
 
 
 def test_a_unf_without_a_spec_says_what_to_write():
     with pytest.raises(ValueError, match="must know which axes") as caught:
-        lopt.load("small-mixture-unf")
+        lopt.load("lopt-direction-unf")
     (line,) = [line.strip() for line in str(caught.value).splitlines() if "tx =" in line]
     params = {"w": jnp.ones((3, 4))}
-    names = {"lopt": lopt, "infer_spec": lopt.infer_spec, "loss": lambda params, x: (x @ params["w"]).sum()}
-    exec(line, names | {"params": params, "batch": jnp.ones((2, 3))}, names)
-    assert "small-mixture-deep-sets" in str(caught.value)
+    names = {"lopt": lopt, "loss": lambda params, x: (x @ params["w"]).sum()}
+    exec(line, names | {"params": params, "batch": jnp.ones((2, 3)), "N": 10}, names)
+    assert "no spec: lopt-direction, paper-deep-sets" in str(caught.value)
     assert isinstance(names["tx"], optax.GradientTransformationExtraArgs)
 
 
 def test_a_spec_of_other_weights_is_refused_where_they_are_first_seen():
-    tx = lopt.load("small-mixture-unf", spec=OTHER)
+    tx = lopt.load("lopt-direction-unf", num_steps=10, spec=OTHER)
     good = {"a_head": jnp.ones((3, 2)), "b_head": jnp.ones(2), "in": jnp.ones((4, 3)), "in_bias": jnp.ones(3)}
     state = tx.init(good)
     with pytest.raises(SpecError, match="'in' of shape"):
@@ -294,8 +291,8 @@ def test_roles_that_were_never_trained_on_are_counted():
     attention = WeightSpec.parse(
         {"query": "embed (heads dim@heads)", "key": "embed (heads dim@heads)", "out": "(heads dim@heads) embed"}
     )
-    with pytest.warns(UserWarning, match=r"'small-mixture-unf' knows \d+ of the \d+ relations between these weights"):
-        lopt.load("small-mixture-unf", spec=attention)
+    with pytest.warns(UserWarning, match=r"'lopt-direction-unf' knows \d+ of the \d+ relations between these weights"):
+        lopt.load("lopt-direction-unf", num_steps=10, spec=attention)
 
 
 def test_a_theta_that_is_not_shared_serves_its_own_network_alone(tmp_path):
@@ -373,12 +370,12 @@ def test_a_direction_that_is_told_the_steps_has_the_rate_and_schedule_of_its_met
 
 def test_what_sets_its_own_step_size_takes_decay_and_no_rate():
     params = {"w": jax.random.normal(jax.random.key(0), (6, 4))}
-    plain, decayed = (some_steps(lopt.load("small-mixture-deep-sets", weight_decay=d), params, 1) for d in (0.0, 0.5))
+    plain, decayed = (some_steps(lopt.load("paper-deep-sets", weight_decay=d), params, 1) for d in (0.0, 0.5))
     assert float(jnp.linalg.norm(decayed["w"])) < float(jnp.linalg.norm(plain["w"])), "weights do not grow"
     with pytest.raises(ValueError, match=r"sets its own step size and takes no learning_rate; .* optax\.scale\(0\.5\)"):
-        lopt.load("small-mixture-deep-sets", learning_rate=0.1)
+        lopt.load("paper-deep-sets", learning_rate=0.1)
     with pytest.raises(ValueError, match="num_steps must be at least 1, got 0"):
-        lopt.load("small-mixture-deep-sets", num_steps=0)
+        lopt.load("paper-deep-sets", num_steps=0)
 
 
 def test_what_anneals_is_told_the_number_of_steps(tmp_path):
@@ -406,7 +403,7 @@ def test_a_decay_of_the_users_takes_the_place_of_a_learned_one(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("lopt-direction", "learning_rate"), ("lopt-direction", "weight_decay"), ("fashion-mlp-unf", "weight_decay")],
+    [("lopt-direction", "learning_rate"), ("lopt-direction", "weight_decay"), ("paper-unf", "weight_decay")],
 )
 def test_hyperparameters_may_be_traced(name, value):
     """`optax.inject_hyperparams` makes the transform anew in every jitted step, of numbers that are not known."""

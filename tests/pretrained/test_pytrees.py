@@ -12,9 +12,10 @@ import pytest
 
 import lopt
 from lopt.symmetry import SpecError
+from tests.pretrained.older import older
 
 X = jax.random.normal(jax.random.key(1), (16, 4))
-NAME = "small-mixture-unf"
+NAME = "lopt-direction-unf"
 
 
 def loss(model, x):
@@ -34,7 +35,7 @@ def test_a_spec_of_a_whole_model_is_that_of_its_arrays(model):
     grads = eqx.filter_grad(loss)(model, X)
     found = []
     for spec in (whole, part):
-        tx = lopt.load(NAME, spec=spec)
+        tx = lopt.load(NAME, num_steps=10, spec=spec)
         state = tx.init(params)
         updates, state = eqx.filter_jit(tx.update)(grads, state, model)
         found.append(updates)
@@ -53,12 +54,12 @@ def test_a_part_of_the_weights_is_trained_with_the_spec_of_all_or_of_the_part(mo
     trained, frozen = eqx.partition(params, head)
     rest = lambda trained, x: loss(eqx.combine(trained, frozen, static), x)  # noqa: E731
     grads = jax.grad(rest)(trained, X)
-    whole = lopt.load(NAME, spec=spec)
-    with pytest.warns(UserWarning, match="of the 12 relations"):
+    whole = lopt.load(NAME, num_steps=10, spec=spec)
+    with pytest.warns(UserWarning, match="of the 14 relations"):
         of_all, _ = whole.update(grads, whole.init(trained), trained)
     optax.masked(whole, head).init(params)
-    with pytest.warns(UserWarning, match="of the 12 relations"):  # two leaves are a network that it has not seen
-        tx = lopt.load(NAME, spec=lopt.infer_spec(rest, trained, X, check=False))
+    with pytest.warns(UserWarning, match="of the 14 relations"):  # two leaves are a network that it has not seen
+        tx = lopt.load(NAME, num_steps=10, spec=lopt.infer_spec(rest, trained, X, check=False))
     updates, _ = jax.jit(tx.update)(grads, tx.init(trained), trained)
     assert jax.tree.structure(updates) == jax.tree.structure(trained)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), updates, of_all)
@@ -67,8 +68,8 @@ def test_a_part_of_the_weights_is_trained_with_the_spec_of_all_or_of_the_part(mo
 def test_a_complex_weight_is_refused_where_weights_are_seen_together():
     params = {"z": jnp.ones((2, 3), jnp.complex64), "w": jnp.ones(3)}
     spec = lopt.infer_spec(lambda p: jnp.sum(jnp.abs(p["z"] * p["w"][None].astype(jnp.complex64))), params, check=False)
-    with pytest.warns(UserWarning, match="of the 11 relations"):
-        tx = lopt.load(NAME, spec=spec)
+    with pytest.warns(UserWarning, match="of the 13 relations"):
+        tx = lopt.load(NAME, num_steps=10, spec=spec)
     with pytest.raises(SpecError, match=r"leaf 'z' is complex64.*two leaves of the params"):
         tx.init(params)
 
@@ -76,7 +77,7 @@ def test_a_complex_weight_is_refused_where_weights_are_seen_together():
 def test_optax_finds_the_weights_in_a_loaded_state(model):
     params, static = eqx.partition(model, eqx.is_inexact_array)
     spec = lopt.infer_spec(lambda params, x: loss(eqx.combine(params, static), x), params, X, check=False)
-    tx = lopt.load(NAME, spec=spec)
+    tx = lopt.load(older("small-mixture-unf"), spec=spec)
     shapes = jax.eval_shape(tx.init, params)
     marked = optax.tree.map_params(tx, lambda leaf, w: leaf.shape == w.shape, shapes, params, transform_non_params=lambda _: None)
     assert len(jax.tree.leaves(marked)) >= 7 * len(jax.tree.leaves(params))

@@ -40,7 +40,7 @@ def updates_of(tx):
 
 @pytest.mark.parametrize("name", sorted(RECORDED))
 def test_updates_are_what_they_were(name):
-    found = updates_of(lopt.load(REPOSITORY / name if "/" in name else name, spec=SPEC))
+    found = updates_of(lopt.load(REPOSITORY / name, spec=SPEC))
     for path, shape in SHAPES.items():
         expected = np.asarray(RECORDED[name][path], np.float32)
         assert expected.shape == (3, *shape)

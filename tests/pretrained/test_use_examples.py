@@ -65,7 +65,7 @@ def test_the_page_has_the_bytes_of_a_weight():
     text = (ROOT / "docs" / "use.md").read_text()
     theta = LearnedMomentumConfig(network=DeepSetsConfig()).make(WeightSpec(())).init(jax.random.key(0))
     halved = LearnedMomentumConfig(network=DeepSetsConfig(), momenta_dtype="bfloat16").make(WeightSpec(())).opt_fn(theta)
-    optimizers = (optax.adam(1e-3), lopt.load("small-mixture-deep-sets"), halved)
+    optimizers = (optax.adam(1e-3), lopt.load("paper-deep-sets"), halved)
     for dtype in ("float32", "bfloat16"):
         (line,) = (line for line in text.splitlines() if line.startswith(f"| {dtype} |"))
         params = {"w": jax.ShapeDtypeStruct((288, 230), dtype), "b": jax.ShapeDtypeStruct((230,), dtype)}
