@@ -66,9 +66,7 @@ def test_to_a_repository_and_back(repositories):
     (repositories / "owner" / "name" / "trap.py").write_text("raise SystemExit")
     params = {"w": jnp.ones((3, 2))}
     for address in ("hf://owner/name", "hf://owner/name@main"):
-        updates = [
-            tx.update(params, tx.init(params), params)[0] for tx in (lopt.load(address), lopt.load("paper-deep-sets"))
-        ]
+        updates = [tx.update(params, tx.init(params), params)[0] for tx in (lopt.load(address), lopt.load("paper-deep-sets"))]
         jax.tree.map(np.testing.assert_array_equal, *updates)
     fetched = repositories.parent / "fetched" / "owner" / "name@None"
     assert sorted(file.name for file in fetched.iterdir()) == ["card.json", "theta.safetensors"]
