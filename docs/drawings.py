@@ -1,7 +1,8 @@
-"""Draws the pictures of the page on specs: python docs/drawings.py"""
+"""Draws the pictures of the pages on specs and on the reproduction: python docs/drawings.py"""
 
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -9,6 +10,7 @@ from matplotlib.patches import Rectangle
 from lopt.reporting.plots import png, style
 
 IMAGES = Path(__file__).with_name("images")
+REPORTS = Path(__file__).with_name("reproduction")
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#7F7F7F"
 
 
@@ -81,6 +83,31 @@ def spec_inference() -> Figure:
     return figure
 
 
+def unf_over_deep_sets() -> Figure:
+    """Final losses of UNF over those of DeepSets, of every report under the paper's rule with f from a tenth."""
+    tasks = [name for name in ("mlp", "cnn", "rnn", "transformer") if (REPORTS / f"{name}_rules-start").is_dir()]
+    with style():
+        figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+        ax = figure.subplots()
+        ax.axvline(0, color=GREY, linewidth=1)
+        ticks = {}
+        for task in tasks:
+            with np.load(REPORTS / f"{task}_rules-start" / "curves.npz") as kept:
+                unf, others = (
+                    dict(zip(kept[f"{label}/seeds"], kept[f"{label}/final_loss"], strict=True)) for label in ("UNF", "DeepSets")
+                )
+            for seed in sorted(unf.keys() & others.keys()):
+                y = ticks[f"{task.upper() if len(task) < 4 else task.capitalize()}, meta-seed {seed}"] = -float(len(ticks))
+                percent = 100 * (unf[seed] / others[seed] - 1)
+                ax.plot(percent, np.full(len(percent), y), ".", color=GREY, alpha=0.5, markersize=5)
+                error = percent.std(ddof=1) / len(percent) ** 0.5
+                ax.errorbar(percent.mean(), y, xerr=error, fmt="o", color=BLUE, capsize=3, markersize=5)
+        ax.set_yticks(list(ticks.values()), list(ticks))
+        ax.grid(visible=False, axis="y")
+        ax.set_xlabel("final training loss, UNF over DeepSets, %")
+    return figure
+
+
 if __name__ == "__main__":
-    for name, draw in (("spec_mlp", spec_mlp), ("spec_inference", spec_inference)):
+    for name, draw in (("spec_mlp", spec_mlp), ("spec_inference", spec_inference), ("unf_over_deep_sets", unf_over_deep_sets)):
         (IMAGES / f"{name}.png").write_bytes(png(draw()))
