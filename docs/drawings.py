@@ -85,13 +85,12 @@ def spec_inference() -> Figure:
 
 def unf_over_deep_sets() -> Figure:
     """Final losses of UNF over those of DeepSets, of every report under the paper's rule with f from a tenth."""
-    tasks = [name for name in ("mlp", "cnn", "rnn", "transformer") if (REPORTS / f"{name}_rules-start").is_dir()]
     with style():
         figure = Figure(figsize=(6.4, 3.4), layout="constrained")
         ax = figure.subplots()
         ax.axvline(0, color=GREY, linewidth=1)
         ticks = {}
-        for task in tasks:
+        for task in ("mlp", "cnn", "rnn", "transformer"):
             with np.load(REPORTS / f"{task}_rules-start" / "curves.npz") as kept:
                 unf, others = (
                     dict(zip(kept[f"{label}/seeds"], kept[f"{label}/final_loss"], strict=True)) for label in ("UNF", "DeepSets")

@@ -2,7 +2,7 @@
 
 Command:  python scripts/paper_tables.py figure2 --task cnn_rules --budget start
 Budgets:  start: 960,000 inner steps a run, 2 seeds, f from a tenth of its size and beta from .1
-Cost:     start: about 10 minutes a run on 2 idle cores, 8 runs
+Cost:     start: 3 (SGDM) to 6 minutes a run on 2 idle cores, 8 runs
 
 What rnn_rules.py is for the RNN, on the smaller CNN of cnn.py. NFN too is a pointwise map shared by all tensors plus a small multiple of
 its own terms.

@@ -72,7 +72,7 @@ def test_the_page_has_the_bytes_of_a_weight():
         count = sum(leaf.size for leaf in params.values())
         states = [jax.eval_shape(tx.init, params) for tx in optimizers]
         found = [sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) / count for state in states]
-        assert [float(cell) for cell in line.split("|")[2:-1]] == pytest.approx(found, abs=0.1)
+        assert [float(cell) for cell in line.split("|")[2:-1]] == pytest.approx(found, abs=0.01)
 
 
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
