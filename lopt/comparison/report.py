@@ -11,7 +11,7 @@ from lopt import config
 from lopt.comparison.arrays import curve_arrays, metric_arrays, npz
 from lopt.comparison.figure import comparison_figure
 from lopt.comparison.races import Entry
-from lopt.comparison.results import RivalRow, entries_of, goal, rows
+from lopt.comparison.results import RivalRow, differences, entries_of, goal, rows
 from lopt.comparison.state import seconds_of
 from lopt.comparison.words import budget_lines, captions, hours, loss_text, outer_steps_text, speedup_text
 from lopt.comparison.work import Found
@@ -89,6 +89,7 @@ def json_text(found: Found) -> str:
         "reference_steps": Estimate.of(to_reach.steps).mean,
         "window": agenda.budget.experiment.evaluation.smoothing,
         "rows": [dataclasses.asdict(row) for row in rows(found)],
+        "differences": [dataclasses.asdict(one) for one in differences(found)],
         "runs": [_run(entry) for entry in entries_of(found)],
         "planned": [run.name for run in agenda.runs],
         "published": {"source": agenda.config.source, "speed_ups": [dataclasses.asdict(one) for one in agenda.config.published]},
@@ -122,6 +123,17 @@ def _beside(found: Found) -> str:
     lines = [["optimizer", "speed-up here", "re-run"]]
     lines += [[one.label, ours.get(one.label, "not run"), f"{one.speedup:g} ± {one.error:g}x"] for one in published]
     return f"## Beside others\n\nThe figures of {found.agenda.config.source}, at the paper's budget:\n\n{markdown(lines)}\n\n"
+
+
+def _differences(found: Found) -> str:
+    lines = [["final training loss", "meta-seed", "difference", "below in"]]
+    for one in differences(found):
+        seed = f"all {one.loss.count}" if one.seed is None else str(one.seed)
+        lines.append([f"{one.label} - {one.other}", seed, str(one.loss), f"{one.below} of {one.loss.count}"])
+    if len(lines) == 1:
+        return ""
+    text = "Within racing seeds, which share weights and batches: ± is one standard error over them, and over meta-seeds in a line for all."
+    return f"## What the network changes\n\n{text}\n\n{markdown(lines)}\n\n"
 
 
 def _runs(found: Found) -> str:
@@ -160,7 +172,7 @@ def readme(found: Found) -> str:
 
 {markdown(comparison_table(found))}
 
-{_beside(found)}## Budget
+{_differences(found)}{_beside(found)}## Budget
 
 {bullets(budget_lines(found))}
 

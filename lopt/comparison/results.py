@@ -5,6 +5,7 @@ meta-seed, mean and error are over its racing seeds, as they are of the rivals b
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -13,7 +14,9 @@ import numpy as np
 from lopt.comparison.races import Entry
 from lopt.comparison.state import seconds_of
 from lopt.comparison.work import Found
+from lopt.config.tree import differences as differing_fields
 from lopt.evaluation.summary import Curve, Estimate, Goal, final_losses, target_loss, trailing_mean
+from lopt.optimizers.base import OptimizerConfig
 from lopt.reporting.plots import over_seeds
 
 
@@ -107,7 +110,7 @@ def _figures(found: Found, curves: Sequence[Curve]) -> dict[str, object]:
     _, to_reach = goal(found)
     speedups = [to_reach.speedups(curve) for curve in curves]
     return {
-        "final_loss": _over_kept(curves, lambda curve: final_losses(curve.losses, to_reach.window)),
+        "final_loss": estimate([_final_losses(curve, to_reach.window) for curve in curves]),
         "speedup": estimate(speedups),
         "test": {name: _over_kept(curves, lambda curve, name=name: curve.test[name]) for name in curves[0].test},
         "raced": sum(len(of_seed) for of_seed in speedups),
@@ -136,6 +139,61 @@ def _by_hand(found: Found, index: int) -> RivalRow:
     setting = tuned.setting + " (at the edge of what was tried)" * tuned.at_edge
     figures: dict = _figures(found, [tuned.curve])
     return RivalRow(label=tuned.curve.name, **figures, tuned=setting, reference=tuned.curve.reference)
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """Final training losses of one learned optimizer less those of another, within racing seeds: these share weights and batches.
+
+    Attributes:
+      label: the optimizer.
+      other: what is taken from it.
+      seed: the meta-seed of both; None: over all meta-seeds that both have.
+      loss: mean and standard error: over racing seeds, or of the meta-seeds' means over meta-seeds where `seed` is None.
+      below: racing seeds, or meta-seeds by their means, in which the first is below the other.
+    """
+
+    label: str
+    other: str
+    seed: int | None
+    loss: Estimate
+    below: int
+
+
+def differences(found: Found) -> list[Difference]:
+    """Of all pairs of learned optimizers that differ in nothing but their network, such as UNF and DeepSets under one rule.
+
+    A meta-seed stands by itself, and all of them together where there are several: how much two meta-trainings differ by chance,
+    no error over racing seeds tells. A racing seed in which one of the two diverged is left out.
+    """
+    budget, window = found.agenda.budget, goal(found)[1].window
+    raced = {label: {entry.run.seed: entry.curve for entry in entries} for label, entries in found.entries.items() if entries}
+    optimizers = {
+        rival.label: budget.experiment_of(rival, 0).optimizer for rival in found.agenda.config.rivals if rival.label in raced
+    }
+    lines: list[Difference] = []
+    for other, label in itertools.combinations(optimizers, 2):
+        if not _differ_by_network(optimizers[label], optimizers[other]):
+            continue
+        by_seed = {
+            seed: _final_losses(raced[label][seed], window) - _final_losses(raced[other][seed], window)
+            for seed in sorted(raced[label].keys() & raced[other].keys())
+        }
+        for seed, values in by_seed.items():
+            lines.append(Difference(label, other, seed, Estimate.of(values), int((values < 0).sum())))
+        if len(by_seed) > 1:
+            means = np.array([Estimate.of(values).mean for values in by_seed.values()])
+            lines.append(Difference(label, other, None, Estimate.of(means), int((means < 0).sum())))
+    return lines
+
+
+def _differ_by_network(one: OptimizerConfig, other: OptimizerConfig) -> bool:
+    return {path.split(".")[0] for path, *_ in differing_fields(one, other)} == {"network"}
+
+
+def _final_losses(curve: Curve, window: int) -> np.ndarray:
+    """Of each racing seed, [K]; NaN where it diverged."""
+    return np.where(curve.diverged, math.nan, final_losses(curve.losses, window))
 
 
 def mean_curve(curves: Sequence[Curve], window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from lopt.comparison.arrays import metric_arrays, npz
-from lopt.comparison.report import comparison_table, csv_text, readme, write_comparison
-from lopt.comparison.results import entries_of, goal, mean_curve, rows
+from lopt.comparison.report import comparison_table, csv_text, json_text, readme, write_comparison
+from lopt.comparison.results import differences, entries_of, goal, mean_curve, rows
 from lopt.comparison.words import captions, hours, speedup_text
 from lopt.config import load_run
 from lopt.evaluation.summary import Estimate
@@ -77,6 +77,27 @@ def test_a_single_meta_seed_has_its_error_over_racing_seeds_and_the_caption_says
     assert "over 2 meta-seeds for SGDM" in text
     assert "over 3 racing seeds of a single meta-seed for UNF" in text
     assert "a single meta-seed" not in captions(found(ALL))[0]
+
+
+def test_networks_are_compared_within_racing_seeds_and_over_meta_seeds():
+    comparison = found({"SGDM": 2, "DeepSets": 3, "UNF": 2}, UNF=lambda seed, entry: diverging(seed, entry, upto=1))
+    of_seeds, of_all = differences(comparison)[:-1], differences(comparison)[-1]
+    assert [(one.label, one.other, one.seed) for one in of_seeds] == [("UNF", "DeepSets", 0), ("UNF", "DeepSets", 1)]
+    for one in of_seeds:
+        unf, deep_sets = (comparison.entries[label][one.seed].curve for label in ("UNF", "DeepSets"))
+        kept = ~unf.diverged
+        change = (unf.losses - deep_sets.losses)[kept, -WINDOW:].mean(axis=1)
+        assert one.loss.mean == pytest.approx(change.mean(), rel=1e-4)
+        assert one.loss.error == pytest.approx(np.std(change, ddof=1) / math.sqrt(kept.sum()), rel=1e-3)
+        assert (one.loss.count, one.below) == (kept.sum(), (change < 0).sum())
+    means = [one.loss.mean for one in of_seeds]
+    assert of_all.seed is None
+    assert (of_all.loss.mean, of_all.loss.count) == (pytest.approx(np.mean(means)), 2)
+    assert of_all.loss.error == pytest.approx(np.std(means, ddof=1) / math.sqrt(2))
+    assert "| UNF - DeepSets | all 2 |" in readme(comparison)
+    assert len(json.loads(json_text(comparison))["differences"]) == 3
+    assert differences(found({"SGDM": 3, "DeepSets": 3})) == []  # a rule without a network is no other network
+    assert "What the network changes" not in readme(found({"SGDM": 3, "DeepSets": 3}))
 
 
 def test_curves_are_means_over_meta_seeds_with_their_error():

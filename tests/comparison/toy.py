@@ -14,7 +14,7 @@ from lopt.comparison.work import Found
 from lopt.estimators.pes import PESConfig
 from lopt.evaluation.evaluate import EvaluationConfig
 from lopt.evaluation.summary import Curve
-from lopt.networks.update import DeepSetsConfig
+from lopt.networks.update import DeepSetsConfig, NFNConfig, UNFConfig
 from lopt.optimizers.momentum import LearnedMomentumConfig
 from lopt.symmetry.spec import WeightSpec
 from lopt.task.base import ArraySplit, Datasets, Task, TaskConfig
@@ -108,7 +108,7 @@ def records(outer_steps: int, start: float, every: int = 100, diverged_at: int |
 EVALUATION = EvaluationConfig(steps=200, seeds=3)
 DRAWN = dataclasses.replace(
     COMPARISON,
-    rivals=tuple(Rival(label, None if label == "SGDM" else DeepSetsConfig()) for label in ("SGDM", "DeepSets", "UNF", "NFN")),
+    rivals=(Rival("SGDM"), Rival("DeepSets", DeepSetsConfig()), Rival("UNF", UNFConfig()), Rival("NFN", NFNConfig())),
     budgets=(
         Budget(
             "cpu",
