@@ -1,7 +1,7 @@
 """Figure 2's Transformer under the paper's rule and under a learned correction of Muon's step, each with DeepSets and with UNF.
 
 Command:  python scripts/paper_tables.py figure2 --task transformer_rules --budget cpu
-Budgets:  cpu: 960,000 inner steps a run, 2 seeds; start: the same, f from a tenth of its size and beta from .1
+Budgets:  cpu: 960,000 inner steps a run, 2 seeds; start: the same with 4 seeds, f from a tenth of its size and beta from .1
 Cost:     cpu: 8 to 10 minutes a run on 2 idle cores, 10 runs
 
 What mlp_rules.py is for the MLP, on the smaller Transformer of transformer.py: see rnn_rules.py.
