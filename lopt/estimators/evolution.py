@@ -7,6 +7,7 @@ differ by theta alone. With these losses L_+ and L_- and a direction d, which is
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -31,15 +32,18 @@ class EvolutionConfig(EstimatorConfig):
     sigma: float = 0.01
     """Standard deviation of theta's perturbations (the paper: 0.01)."""
     sigmas: tuple[tuple[str, float], ...] = ()
-    """Other sigmas for parts of theta, by the beginning of their path, such as ('alpha', 0.001) or ('network/last', 0.03)."""
+    """Other sigmas for parts of theta, by the beginning of their path, such as ('alpha', 0.001) or ('network/last', 0.03); the longest
+    that fits counts. What has 0 is not perturbed and stays as it is."""
 
     GONE: ClassVar[Mapping[str, Any]] = MappingProxyType({"antithetic": True, "share_data": True, "centered_ranks": False})
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, sigma in (("sigma", self.sigma), *((f"sigma of '{path}'", sigma) for path, sigma in self.sigmas)):
-            if not sigma > 0:
-                raise ValueError(f"{name} must be positive, got {sigma}")
+        if not self.sigma > 0:
+            raise ValueError(f"sigma must be positive, got {self.sigma}")
+        for path, sigma in self.sigmas:
+            if not 0 <= sigma < math.inf:
+                raise ValueError(f"sigma of '{path}' must be positive, or 0 for what is not to be trained, got {sigma}")
 
 
 def sigma_of(config: EvolutionConfig, theta: PyTree) -> jax.Array | float:
@@ -105,7 +109,8 @@ def es_gradient(
     # Without a cap the losses of a diverged pair carry no gradient; it is counted and starts anew.
     delta = jnp.where(jnp.isfinite(delta), delta, 0.0)
     if config.sigmas:
-        gradients = directions * (delta / 2)[:, None] / jnp.square(sigma)[None]
+        width = jnp.where(sigma == 0, 1.0, sigma)  # directions are zero there, and so is the gradient
+        gradients = directions * (delta / 2)[:, None] / jnp.square(width)[None]
     else:
         gradients = directions * (delta / (2 * sigma**2))[:, None]
     return unravel(jnp.mean(gradients, axis=0)), {"delta_norm": jnp.sqrt(jnp.mean(jnp.square(delta)))}

@@ -135,6 +135,34 @@ class CouplingConfig(NetworkConfig):
         """A layer of this network, with the pointwise map beside it that `terms` asks for."""
         return layer if self.terms is None else begin_as_deep_sets(layer, spec, c_in, c_out, self.terms)
 
+    def begin_as(self, deep_sets: PyTree, theta: PyTree) -> PyTree:
+        """The theta of this network that computes what a DeepSets with the same widths does: its maps are shared, terms are zero.
+
+        Args:
+          deep_sets: theta of the DeepSets.
+          theta: of this network; its shapes are all that is used.
+
+        Raises:
+          ValueError: if this network has no shared maps, or their widths are others.
+        """
+        if self.terms is None:
+            raise ValueError("a layer without a shared pointwise map, terms=None, cannot begin as DeepSets")
+        single, trunk = "shared" in theta["last"], len(theta["pointwise"])
+        layers = [theta["last"]] if single else _in_order(theta["last"], "layer")
+        maps = [*_in_order(deep_sets["pointwise"], "dense"), deep_sets["last"]]
+        mine = [*_in_order(theta["pointwise"], "dense"), *(layer["shared"] for layer in layers)]
+        given, wanted = ([one["kernel"].shape for one in each] for each in (maps, mine))
+        if given != wanted:
+            raise ValueError(f"the maps of the DeepSets have the shapes {given}, those of this network {wanted}")
+        begun = [
+            {"shared": shared, "terms": jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), layer["terms"])}
+            for shared, layer in zip(maps[trunk:], layers, strict=True)
+        ]
+        return {
+            "pointwise": {f"dense{i}": each for i, each in enumerate(maps[:trunk])},
+            "last": begun[0] if single else {f"layer{i}": each for i, each in enumerate(begun)},
+        }
+
 
 @dataclasses.dataclass(frozen=True)
 class PooledDeepSetsConfig(CouplingConfig):
@@ -213,6 +241,16 @@ class UNFConfig(CouplingConfig):
         widths = (self.hidden[-1], *self.equivariant, outputs)
         layers = [self.layer(spec, c_in, c_out, sizes) for c_in, c_out in itertools.pairwise(widths)]
         return layers[0] if len(layers) == 1 else chain(*layers)
+
+
+def is_deep_sets(theta: PyTree) -> bool:
+    """Whether a theta is that of a DeepSets without pooling."""
+    return isinstance(theta, Mapping) and theta["last"].keys() == {"kernel", "bias"}
+
+
+def _in_order(theta: Mapping[str, PyTree], name: str) -> list[PyTree]:
+    """The values of `NAME0`, `NAME1`, ..."""
+    return [theta[f"{name}{i}"] for i in range(len(theta))]
 
 
 def update_network(hidden: tuple[int, ...], seen: Features, last: Layer, apply_pointwise: Pointwise = pointwise) -> UpdateNetwork:

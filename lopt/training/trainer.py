@@ -27,6 +27,7 @@ from lopt.config.errors import LoptError
 from lopt.estimators.base import PARTICLES, EstimatorConfig
 from lopt.evaluation.evaluate import EvaluationConfig
 from lopt.layers.kernels import ffi as native
+from lopt.networks.update import CouplingConfig, is_deep_sets
 from lopt.optimizers.momentum import LearnedOptimizer, OptimizerConfig
 from lopt.optimizers.published import is_published, read_published
 from lopt.runtime import distributed
@@ -75,7 +76,8 @@ class MetaTrainConfig:
     """Seed of theta, particles and batches."""
     init_from: str | None = None
     """What theta starts from: a run's directory, the best or the newest of it, an optimizer's folder, or a published theta of small_fc or
-    Celo2 (theta.state); None: a draw. Its optimizer must have a theta of the same structure."""
+    Celo2 (theta.state); None: a draw. Its optimizer must have a theta of the same structure, or be a DeepSets where this one's network
+    has a pointwise map beside its terms (`terms`): that is then the DeepSets', and the terms are zero. `{seed}` in it is the run's seed."""
     save_every: int = operational(25)
     """Outer steps between two checkpoints."""
     keep_checkpoints: int = operational(3)
@@ -132,19 +134,25 @@ def starting_theta(experiment: MetaTrainConfig, optimizer: LearnedOptimizer) -> 
     """
     if experiment.init_from is None:
         return None
-    source = Path(experiment.init_from)
+    source = Path(experiment.init_from.replace("{seed}", str(experiment.seed)))
     alone = source / checkpoint.THETA_FILE
     if is_published(source):
         theta = read_published(source)[1]
     else:
         theta = checkpoint.read_theta(alone) if alone.exists() else checkpoint.chosen_theta(source)[0]
     wanted = jax.eval_shape(lambda: initial_theta(experiment.seed, optimizer))
+    network = getattr(experiment.optimizer, "network", None)
+    if isinstance(network, CouplingConfig) and network.terms is not None and is_deep_sets(theta.get("network")):
+        try:
+            theta = {**theta, "network": network.begin_as(theta["network"], wanted["network"])}
+        except ValueError as error:
+            raise config.ConfigError(f"init_from={str(source)!r} is a DeepSets' theta: {error}") from None
     there, here = ({path: leaf.shape for path, leaf in named_leaves(tree)} for tree in (theta, wanted))
     for path in sorted(there.keys() | here.keys()):
         if there.get(path) != here.get(path):
             said = [f"has the shape {leaves[path]}" if path in leaves else "is not there" for leaves in (there, here)]
             raise config.ConfigError(
-                f"init_from={experiment.init_from!r}: leaf '{path}' of its theta {said[0]}, and in this experiment's {said[1]}; rule, "
+                f"init_from={str(source)!r}: leaf '{path}' of its theta {said[0]}, and in this experiment's {said[1]}; rule, "
                 "features and network must be the same in both"
             )
     return jax.tree.unflatten(jax.tree.structure(wanted), [jnp.asarray(leaf, jnp.float32) for _, leaf in named_leaves(theta)])

@@ -86,6 +86,12 @@ def test_sigmas_of_parts_leave_the_mean_as_it_is():
     check(sample_gradients(config, unroll(), trainings=60), smoothed(0, 0, 0, 0)("mean"), precision=0.2)
 
 
+def test_what_has_no_sigma_is_not_perturbed_and_has_no_gradient():
+    config = evolution(NRESConfig, sigmas=(("idle", 0.0),))
+    assert np.all(sample_gradients(config, unroll(), trainings=2, part="idle") == 0)
+    check(sample_gradients(config, unroll()), smoothed(0, 0, 0, 0)("mean"))
+
+
 def test_what_does_nothing_has_no_gradient():
     samples = sample_gradients(evolution(PESConfig), unroll(), part="idle")
     error = samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
@@ -129,8 +135,8 @@ def test_settings_that_make_no_sense_are_refused():
         GPESConfig(reuse=3).check(unroll())
     with pytest.raises(ValueError, match="reuse must be a positive multiple of truncation=2, or None, got 3"):
         sample_gradients(GPESConfig(particles=4, reuse=3), unroll(), trainings=1)
-    with pytest.raises(ValueError, match="sigma of 'rate' must be positive"):
-        PESConfig(sigmas=(("rate", 0.0),))
+    with pytest.raises(ValueError, match="sigma of 'rate' must be positive, or 0 for what is not to be trained"):
+        PESConfig(sigmas=(("rate", -0.1),))
     with pytest.raises(ValueError, match="constant horizon, not horizons='curriculum'"):
         FullBackpropConfig(4).check(unroll(horizons="curriculum"))
     for whole in (FullESConfig(), FullBackpropConfig()):

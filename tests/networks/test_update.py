@@ -113,6 +113,38 @@ def test_serves_params_under_64_bit_floats(name, dtype):
     assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype(dtype)}
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        UNFConfig((6, 5)),
+        UNFConfig((6,), equivariant=(5,)),
+        UNFConfig((6, 5), share="role"),
+        NFNConfig((6, 5)),
+        PooledDeepSetsConfig((6, 5)),
+    ],
+    ids=["unf", "two layers", "by role", "nfn", "pooled"],
+)
+def test_begins_as_a_deep_sets_and_computes_the_same(config):
+    deep_sets = DeepSetsConfig((6, 5)).make(MLP, SEEN, 2)
+    network = config.make(MLP, SEEN, 2, SIZES)
+    theta = deep_sets.init(jax.random.key(1))
+    begun = config.begin_as(theta, jax.eval_shape(network.init, jax.random.key(0)))
+    assert jax.tree.structure(begun) == jax.tree.structure(network.init(jax.random.key(0)))
+    x = finished(features(), jnp.ones(NUM_TIME_CHANNELS))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), network.apply(begun, x), deep_sets.apply(theta, x)
+    )
+
+
+def test_what_cannot_begin_as_a_deep_sets_says_why():
+    theta = DeepSetsConfig((6, 5)).make(MLP, SEEN, 1).init(jax.random.key(1))
+    published, narrow = UNFConfig((6, 5), terms=None), UNFConfig((6, 4))
+    with pytest.raises(ValueError, match="without a shared pointwise map, terms=None"):
+        published.begin_as(theta, published.make(MLP, SEEN, 1).init(jax.random.key(0)))
+    with pytest.raises(ValueError, match=r"shapes \[.*\(6, 5\).*\], those of this network \[.*\(6, 4\)"):
+        narrow.begin_as(theta, narrow.make(MLP, SEEN, 1).init(jax.random.key(0)))
+
+
 @pytest.mark.parametrize("config", [NFNConfig(), UNFConfig(fixed="folded"), UNFConfig(fixed="untied")])
 def test_sizes_are_asked_for(config):
     with pytest.raises(ValueError, match=r"pass sizes=spec.sizes\(params\)"):

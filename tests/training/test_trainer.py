@@ -21,6 +21,7 @@ from safetensors.numpy import load_file as load_safetensors
 from lopt.config import ConfigError, load_file, load_run, operational, parse_experiment
 from lopt.estimators.pes import PESConfig
 from lopt.evaluation.evaluate import EvaluationConfig
+from lopt.networks.update import DeepSetsConfig, UNFConfig
 from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedSGDMConfig
 from lopt.runtime.environment import read_starts
 from lopt.symmetry import WeightSpec
@@ -90,6 +91,29 @@ def test_a_run_may_start_from_the_theta_of_another(unbroken, tmp_path):
 
     shutil.rmtree(tmp_path / "folder")  # a run that has begun does not need it any more
     assert_bit_equal(meta_train(start, tmp_path / "other", progress=False).theta, result.theta)
+
+
+def test_a_unf_may_start_from_the_deep_sets_of_its_own_seed_and_train_its_terms_alone(tmp_path):
+    first = smoke(optimizer=LearnedMomentumConfig(network=DeepSetsConfig((4, 3))), outer_steps=2)
+    trained = [meta_train(dataclasses.replace(first, seed=seed), tmp_path / f"first-{seed}", progress=False) for seed in (0, 1)]
+    rest = tuple((part, 0.0) for part in ("alpha", "beta", "g0", "network"))
+    second = dataclasses.replace(
+        first,
+        optimizer=LearnedMomentumConfig(network=UNFConfig((4, 3))),
+        estimator=PESConfig(particles=2, sigmas=(*rest, ("network/last/terms", 0.1))),
+        init_from=str(tmp_path / "first-{seed}"),
+    )
+    for seed, (_, theta, _) in enumerate(trained):
+        run_dir = tmp_path / f"second-{seed}"
+        after = meta_train(dataclasses.replace(second, seed=seed), run_dir, progress=False).theta
+        last, terms = after["network"]["last"]["shared"], jax.tree.leaves(after["network"]["last"]["terms"])
+        assert_bit_equal(last, theta["network"]["last"])
+        assert_bit_equal({**after, "network": after["network"]["pointwise"]}, {**theta, "network": theta["network"]["pointwise"]})
+        assert all(np.any(np.asarray(leaf) != 0) for leaf in terms)
+
+    wide = dataclasses.replace(second, optimizer=LearnedMomentumConfig(network=UNFConfig((4, 5))))
+    with pytest.raises(ConfigError, match=r"first-0'? is a DeepSets' theta: the maps of the DeepSets have the shapes"):
+        meta_train(wide, tmp_path / "refused", progress=False)
 
 
 def test_a_run_in_two_parts_is_the_unbroken_one(unbroken, tmp_path):
