@@ -126,10 +126,11 @@ def _beside(found: Found) -> str:
 
 
 def _differences(found: Found) -> str:
-    lines = [["final training loss", "meta-seed", "difference", "below in"]]
+    lines = [["training loss", "meta-seed", "difference at the end", "below in", "difference over all steps"]]
     for one in differences(found):
-        seed = f"all {one.loss.count}" if one.seed is None else str(one.seed)
-        lines.append([f"{one.label} - {one.other}", seed, str(one.loss), f"{one.below} of {one.loss.count}"])
+        seed = f"all {one.final.count}" if one.seed is None else str(one.seed)
+        below = f"{one.below} of {one.final.count}"
+        lines.append([f"{one.label} - {one.other}", seed, str(one.final), below, str(one.whole)])
     if len(lines) == 1:
         return ""
     text = "Within racing seeds, which share weights and batches: ± is one standard error over them, and over meta-seeds in a line for all."

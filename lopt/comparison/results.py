@@ -143,20 +143,24 @@ def _by_hand(found: Found, index: int) -> RivalRow:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """Final training losses of one learned optimizer less those of another, within racing seeds: these share weights and batches.
+    """Training losses of one learned optimizer less those of another, within racing seeds: these share weights and batches.
+
+    Means and standard errors are over racing seeds, or of the meta-seeds' means over meta-seeds where `seed` is None.
 
     Attributes:
       label: the optimizer.
       other: what is taken from it.
       seed: the meta-seed of both; None: over all meta-seeds that both have.
-      loss: mean and standard error: over racing seeds, or of the meta-seeds' means over meta-seeds where `seed` is None.
-      below: racing seeds, or meta-seeds by their means, in which the first is below the other.
+      final: difference of the final losses.
+      whole: difference of the means over all steps, which is the meta-loss where that is the mean.
+      below: racing seeds, or meta-seeds by their means, in which the final loss of the first is below the other's.
     """
 
     label: str
     other: str
     seed: int | None
-    loss: Estimate
+    final: Estimate
+    whole: Estimate
     below: int
 
 
@@ -175,20 +179,27 @@ def differences(found: Found) -> list[Difference]:
     for other, label in itertools.combinations(optimizers, 2):
         if not _differ_by_network(optimizers[label], optimizers[other]):
             continue
-        by_seed = {
-            seed: _final_losses(raced[label][seed], window) - _final_losses(raced[other][seed], window)
-            for seed in sorted(raced[label].keys() & raced[other].keys())
-        }
-        for seed, values in by_seed.items():
-            lines.append(Difference(label, other, seed, Estimate.of(values), int((values < 0).sum())))
+        seeds = sorted(raced[label].keys() & raced[other].keys())
+        by_seed = [_less(raced[label][seed], raced[other][seed], window) for seed in seeds]
+        lines += [
+            Difference(label, other, seed, Estimate.of(final), Estimate.of(whole), int((final < 0).sum()))
+            for seed, (final, whole) in zip(seeds, by_seed, strict=True)
+        ]
         if len(by_seed) > 1:
-            means = np.array([Estimate.of(values).mean for values in by_seed.values()])
-            lines.append(Difference(label, other, None, Estimate.of(means), int((means < 0).sum())))
+            final, whole = (np.array([Estimate.of(values).mean for values in each]) for each in zip(*by_seed, strict=True))
+            lines.append(Difference(label, other, None, Estimate.of(final), Estimate.of(whole), int((final < 0).sum())))
     return lines
 
 
 def _differ_by_network(one: OptimizerConfig, other: OptimizerConfig) -> bool:
     return {path.split(".")[0] for path, *_ in differing_fields(one, other)} == {"network"}
+
+
+def _less(one: Curve, other: Curve, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """Differences of the final losses and of the means over all steps, of each racing seed."""
+    final = _final_losses(one, window) - _final_losses(other, window)
+    means = [np.mean(curve.losses, axis=1, dtype=np.float64) for curve in (one, other)]
+    return final, np.where(np.isnan(final), math.nan, means[0] - means[1])
 
 
 def _final_losses(curve: Curve, window: int) -> np.ndarray:

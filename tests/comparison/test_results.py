@@ -86,14 +86,16 @@ def test_networks_are_compared_within_racing_seeds_and_over_meta_seeds():
     for one in of_seeds:
         unf, deep_sets = (comparison.entries[label][one.seed].curve for label in ("UNF", "DeepSets"))
         kept = ~unf.diverged
-        change = (unf.losses - deep_sets.losses)[kept, -WINDOW:].mean(axis=1)
-        assert one.loss.mean == pytest.approx(change.mean(), rel=1e-4)
-        assert one.loss.error == pytest.approx(np.std(change, ddof=1) / math.sqrt(kept.sum()), rel=1e-3)
-        assert (one.loss.count, one.below) == (kept.sum(), (change < 0).sum())
-    means = [one.loss.mean for one in of_seeds]
-    assert of_all.seed is None
-    assert (of_all.loss.mean, of_all.loss.count) == (pytest.approx(np.mean(means)), 2)
-    assert of_all.loss.error == pytest.approx(np.std(means, ddof=1) / math.sqrt(2))
+        change = (unf.losses - deep_sets.losses)[kept].astype(float)
+        for estimate, values in ((one.final, change[:, -WINDOW:].mean(axis=1)), (one.whole, change.mean(axis=1))):
+            assert (estimate.mean, estimate.count) == (pytest.approx(values.mean(), rel=1e-4), kept.sum())
+            assert estimate.error == pytest.approx(np.std(values, ddof=1) / math.sqrt(kept.sum()), rel=1e-3)
+        assert one.below == (change[:, -WINDOW:].mean(axis=1) < 0).sum()
+    for name in ("final", "whole"):
+        means = [getattr(one, name).mean for one in of_seeds]
+        assert (getattr(of_all, name).mean, getattr(of_all, name).count) == (pytest.approx(np.mean(means)), 2)
+        assert getattr(of_all, name).error == pytest.approx(np.std(means, ddof=1) / math.sqrt(2))
+    assert (of_all.seed, of_all.below) == (None, sum(one.final.mean < 0 for one in of_seeds))
     assert "| UNF - DeepSets | all 2 |" in readme(comparison)
     assert len(json.loads(json_text(comparison))["differences"]) == 3
     assert differences(found({"SGDM": 3, "DeepSets": 3})) == []  # a rule without a network is no other network
