@@ -85,25 +85,38 @@ def spec_inference() -> Figure:
 
 def unf_over_deep_sets() -> Figure:
     """Final losses of UNF over those of DeepSets, of every report under the paper's rule with f from a tenth."""
+    kinds = {
+        "rules-start": ("each from a draw of its own", BLUE),
+        "terms": ("from the same DeepSets: UNF's terms alone, DeepSets all of it", ORANGE),
+    }
+    reports = (
+        *(("mlp", kind) for kind in kinds),
+        ("cnn", "rules-start"),
+        *(("rnn", kind) for kind in kinds),
+        *(("transformer", kind) for kind in kinds),
+    )
     with style():
-        figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+        figure = Figure(figsize=(6.4, 4.4), layout="constrained")
         ax = figure.subplots()
         ax.axvline(0, color=GREY, linewidth=1)
-        ticks = {}
-        for task in ("mlp", "cnn", "rnn", "transformer"):
-            with np.load(REPORTS / f"{task}_rules-start" / "curves.npz") as kept:
+        ticks, drawn = {}, {}
+        for task, kind in reports:
+            label, colour = kinds[kind]
+            with np.load(REPORTS / f"{task}_{kind}" / "curves.npz") as kept:
                 unf, others = (
-                    dict(zip(kept[f"{label}/seeds"], kept[f"{label}/final_loss"], strict=True)) for label in ("UNF", "DeepSets")
+                    dict(zip(kept[f"{name}/seeds"], kept[f"{name}/final_loss"], strict=True)) for name in ("UNF", "DeepSets")
                 )
             for seed in sorted(unf.keys() & others.keys()):
-                y = ticks[f"{task.upper() if len(task) < 4 else task.capitalize()}, meta-seed {seed}"] = -float(len(ticks))
+                y = -float(len(ticks))
+                ticks[y] = f"{task.upper() if len(task) < 4 else task.capitalize()}, meta-seed {seed}"
                 percent = 100 * (unf[seed] / others[seed] - 1)
                 ax.plot(percent, np.full(len(percent), y), ".", color=GREY, alpha=0.5, markersize=5)
                 error = percent.std(ddof=1) / len(percent) ** 0.5
-                ax.errorbar(percent.mean(), y, xerr=error, fmt="o", color=BLUE, capsize=3, markersize=5)
-        ax.set_yticks(list(ticks.values()), list(ticks))
+                drawn[label] = ax.errorbar(percent.mean(), y, xerr=error, fmt="o", color=colour, capsize=3, markersize=5)
+        ax.set_yticks(list(ticks), list(ticks.values()))
         ax.grid(visible=False, axis="y")
         ax.set_xlabel("final training loss, UNF over DeepSets, %")
+        figure.legend(list(drawn.values()), list(drawn), loc="outside upper center", fontsize=9)
     return figure
 
 

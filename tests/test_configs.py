@@ -11,7 +11,8 @@ import pytest
 
 from lopt import config
 from lopt.networks.update import UNFConfig
-from lopt.training.trainer import meta_train
+from lopt.training import checkpoint
+from lopt.training.trainer import meta_train, starting_theta
 from lopt.unroll import UnrollConfig
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -27,6 +28,8 @@ OFFLINE = {
     "python_docs_gru",
     "python_docs_rnn",
     "python_docs_transformer",
+    "terms_rnn",
+    "terms_transformer",
 }
 PAPER = {
     "fashion_mlp": ("digits", {"hidden": (4,)}),
@@ -62,6 +65,17 @@ def test_what_needs_no_download_makes_its_task(name):
     task.spec.validate(task.param_shapes())
     optimizer = experiment.optimizer.make(task.spec, task.spec.sizes(task.param_shapes()))
     assert jax.tree.leaves(jax.eval_shape(optimizer.init, jax.random.key(0)))
+
+
+@pytest.mark.parametrize("name", ["terms_rnn", "terms_transformer"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_terms_begin_at_zero_beside_the_deep_sets_of_the_report(name, seed, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    experiment = dataclasses.replace(load(name), seed=seed)
+    theta = starting_theta(experiment, experiment.optimizer.make(experiment.task.make().spec))["network"]["last"]
+    there = checkpoint.chosen_theta(experiment.init_from.format(seed=seed))[0]["network"]["last"]
+    jax.tree.map(np.testing.assert_array_equal, theta["shared"], dict(there))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(theta["terms"]))
 
 
 def test_the_meta_parameters_are_as_many_as_the_docstrings_say():
