@@ -3,11 +3,11 @@
 Command:  python scripts/meta_train.py --config configs/terms_rnn.py --run-dir runs/terms/rnn/UNF-0
           for the DeepSets going on with --optimizer.network deep_sets --estimator.sigma 0.003 --estimator.sigmas --outer.learning-rate 3e-4
 Cost:     480,000 inner steps: 5 to 7 minutes on 2 shared cores
-Expect:   docs/research/terms_alone.md has what came of it
+Expect:   final training loss 2.183 (DeepSets that goes on 2.200) with seed 0
 """
 
 from configs.paper.mlp_rules import beginning_small
 from configs.paper.rnn_rules import cpu
 from configs.terms_mlp import terms_alone
 
-config = terms_alone(beginning_small(cpu), "rnn", 300)
+config = terms_alone(beginning_small(cpu), "rnn", outer_steps=300, rate=3e-3)
