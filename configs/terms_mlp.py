@@ -19,7 +19,8 @@ REST = ("alpha", "beta", "g0", "network")
 
 
 def terms_alone(experiment: MetaTrainConfig, task: str, outer_steps: int, rate: float) -> MetaTrainConfig:
-    """An experiment of Figure 2 that goes on with UNF's terms from the DeepSets of its report."""
+    """The budget `start` of an experiment of Figure 2 that goes on with UNF's terms from the DeepSets of its report."""
+    experiment = beginning_small(experiment)
     return dataclasses.replace(
         experiment,
         optimizer=dataclasses.replace(experiment.optimizer, network=UNFConfig((32, 32, 32))),
@@ -31,4 +32,4 @@ def terms_alone(experiment: MetaTrainConfig, task: str, outer_steps: int, rate: 
     )
 
 
-config = terms_alone(beginning_small(cpu), "mlp", outer_steps=900, rate=1e-3)
+config = terms_alone(cpu, "mlp", outer_steps=900, rate=1e-3)

@@ -7,7 +7,7 @@ meta-seed, mean and error are over its racing seeds, as they are of the rivals b
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -102,17 +102,18 @@ def rows(found: Found) -> list[RivalRow]:
     return [*lines, *(_by_hand(found, index) for index in range(len(found.tuned)))]
 
 
-def _over_kept(curves: Sequence[Curve], values: Callable[[Curve], np.ndarray]) -> Estimate:
-    return estimate([np.where(curve.diverged, math.nan, values(curve)) for curve in curves])
+def _kept(curve: Curve, values: np.ndarray) -> np.ndarray:
+    """A value of each racing seed, [K]; NaN where it diverged."""
+    return np.where(curve.diverged, math.nan, values)
 
 
 def _figures(found: Found, curves: Sequence[Curve]) -> dict[str, object]:
     _, to_reach = goal(found)
     speedups = [to_reach.speedups(curve) for curve in curves]
     return {
-        "final_loss": estimate([_final_losses(curve, to_reach.window) for curve in curves]),
+        "final_loss": estimate([_kept(curve, final_losses(curve.losses, to_reach.window)) for curve in curves]),
         "speedup": estimate(speedups),
-        "test": {name: _over_kept(curves, lambda curve, name=name: curve.test[name]) for name in curves[0].test},
+        "test": {name: estimate([_kept(curve, curve.test[name]) for curve in curves]) for name in curves[0].test},
         "raced": sum(len(of_seed) for of_seed in speedups),
         "reached": sum(int(np.isfinite(of_seed).sum()) for of_seed in speedups),
         "diverged": sum(int(curve.diverged.sum()) for curve in curves),
@@ -197,14 +198,9 @@ def _differ_by_network(one: OptimizerConfig, other: OptimizerConfig) -> bool:
 
 def _less(one: Curve, other: Curve, window: int) -> tuple[np.ndarray, np.ndarray]:
     """Differences of the final losses and of the means over all steps, of each racing seed."""
-    final = _final_losses(one, window) - _final_losses(other, window)
-    means = [np.mean(curve.losses, axis=1, dtype=np.float64) for curve in (one, other)]
-    return final, np.where(np.isnan(final), math.nan, means[0] - means[1])
-
-
-def _final_losses(curve: Curve, window: int) -> np.ndarray:
-    """Of each racing seed, [K]; NaN where it diverged."""
-    return np.where(curve.diverged, math.nan, final_losses(curve.losses, window))
+    final = [_kept(curve, final_losses(curve.losses, window)) for curve in (one, other)]
+    whole = [_kept(curve, curve.losses.mean(axis=1, dtype=np.float64)) for curve in (one, other)]
+    return final[0] - final[1], whole[0] - whole[1]
 
 
 def mean_curve(curves: Sequence[Curve], window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

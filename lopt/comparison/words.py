@@ -69,6 +69,8 @@ def budget_lines(found: Found) -> list[str]:
     spent = sum(seconds_of(entry.state.records, entry.inner_steps) for entry in entries)
     labels = ", ".join(f"{label} {len(of_label)}" for label, of_label in found.entries.items())
     a_run = f"{experiment.outer_steps:,} outer steps of {inner_steps:,} inner steps, {_count(experiment.outer_steps * inner_steps)} a run"
+    if experiment.init_from is not None:
+        a_run += f", from the theta of {experiment.init_from}"
     tuned = ", ".join(f"{row.label} ({row.tuned})" for row in rows(found) if row.tuned)
     return [
         f"Meta-training: {a_run}. Meta-seeds raced, of {agenda.budget.seeds}: {labels}. In all {_count(total)} inner steps in "

@@ -278,7 +278,8 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
 def bullets(lines: Sequence[str]) -> str:
     """A list in Markdown, its lines broken at 130 characters."""
     lines = [markdown_text(line).replace("\\|", "|") for line in lines]  # a bar is one outside of tables
-    return "\n".join(textwrap.fill(line, 130, initial_indent="- ", subsequent_indent="  ") for line in lines)
+    wrapped = (textwrap.fill(x, 130, initial_indent="- ", subsequent_indent="  ", break_on_hyphens=False) for x in lines)
+    return "\n".join(wrapped)  # a line that ends with a hyphen would be shown with a space behind it
 
 
 def markdown_table(rows: Sequence[Row]) -> str:

@@ -142,7 +142,7 @@ def starting_theta(experiment: MetaTrainConfig, optimizer: LearnedOptimizer) -> 
         theta = checkpoint.read_theta(alone) if alone.exists() else checkpoint.chosen_theta(source)[0]
     wanted = jax.eval_shape(lambda: initial_theta(experiment.seed, optimizer))
     network = getattr(experiment.optimizer, "network", None)
-    if isinstance(network, CouplingConfig) and network.terms is not None and is_deep_sets(theta.get("network")):
+    if isinstance(network, CouplingConfig) and is_deep_sets(theta.get("network")):
         try:
             theta = {**theta, "network": network.begin_as(theta["network"], wanted["network"])}
         except ValueError as error:

@@ -171,6 +171,16 @@ def test_the_readme_has_what_a_reader_asks():
     assert "| DeepSets | not run |" in readme(found({"SGDM": 1}))
 
 
+def test_a_budget_says_what_its_runs_began_with():
+    comparison = found({"UNF": 1})
+    assert "from the theta of" not in readme(comparison)
+    budget = comparison.agenda.budget
+    begun = dataclasses.replace(budget, experiment=dataclasses.replace(budget.experiment, init_from="runs/first-{seed}"))
+    agenda = dataclasses.replace(comparison.agenda, budget=begun)
+    text = " ".join(readme(dataclasses.replace(comparison, agenda=agenda)).split())
+    assert "a run, from the theta of runs/first-{seed}." in text
+
+
 def test_metrics_of_long_runs_stay_small():
     """Of twelve runs of the paper's 50,000 outer steps."""
     noise = np.random.default_rng(0).normal(size=(1001, 8))

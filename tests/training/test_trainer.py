@@ -114,6 +114,9 @@ def test_a_unf_may_start_from_the_deep_sets_of_its_own_seed_and_train_its_terms_
     wide = dataclasses.replace(second, optimizer=LearnedMomentumConfig(network=UNFConfig((4, 5))))
     with pytest.raises(ConfigError, match=r"first-0'? is a DeepSets' theta: the maps of the DeepSets have the shapes"):
         meta_train(wide, tmp_path / "refused", progress=False)
+    published = dataclasses.replace(second, optimizer=LearnedMomentumConfig(network=UNFConfig((4, 3), terms=None)))
+    with pytest.raises(ConfigError, match=r"first-0'? is a DeepSets' theta: a layer without a shared pointwise map, terms=None"):
+        meta_train(published, tmp_path / "refused", progress=False)
 
 
 def test_a_run_in_two_parts_is_the_unbroken_one(unbroken, tmp_path):
