@@ -1,5 +1,6 @@
 """Draws the pictures of the pages on specs and on the reproduction: python docs/drawings.py"""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -89,14 +90,9 @@ def unf_over_deep_sets() -> Figure:
         "rules-start": ("each from a draw of its own", BLUE),
         "terms": ("from the same DeepSets: UNF's terms alone, DeepSets all of it", ORANGE),
     }
-    reports = (
-        *(("mlp", kind) for kind in kinds),
-        ("cnn", "rules-start"),
-        *(("rnn", kind) for kind in kinds),
-        *(("transformer", kind) for kind in kinds),
-    )
+    reports = itertools.product(("mlp", "cnn", "rnn", "transformer"), kinds)
     with style():
-        figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+        figure = Figure(figsize=(6.4, 4.8), layout="constrained")
         ax = figure.subplots()
         ax.axvline(0, color=GREY, linewidth=1)
         ticks, drawn = {}, {}
