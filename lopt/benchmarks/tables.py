@@ -60,23 +60,17 @@ def throughput_table(records: Sequence[Record]) -> str:
 
 
 def in_use_table(records: Sequence[Record]) -> str:
-    """A row for each size and optimizer."""
+    """A row for each optimizer and device, a column for each size: the step over Adam's, and nanoseconds a weight; bytes at the largest."""
+    found = sorted(newest(records, "optimizer", "weights", "device"), key=lambda r: r["weights"])
+    sizes = list(dict.fromkeys(r["weights"] for r in found))
     rows = []
-    for r in sorted(newest(records, "optimizer", "weights", "device"), key=lambda r: (r["weights"], r["ratio"] != 1)):
-        step = [f"{r['step_us'] / 1e3:,.3g} ms", f"{r['ns_per_weight']:.3g}", f"{r['ratio']:.3g}"]
-        memory = [r["state_bytes"], r["temp_bytes"], r["peak_bytes"]]
-        rows.append([f"{r['weights']:,}", TITLES.get(r["optimizer"], r["optimizer"]), *step, *memory])
-    header = (
-        "weights",
-        "optimizer",
-        "step",
-        "ns a weight",
-        "times Adam's",
-        "state, bytes a weight",
-        "temporary",
-        "peak of the step",
-    )
-    return as_markdown(header, rows)
+    for optimizer, device in dict.fromkeys((r["optimizer"], r["device"]) for r in sorted(found, key=lambda r: r["ratio"] != 1)):
+        of = {r["weights"]: r for r in found if (r["optimizer"], r["device"]) == (optimizer, device)}
+        steps = [f"{of[size]['ratio']:.3g} ({of[size]['ns_per_weight']:.3g} ns)" if size in of else "-" for size in sizes]
+        largest = of[max(of)]
+        rows.append([TITLES.get(optimizer, optimizer), *steps, *(largest[f"{name}_bytes"] for name in ("state", "temp", "peak"))])
+    header = (*(f"{size:,} weights" for size in sizes), "state, bytes a weight", "temporary", "peak of the step")
+    return as_markdown(("optimizer", *header), rows)
 
 
 def startup_table(records: Sequence[Record]) -> str:

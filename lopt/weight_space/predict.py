@@ -69,8 +69,13 @@ class PredictionConfig:
     """Of the parts."""
     train_models: int | None = None
     """Models of the training part that are used, at most: how good a predictor gets with fewer. None: all."""
+    cross_validate: bool = False
+    """Each seed has a test part of its own, so that 1 / `test` seeds test every model of the zoo once: differences between predictors
+    are told on all models then, not on one part of them."""
 
-    ABSENT: ClassVar[Mapping[str, Any]] = MappingProxyType({"terms": None})  # in files from before there was the field
+    ABSENT: ClassVar[Mapping[str, Any]] = MappingProxyType(  # in files from before there was the field
+        {"terms": None, "cross_validate": False}
+    )
     GONE: ClassVar[Mapping[str, Any]] = MappingProxyType({"others": None})  # in files from when there was one
 
     def __post_init__(self) -> None:
@@ -136,11 +141,16 @@ class Prediction:
     labels: np.ndarray
 
 
-def split(count: int, config: PredictionConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices of the models for training, validation and testing: fixed by their number and the seed.
+def split(count: int, config: PredictionConfig, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices of the models for training, validation and testing: fixed by their number and `config.split_seed`.
+
+    Args:
+      count: models in the zoo.
+      config: how large the parts are; with `cross_validate` test parts of different seeds have no model in common.
+      seed: of the training; matters with `cross_validate` alone.
 
     Raises:
-      ZooError: if a part would be empty.
+      ZooError: if a part would be empty, or for a seed whose test part would be that of an earlier one.
     """
     order = np.argsort(np.random.PCG64(config.split_seed).random_raw(count), kind="stable")
     valid, test = round(count * config.valid), round(count * config.test)
@@ -148,6 +158,10 @@ def split(count: int, config: PredictionConfig) -> tuple[np.ndarray, np.ndarray,
         raise ZooError(
             f"{count} models are too few for parts of {config.valid} and {config.test} of them; each needs one at least"
         )
+    if config.cross_validate:
+        if seed >= count // test:
+            raise ZooError(f"{count} models are {count // test} test parts of {test}: there is none for seed {seed}")
+        order = np.roll(order, -seed * test)
     return order[valid + test :][: config.train_models], order[:valid], order[valid : valid + test]
 
 
@@ -203,7 +217,7 @@ def train_predictor(
       ZooError: naming the model whose label is not in [0, 1], or if there are too few.
     """
     check_labels(zoo)
-    train, valid, test = split(len(zoo.labels), config)
+    train, valid, test = split(len(zoo.labels), config, seed)
     predictor, labels = config.make(zoo.spec), jnp.asarray(zoo.labels)
     predict, inputs = _prepared(zoo, config, predictor, train)
     optimizer = optax.adam(config.learning_rate)

@@ -129,19 +129,33 @@ def prediction_table(predictions: Mapping[str, Sequence[Prediction]], *, paper: 
 
 
 def differences(predictions: Mapping[str, Sequence[Prediction]]) -> list[list[str]]:
-    """How far each method's tau is above StatNN's, the header first; none without StatNN.
+    """How far each method's tau is above StatNN's and above DeepSets', the header first; none without the two and another.
 
-    The standard error is that over the models of the test part, which a mean over seeds does not show: they are drawn with
-    replacement, the same for both methods.
+    The standard error is that over the models that are tested, which a mean over seeds does not show. Where all seeds are tested on
+    the same models, these are drawn with replacement, the same for both methods; with `cross_validate` it is that of the mean over
+    the test parts.
     """
-    base = predictions.get("statnn")
-    if base is None or len(predictions) == 1:
+    bases = {
+        label: predictions[base] for base, label in (("statnn", "StatNN's"), ("deep_sets", "DeepSets'")) if base in predictions
+    }
+    if not bases or len(predictions) == 1:
         return []
-    others = [[method, _difference(seeds, base)] for method, seeds in predictions.items() if method != "statnn"]
-    return [["method", "tau above StatNN's"], *others]
+    lines = [
+        [method, *("-" if seeds is base else _difference(seeds, base) for base in bases.values())]
+        for method, seeds in predictions.items()
+    ]
+    return [["method", *(f"tau above {label}" for label in bases)], *lines]
+
+
+def are_cross_validated(seeds: Sequence[Prediction]) -> bool:
+    """Whether each seed was tested on models of its own."""
+    return any(not np.array_equal(one.labels, seeds[0].labels) for one in seeds)
 
 
 def _difference(seeds: Sequence[Prediction], base: Sequence[Prediction]) -> str:
+    if are_cross_validated([*seeds, *base]):
+        other = {one.seed: one.test.tau for one in base}
+        return _signed([one.test.tau - other[one.seed] for one in seeds if one.seed in other])
     count = len(seeds[0].labels)
     draws = np.random.default_rng(0).integers(count, size=(_RESAMPLES, count))
 
@@ -150,6 +164,10 @@ def _difference(seeds: Sequence[Prediction], base: Sequence[Prediction]) -> str:
         return float(one - other)
 
     return f"{gap(np.arange(count)):+.4f} ± {np.std([gap(index) for index in draws], ddof=1):.4f}"
+
+
+def _signed(values: Sequence[float]) -> str:
+    return f"{np.mean(values):+.4f} ± {np.std(values, ddof=1) / math.sqrt(len(values)):.4f}" if len(values) > 1 else "-"
 
 
 def _estimate(values: Sequence[float]) -> str:
@@ -166,13 +184,12 @@ def write_report(out: Path, *, paper: bool = False) -> list[Path]:
         f"Predicting {markdown_text(zoo['label'])} from the weights of {zoo['models']:,} models ({markdown_text(zoo['name'])}); the test "
         "part of the zoo.\n"
     ]
-    text += [
-        markdown(prediction_table(predictions, paper=paper)),
-        "",
-        "Means over seeds of theta and order, and their standard errors.\n",
-    ]
+    cross_validated = any(map(are_cross_validated, predictions.values()))
+    over = "test parts, each with a training of its own" if cross_validated else "seeds of theta and order"
+    text += [markdown(prediction_table(predictions, paper=paper)), "", f"Means over {over}, and their standard errors.\n"]
     if further := differences(predictions):
-        text += [markdown(further), "", "Standard errors over the models of the test part, by resampling.\n"]
+        over = "over test parts" if cross_validated else "over the models of the test part, by resampling"
+        text += [markdown(further), "", f"Standard errors {over}.\n"]
     paths = [out / "table.md", out / "scatter.png"]
     write_atomically(paths[0], "\n".join(text).encode())
     write_atomically(paths[1], png(scatter_figure(predictions, label=zoo["label"])))

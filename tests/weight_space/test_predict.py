@@ -176,8 +176,10 @@ def test_what_is_kept_is_what_is_shown(tmp_path):
     assert is_papers_zoo(ROOT / "examples" / "small_rnn_zoo", "success")
     assert not is_papers_zoo(ROOT / "examples" / "small_rnn_zoo", "learning_rate")
     assert not is_papers_zoo(tmp_path, "success")
-    ((method, difference),) = differences(predictions)[1:]
-    assert method == "deep_sets"
+    header, (_, none, below), (method, difference, itself) = differences(predictions)
+    assert header == ["method", "tau above StatNN's", "tau above DeepSets'"]
+    assert (method, itself, none) == ("deep_sets", "-", "-")
+    assert float(below.split(" ± ")[0]) == -float(difference.split(" ± ")[0])
     gap, error = map(float, difference.split(" ± "))
     others = [one.test.tau for one in predictions["statnn"]]
     assert gap == pytest.approx(np.mean(taus) - np.mean(others), abs=1e-4)
@@ -193,6 +195,34 @@ def test_what_is_kept_is_what_is_shown(tmp_path):
     (tmp_path / "statnn.json").write_text(json.dumps(content | {"zoo": of | {"models": 7}}))
     with pytest.raises(ZooError, match="is of another zoo"):
         read_predictions(tmp_path)
+
+
+def test_cross_validation_tests_every_model_once(tmp_path):
+    config = PredictionConfig(method="statnn", epochs=1, cross_validate=True, **SMALL)
+    parts = [split(103, config, seed) for seed in range(10)]
+    for train, valid, test in parts:
+        assert sorted([*train, *valid, *test]) == list(range(103))
+    assert len(set(np.concatenate([test for _, _, test in parts]).tolist())) == 100
+    for one, other in zip(parts[0], split(103, PredictionConfig()), strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ZooError, match="there is none for seed 10"):
+        split(103, config, 10)
+
+    zoo = zoo_of(spread)
+    for method in ("statnn", "deep_sets"):
+        config = PredictionConfig(method=method, epochs=1, cross_validate=True, **SMALL)
+        found = [train_predictor(zoo, config, seed) for seed in range(3)]
+        for seed, one in enumerate(found):
+            np.testing.assert_array_equal(one.labels, zoo.labels[split(120, config, seed)[2]].astype(np.float64))
+        write_predictions(tmp_path, config, found, label="success", models=120, zoo="spread")
+    predictions, _ = read_predictions(tmp_path)
+    gaps = [a.test.tau - b.test.tau for a, b in zip(predictions["deep_sets"], predictions["statnn"], strict=True)]
+    said = f"{np.mean(gaps):+.4f} ± {np.std(gaps, ddof=1) / np.sqrt(3):.4f}"
+    assert differences(predictions)[2] == ["deep_sets", said, "-"]
+    text = write_report(tmp_path)[0].read_text()
+    assert said in text
+    assert "over test parts" in text
+    assert differences({"statnn": predictions["statnn"], "deep_sets": predictions["deep_sets"][:1]})[2] == ["deep_sets", "-", "-"]
 
 
 def test_the_script(tmp_path, capsys):
@@ -232,9 +262,11 @@ def test_the_script(tmp_path, capsys):
     assert json.loads(path.read_text())["seeds"] == whole["seeds"]
     assert "statnn, seed 0 is there" in capsys.readouterr().out
     chosen = ["--method", "unf", "--seeds", "1", "--channels", "3", "--terms", "0.5", "--patience", "2", "--train-models", "12"]
+    chosen += ["--cross-validate"]
     predict_generalization.main([*arguments, *chosen, "--out", str(tmp_path / "other")])
     config = json.loads((tmp_path / "other" / "unf.json").read_text())["config"]
     assert [config[name] for name in ("channels", "terms", "epochs", "patience", "train_models")] == [[3], 0.5, 1, 2, 12]
+    assert config["cross_validate"]
     predict_generalization.main([*arguments, "--seeds", "1"])
     assert json.loads(path.read_text())["seeds"] == whole["seeds"]
     with pytest.raises(SystemExit, match=r"statnn.json holds predictions with epochs 1, now 2: .*--out"):
