@@ -107,6 +107,7 @@ def test_the_recipes_of_the_paper_have_its_values():
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 @pytest.mark.parametrize(  # tests/test_trainer.py is about MLPs
     ("name", "less"), [("cifar_cnn", {"channels": (3,)}), ("lm1b_rnn", {}), ("lm1b_transformer", {"blocks": 1})], ids=str
 )

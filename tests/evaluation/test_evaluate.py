@@ -242,6 +242,7 @@ def test_the_script_races_meta_trained_optimizers_on_other_tasks(tmp_path, monke
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_the_script_evaluates_a_mixture_on_each_of_its_tasks(tmp_path):
     from lopt.estimators.pes import PESConfig
     from lopt.optimizers.momentum import LearnedSGDMConfig

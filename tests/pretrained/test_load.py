@@ -175,6 +175,7 @@ def test_weights_far_larger_than_any_that_were_seen_are_told_of(shape, inputs):
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 @pytest.mark.filterwarnings("ignore:.*relations between these weights")  # of a Transformer a UNF knows the fewest
 @pytest.mark.parametrize("name", ["lopt-direction-unf", "lopt-direction"])
 @pytest.mark.parametrize(

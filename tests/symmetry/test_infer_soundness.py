@@ -432,6 +432,7 @@ def test_some_of_the_programs_have_axes_in_parts():
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
 def test_many_random_programs_are_invariant(operation):
     assert sum(permutable_if_sound(seed, operation) for seed in range(100, 140)) >= 40

@@ -331,6 +331,7 @@ def test_a_model_with_batch_normalisation_and_dropout_learns():
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_an_example_meta_trains(example, tmp_path):
     name, task = example
     experiment = dataclasses.replace(

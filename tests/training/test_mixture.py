@@ -64,6 +64,7 @@ def constant_estimator(gradient, loss, count, finished=True):
 
 
 COUNTS = ("finished", "diverged", "capped", "nonfinite")
+SLOW = (pytest.mark.slow, pytest.mark.compiles)
 
 
 def test_gradients_and_losses_are_weighted_and_counts_added():
@@ -89,8 +90,8 @@ def test_gradients_and_losses_are_weighted_and_counts_added():
     ("tasks", "network"),
     [
         pytest.param((SMALL, DEEP), DeepSetsConfig((4,)), id="deep_sets"),
-        pytest.param((SMALL, DEEP), UNFConfig((4,), share="role"), id="shared by role", marks=pytest.mark.slow),
-        pytest.param((SMALL, WIDE), UNFConfig((4,)), id="plain UNF of one spec", marks=pytest.mark.slow),
+        pytest.param((SMALL, DEEP), UNFConfig((4,), share="role"), id="shared by role", marks=SLOW),
+        pytest.param((SMALL, WIDE), UNFConfig((4,)), id="plain UNF of one spec", marks=SLOW),
     ],
 )
 def test_a_mixture_trains_resumes_and_reports_every_task(tmp_path, tasks, network):
@@ -112,6 +113,7 @@ def test_a_mixture_trains_resumes_and_reports_every_task(tmp_path, tasks, networ
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_one_theta_trains_a_perceptron_convolutions_and_recurrence_in_one_outer_step(tmp_path):
     tasks = (SMALL, CNNConfig(channels=(2, 3), batch_size=8), RNNConfig(hidden=(3,), embedding=2, length=3, batch_size=4))
     held_out = HeldOutConfig(every=2, steps=2, seeds=1, tasks=(CNNConfig(channels=(2, 2, 2), batch_size=8),))
