@@ -129,7 +129,7 @@ def prediction_table(predictions: Mapping[str, Sequence[Prediction]], *, paper: 
 
 
 def differences(predictions: Mapping[str, Sequence[Prediction]]) -> list[list[str]]:
-    """How far each method's tau is above StatNN's and above DeepSets', the header first; none without the two and another.
+    """How far each method's tau is above StatNN's and above DeepSets', the header first; none where there is neither, or nothing else.
 
     The standard error is that over the models that are tested, which a mean over seeds does not show. Where all seeds are tested on
     the same models, these are drawn with replacement, the same for both methods; with `cross_validate` it is that of the mean over
@@ -180,11 +180,10 @@ def _estimate(values: Sequence[float]) -> str:
 def write_report(out: Path, *, paper: bool = False) -> list[Path]:
     """The table and the picture of all methods that are kept in a directory: `table.md`, `scatter.png`; `paper`: see `prediction_table`."""
     predictions, zoo = read_predictions(out)
-    text = [
-        f"Predicting {markdown_text(zoo['label'])} from the weights of {zoo['models']:,} models ({markdown_text(zoo['name'])}); the test "
-        "part of the zoo.\n"
-    ]
     cross_validated = any(map(are_cross_validated, predictions.values()))
+    tested = "a test part of its own for each seed" if cross_validated else "the test part of the zoo"
+    of = f"the weights of {zoo['models']:,} models ({markdown_text(zoo['name'])})"
+    text = [f"Predicting {markdown_text(zoo['label'])} from {of}; {tested}.\n"]
     over = "test parts, each with a training of its own" if cross_validated else "seeds of theta and order"
     text += [markdown(prediction_table(predictions, paper=paper)), "", f"Means over {over}, and their standard errors.\n"]
     if further := differences(predictions):
