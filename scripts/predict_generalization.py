@@ -96,7 +96,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def train_seeds(zoo: Zoo, config: PredictionConfig, out: Path, args: argparse.Namespace, view: Stages) -> None:
     """Train the seeds of a method that are not yet there; what there is is written after each."""
     of = {"label": args.label, "models": len(zoo.labels), "zoo": args.zoo.resolve().name}
-    found = {one.seed: one for one in kept_predictions(out, config, seeds=range(args.seeds), **of)}
+    found = {one.seed: one for one in kept_predictions(out, config, zoo.labels, seeds=range(args.seeds), **of)}
     for seed in range(args.seeds):
         name = f"{config.method}, seed {seed}"
         if seed in found:

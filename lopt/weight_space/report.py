@@ -16,7 +16,7 @@ from lopt.runtime.environment import stamp
 from lopt.runtime.text import markdown_text
 from lopt.weight_space.make import ZooConfig
 from lopt.weight_space.plots import scatter_figure
-from lopt.weight_space.predict import Prediction, PredictionConfig, Scores, kendall_tau
+from lopt.weight_space.predict import Prediction, PredictionConfig, Scores, kendall_tau, split
 from lopt.weight_space.store import ZooError
 
 # Kendall's tau on the test part, "Universal Neural Functionals" (NeurIPS 2024), table 1: on a zoo that was not released.
@@ -50,9 +50,18 @@ def _finite(value: float) -> float | None:
 
 
 def kept_predictions(
-    out: Path, config: PredictionConfig, *, label: str, models: int, zoo: str, seeds: Sequence[int]
+    out: Path, config: PredictionConfig, labels: np.ndarray, *, label: str, models: int, zoo: str, seeds: Sequence[int]
 ) -> list[Prediction]:
     """Those of some seeds that a directory has of a method: what was interrupted need not be done again.
+
+    Args:
+      out: the directory.
+      config: of the predictor.
+      labels: of all models of the zoo: one that was made again, on another processor, may have others.
+      label: what is predicted.
+      models: how many the zoo has.
+      zoo: its name.
+      seeds: those that are wanted.
 
     Raises:
       ZooError: if they are of another zoo or label, or were trained with other settings, or the file cannot be read.
@@ -67,7 +76,14 @@ def kept_predictions(
         differ.append(f"the zoo {content['zoo']}")
     if differ:
         raise ZooError(f"{path} holds predictions with {'; '.join(differ)}: give these another --out, or delete the file")
-    return [one for one in seeds_there if one.seed in seeds]
+    found = [one for one in seeds_there if one.seed in seeds]
+    for one in found:
+        if not np.allclose(one.labels, labels[split(len(labels), config, one.seed)[2]], rtol=1e-4):
+            raise ZooError(
+                f"{path}, seed {one.seed}, has predictions on models with other labels than this zoo's, which has been made again or "
+                "changed: give these another --out, or delete the file"
+            )
+    return found
 
 
 def _read(path: Path) -> tuple[list[Prediction], dict[str, Any]]:

@@ -17,6 +17,7 @@ from lopt.config.tree import is_frozen
 from lopt.evaluation.summary import Curve
 from lopt.pretrained.card import read_card
 from lopt.pretrained.load import SHIPPED, open_trained
+from lopt.weight_space.predict import split
 from lopt.weight_space.report import kept_predictions
 from tests.pretrained.older import FILES as OLDER
 
@@ -148,7 +149,9 @@ def test_names_lead_to_nothing_but_what_is_registered(tmp_path, monkeypatch):
 def test_kept_predictions_go_on_under_names():
     kept = json.loads((ZOO / "statnn.json").read_bytes())
     config, zoo = configs.from_dict(kept["config"]), kept["zoo"]
-    found = kept_predictions(ZOO, config, label=zoo["label"], models=zoo["models"], zoo=zoo["name"], seeds=[0])
+    labels = np.zeros(zoo["models"])
+    labels[split(len(labels), config)[2]] = kept["seeds"][0]["labels"]
+    found = kept_predictions(ZOO, config, labels, label=zoo["label"], models=zoo["models"], zoo=zoo["name"], seeds=[0])
     assert [one.seed for one in found] == [0]
 
 

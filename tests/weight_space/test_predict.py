@@ -271,6 +271,9 @@ def test_the_script(tmp_path, capsys):
     assert json.loads(path.read_text())["seeds"] == whole["seeds"]
     with pytest.raises(SystemExit, match=r"statnn.json holds predictions with epochs 1, now 2: .*--out"):
         predict_generalization.main([*arguments, "--epochs", "2"])
+    (tmp_path / "labels.csv").write_text("\n".join([rows[0], *(f"models.safetensors,{i},0.5" for i in range(40))]))
+    with pytest.raises(SystemExit, match=r"statnn.json, seed 0, has predictions on models with other labels than this zoo's"):
+        predict_generalization.main(arguments)
     path.write_text("{}")
     with pytest.raises(SystemExit, match=r"statnn.json does not hold predictions"):
         predict_generalization.main(arguments)
