@@ -95,7 +95,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def train_seeds(zoo: Zoo, config: PredictionConfig, out: Path, args: argparse.Namespace, view: Stages) -> None:
     """Train the seeds of a method that are not yet there; what there is is written after each."""
-    of = {"label": args.label, "models": len(zoo.labels), "zoo": args.zoo.resolve().name}
+    of = {"label": args.label, "zoo": args.zoo.resolve().name}
     found = {one.seed: one for one in kept_predictions(out, config, zoo.labels, seeds=range(args.seeds), **of)}
     for seed in range(args.seeds):
         name = f"{config.method}, seed {seed}"
@@ -106,7 +106,7 @@ def train_seeds(zoo: Zoo, config: PredictionConfig, out: Path, args: argparse.Na
         found[seed] = train_predictor(
             zoo, config, seed, lambda epoch, loss, name=name: view.stage(f"{name}, epoch {epoch}, loss {loss:.4f}", 1)
         )
-        write_predictions(out, config, [found[one] for one in sorted(found)], **of)
+        write_predictions(out, config, [found[one] for one in sorted(found)], models=len(zoo.labels), **of)
         done = found[seed]
         view.stage(f"{name}, best at epoch {done.epoch}", config.epochs - done.epochs)
 
@@ -142,7 +142,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         paths = write_report(out, paper=paper)
     predictions, _ = read_predictions(out)
     console.print(
-        rich_lines(prediction_table(predictions, paper=paper), f"{args.label} of {len(zoo.labels):,} models: the test part")
+        rich_lines(
+            prediction_table(predictions, paper=paper), f"{args.label} of {len(zoo.labels):,} models: those that are tested"
+        )
     )
     if further := differences(predictions):
         console.print(rich_lines(further, "errors over the models that are tested"))

@@ -31,10 +31,8 @@ def run(place, command, *, check=True, cwd="."):
     words = shlex.split(re.sub(r"(?<![\w/])(scripts|configs|examples)/", rf"{ROOT}/\1/", command))
     less = [SMALL.get(Path(word).name, "") for word in words[1:]]
     words = [sys.executable, *words[1:], *shlex.split(" ".join(less))]
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"  # most of the time goes into compiling
     environment = {
         **os.environ,
-        "XLA_FLAGS": flags,
         "PYTHONPATH": str(ROOT),
         "LOPT_CACHE_DIR": str(place / "cache"),
         "COLUMNS": "140",
@@ -84,6 +82,7 @@ def commands(text):
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_a_task_of_ones_own_goes_wherever_the_name_of_a_task_goes(place):
     text = section("interop.md", "Its name on the command line")
     (place / "my_task.py").write_text(re.search(r"```python no-run\n(.*?)```", text, re.DOTALL).group(1))
@@ -113,6 +112,7 @@ def test_a_task_of_ones_own_goes_wherever_the_name_of_a_task_goes(place):
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_parts_of_an_experiment_are_exchanged_as_the_page_says(place):
     text = section("interop.md", "Other parts of an experiment")
     options = [option for option in re.findall(r"`(--[^`]+)`", text) if option != "--help"]
@@ -124,6 +124,7 @@ def test_parts_of_an_experiment_are_exchanged_as_the_page_says(place):
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_a_mistake_in_the_file_is_shown_with_its_line(place):
     (place / "broken.py").write_text("def make_task():\n    return undefined\n")
     (place / "wrong.py").write_text("def make_task():\n    return 3\n")
@@ -156,6 +157,7 @@ def done():
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 @pytest.mark.parametrize("page", [page for page in PAGES if FOLLOWED[page]], ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_commands_of_a_page(page, place, done):
     for command in FOLLOWED[page]:
@@ -166,6 +168,7 @@ def test_the_commands_of_a_page(page, place, done):
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_the_task_of_ones_own_of_the_readme(place):
     text = section("interop.md", "Its name on the command line")
     (place / "my_task.py").write_text(re.search(r"```python no-run\n(.*?)```", text, re.DOTALL).group(1))

@@ -1,6 +1,5 @@
 """The notebooks run from top to bottom."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -41,13 +40,12 @@ def test_there_are_three_and_they_keep_no_output():
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_notebook_runs(path, monkeypatch):
+def test_a_notebook_runs(path):
     from nbclient import NotebookClient
 
-    # Most of the time goes into compiling.
-    monkeypatch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0")
     notebook = read(path)
     for whole, less in LESS[path.stem].items():
         places = [cell for cell in notebook.cells if whole in cell.source]

@@ -100,13 +100,13 @@ sys.exit(paper_tables.main(sys.argv[1:]))
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_the_smoke_budget_from_end_to_end_with_an_interruption(tmp_path):
     """Ctrl-C in the second of two runs; the same command then ends with the thetas of an agenda that nothing happened to."""
 
     def run(name, *start, options=("--rivals", "DeepSets")):
         argv = ["figure2", "--task", "mlp", "--budget", "smoke", "--runs-dir", str(tmp_path / name), *options]
-        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"  # most of the time goes into compiling
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": flags}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         return subprocess.run(
             [sys.executable, *start, *argv],
             env=environment,

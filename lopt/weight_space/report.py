@@ -50,7 +50,7 @@ def _finite(value: float) -> float | None:
 
 
 def kept_predictions(
-    out: Path, config: PredictionConfig, labels: np.ndarray, *, label: str, models: int, zoo: str, seeds: Sequence[int]
+    out: Path, config: PredictionConfig, labels: np.ndarray, *, label: str, zoo: str, seeds: Sequence[int]
 ) -> list[Prediction]:
     """Those of some seeds that a directory has of a method: what was interrupted need not be done again.
 
@@ -59,7 +59,6 @@ def kept_predictions(
       config: of the predictor.
       labels: of all models of the zoo: one that was made again, on another processor, may have others.
       label: what is predicted.
-      models: how many the zoo has.
       zoo: its name.
       seeds: those that are wanted.
 
@@ -72,7 +71,7 @@ def kept_predictions(
     seeds_there, content = _read(path)
     before, now = completed(content["config"]), to_dict(config)
     differ = [f"{name} {before.get(name)!r}, now {value!r}" for name, value in now.items() if before.get(name) != value]
-    if content["zoo"] != {"name": zoo, "models": models, "label": label}:
+    if content["zoo"] != {"name": zoo, "models": len(labels), "label": label}:
         differ.append(f"the zoo {content['zoo']}")
     if differ:
         raise ZooError(f"{path} holds predictions with {'; '.join(differ)}: give these another --out, or delete the file")
@@ -171,7 +170,8 @@ def are_cross_validated(seeds: Sequence[Prediction]) -> bool:
 def _difference(seeds: Sequence[Prediction], base: Sequence[Prediction]) -> str:
     if are_cross_validated([*seeds, *base]):
         other = {one.seed: one.test.tau for one in base}
-        return _signed([one.test.tau - other[one.seed] for one in seeds if one.seed in other])
+        gaps = [one.test.tau - other[one.seed] for one in seeds if one.seed in other]
+        return _estimate(gaps, "+") if len(gaps) > 1 else "-"
     count = len(seeds[0].labels)
     draws = np.random.default_rng(0).integers(count, size=(_RESAMPLES, count))
 
@@ -182,15 +182,11 @@ def _difference(seeds: Sequence[Prediction], base: Sequence[Prediction]) -> str:
     return f"{gap(np.arange(count)):+.4f} ± {np.std([gap(index) for index in draws], ddof=1):.4f}"
 
 
-def _signed(values: Sequence[float]) -> str:
-    return f"{np.mean(values):+.4f} ± {np.std(values, ddof=1) / math.sqrt(len(values)):.4f}" if len(values) > 1 else "-"
-
-
-def _estimate(values: Sequence[float]) -> str:
+def _estimate(values: Sequence[float], sign: str = "") -> str:
     array = np.asarray(values, np.float64)
     if len(array) == 1:
-        return f"{array[0]:.4f}"
-    return f"{array.mean():.4f} ± {array.std(ddof=1) / math.sqrt(len(array)):.4f}"
+        return f"{array[0]:{sign}.4f}"
+    return f"{array.mean():{sign}.4f} ± {array.std(ddof=1) / math.sqrt(len(array)):.4f}"
 
 
 def write_report(out: Path, *, paper: bool = False) -> list[Path]:

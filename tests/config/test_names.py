@@ -151,7 +151,7 @@ def test_kept_predictions_go_on_under_names():
     config, zoo = configs.from_dict(kept["config"]), kept["zoo"]
     labels = np.zeros(zoo["models"])
     labels[split(len(labels), config)[2]] = kept["seeds"][0]["labels"]
-    found = kept_predictions(ZOO, config, labels, label=zoo["label"], models=zoo["models"], zoo=zoo["name"], seeds=[0])
+    found = kept_predictions(ZOO, config, labels, label=zoo["label"], zoo=zoo["name"], seeds=[0])
     assert [one.seed for one in found] == [0]
 
 

@@ -47,9 +47,7 @@ if len(sys.argv) > 3:
 
 def run(root: Path, devices: int, *extra: str) -> dict:
     root.mkdir()
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"  # most of the time goes into compiling
     settings = {
-        "XLA_FLAGS": flags,
         "PYTHONPATH": str(ROOT),
         "JAX_NUMPY_RANK_PROMOTION": "raise",
         "JAX_NUMPY_DTYPE_PROMOTION": "strict",
@@ -61,6 +59,7 @@ def run(root: Path, devices: int, *extra: str) -> dict:
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_any_number_of_devices_gives_the_same(tmp_path):
     """Particles divide over as many devices as their number allows, seeds over all: the two need not be the same."""
     whole = run(tmp_path / "1", 1)
