@@ -18,7 +18,7 @@ from lopt.features.presets import Celo2Features
 from lopt.networks.update import DeepSetsConfig
 from lopt.optimizers.config import LearnedOptimizerConfig
 from lopt.optimizers.direction import DirectionRule
-from lopt.optimizers.nominals import MuonNominal
+from lopt.optimizers.nominals import ShampooNominal
 from lopt.task.base import TaskConfig
 from lopt.task.families import FamilyConfig, MixtureConfig
 from lopt.training.held_out import HeldOutConfig
@@ -47,7 +47,7 @@ config = MetaTrainConfig(
     task=MixtureConfig(tasks=PERCEPTRONS),
     optimizer=LearnedOptimizerConfig(
         rule=DirectionRule(
-            nominal=MuonNominal(lengthen=1000.0),
+            nominal=ShampooNominal(every=4, lengthen=1000.0),
             gated=True,
             over="matrix",
             scale="inputs",

@@ -29,7 +29,7 @@ class SignRule(RuleConfig):
     def init(self):
         return {"log_rate": jnp.float32(jnp.log(self.learning_rate))}
 
-    def make_nominal(self, theta):
+    def make_nominal(self, theta, spec):
         return optax.ema(0.9, debias=False, accumulator_dtype=jnp.float32)
 
     def direction(self, theta, f, n, context):

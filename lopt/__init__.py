@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lopt.optimizers.gated import GatedRule, NominalRule
     from lopt.optimizers.magnitude import MagnitudeRule
     from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedSGDMConfig, MomentumRule, SGDMRule
-    from lopt.optimizers.nominals import AdamNominal, MomentumNominal, MuonNominal, NAdamNominal, NoNominal
+    from lopt.optimizers.nominals import AdamNominal, MomentumNominal, MuonNominal, NAdamNominal, NoNominal, ShampooNominal
     from lopt.optimizers.schedules import ScheduleConfig
     from lopt.pretrained.diagnose import diagnose
     from lopt.pretrained.export import push
@@ -77,7 +77,7 @@ _NAMES = {
     "optimizers.gated": ("GatedRule", "NominalRule"),
     "optimizers.magnitude": ("MagnitudeRule",),
     "optimizers.momentum": ("LearnedMomentumConfig", "LearnedSGDMConfig", "MomentumRule", "SGDMRule"),
-    "optimizers.nominals": ("AdamNominal", "MomentumNominal", "MuonNominal", "NAdamNominal", "NoNominal"),
+    "optimizers.nominals": ("AdamNominal", "MomentumNominal", "MuonNominal", "NAdamNominal", "NoNominal", "ShampooNominal"),
     "optimizers.schedules": ("ScheduleConfig",),
     "pretrained.diagnose": ("diagnose",),
     "pretrained.export": ("push",),
@@ -137,6 +137,7 @@ __all__ = [  # noqa: RUF022  by what they are for
     "MuonNominal",
     "NAdamNominal",
     "NoNominal",
+    "ShampooNominal",
     "ScheduleConfig",
     "AdafactorFeatures",
     "Celo2Features",

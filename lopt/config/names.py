@@ -65,6 +65,7 @@ NAMES: Mapping[str, str] = MappingProxyType(
         "schedule": "lopt.optimizers.schedules:ScheduleConfig",
         "second_moment": "lopt.features.second_moments:SecondMoment",
         "sgdm": "lopt.optimizers.momentum:SGDMRule",
+        "shampoo": "lopt.optimizers.nominals:ShampooNominal",
         "suite": "lopt.evaluation.suite:SuiteConfig",
         "suite_task": "lopt.evaluation.suite:SuiteTask",
         "synthetic_mlp": "lopt.benchmarks.synthetic:SyntheticMLPConfig",

@@ -122,8 +122,8 @@ class RuleConfig:
         """Its own part of theta: scalars, in forms that stay in range."""
         raise NotImplementedError(f"{type(self).__name__} does not define init()")
 
-    def make_nominal(self, theta: PyTree) -> optax.GradientTransformation:
-        """The nominal transform n, float32."""
+    def make_nominal(self, theta: PyTree, spec: WeightSpec) -> optax.GradientTransformation:
+        """The nominal transform n, float32, of the weights of a spec, which has no leaves where it is not known."""
         raise NotImplementedError(f"{type(self).__name__} does not define make_nominal()")
 
     def direction(self, theta: PyTree, f: ByPath, n: ByPath, context: Context) -> dict[str, jax.Array]:
@@ -190,7 +190,7 @@ class _Parts(NamedTuple):
 def _transform(parts: _Parts, theta: PyTree, *, whole: bool) -> optax.GradientTransformationExtraArgs:
     """The transform; `whole`: with sign and size, as `optax.adam`, rather than as `optax.scale_by_adam`."""
     rule, features, network, spec = parts
-    given, nominal_init = theta, rule.make_nominal(theta).init
+    given, nominal_init = theta, rule.make_nominal(theta, spec).init
 
     def init_fn(params: PyTree) -> OptimizerState:
         weights = weights_of(params)
@@ -214,9 +214,9 @@ def _transform(parts: _Parts, theta: PyTree, *, whole: bool) -> optax.GradientTr
         return found.updates(jax.tree.leaves(steps)), boxed_like(state, init_unboxed, found.weights)
 
     def step(grads: PyTree, state: PyTree, params: PyTree, known: dict[str, Any], theta: PyTree) -> tuple[PyTree, OptimizerState]:
-        nominal = optax.with_extra_args_support(rule.make_nominal(theta))
+        nominal = rule.make_nominal(theta, spec)
         context = Context(state.count, _float(known.get("value")), _float(known.get("num_steps")), spec)
-        n, after = nominal.update(grads, state.nominal, params, spec=spec)
+        n, after = nominal.update(grads, state.nominal, params)
         f, kept = {}, None
         if features is not None and network is not None:
             f, kept = update_and_apply(features, network, theta["network"], grads, state.features, params, context)

@@ -25,7 +25,7 @@ from lopt.optimizers.muon import from_matrices, has_window, orthogonalized, side
 from lopt.optimizers.nominals import AdamNominal, NominalConfig, NoNominal
 from lopt.optimizers.scalars import positive, read_positive
 from lopt.optimizers.schedules import Shape, shape_factor
-from lopt.symmetry.spec import PyTree
+from lopt.symmetry.spec import PyTree, WeightSpec
 
 EPS = 1e-9  # added to the mean square of a direction
 
@@ -159,8 +159,8 @@ class DirectionRule(RuleConfig):
             return own
         return {**own, "nominal_weight": positive(self.nominal_weight, "nominal_weight"), "nominal": self.nominal.init()}
 
-    def make_nominal(self, theta: PyTree) -> optax.GradientTransformation:
-        return self.nominal.make(theta.get("nominal", {}))
+    def make_nominal(self, theta: PyTree, spec: WeightSpec) -> optax.GradientTransformation:
+        return self.nominal.make(theta.get("nominal", {}), spec)
 
     def direction(self, theta: PyTree, f: ByPath, n: ByPath, context: Context) -> dict[str, jax.Array]:
         has_nominal = "nominal" in theta

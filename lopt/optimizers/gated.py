@@ -16,7 +16,7 @@ from lopt.optimizers.base import ByPath, RuleConfig
 from lopt.optimizers.nominals import AdamNominal, NominalConfig
 from lopt.optimizers.scalars import positive, read_positive
 from lopt.optimizers.schedules import ScheduleConfig
-from lopt.symmetry.spec import PyTree
+from lopt.symmetry.spec import PyTree, WeightSpec
 
 
 def scaled(n: jax.Array, exponent: jax.Array) -> jax.Array:
@@ -53,8 +53,8 @@ class NominalRule(RuleConfig):
     def init(self) -> PyTree:
         return {"alpha": positive(self.alpha, "alpha"), "nominal": self.nominal.init(), "schedule": self.schedule.init()}
 
-    def make_nominal(self, theta: PyTree) -> optax.GradientTransformation:
-        return self.nominal.make(theta["nominal"])
+    def make_nominal(self, theta: PyTree, spec: WeightSpec) -> optax.GradientTransformation:
+        return self.nominal.make(theta["nominal"], spec)
 
     def direction(self, theta: PyTree, f: ByPath, n: ByPath, context: Context) -> dict[str, jax.Array]:
         return dict(n)

@@ -14,7 +14,7 @@ import optax
 from lopt.features.base import Context
 from lopt.optimizers.base import ByPath, RuleConfig
 from lopt.optimizers.nominals import NoNominal
-from lopt.symmetry.spec import PyTree
+from lopt.symmetry.spec import PyTree, WeightSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +38,8 @@ class MagnitudeRule(RuleConfig):
             raise ValueError(f"step must be positive, got {self.step}")
         return {}
 
-    def make_nominal(self, theta: PyTree) -> optax.GradientTransformation:
-        return NoNominal().make({})
+    def make_nominal(self, theta: PyTree, spec: WeightSpec) -> optax.GradientTransformation:
+        return NoNominal().make({}, spec)
 
     def direction(self, theta: PyTree, f: ByPath, n: ByPath, context: Context) -> dict[str, jax.Array]:
         return {path: x[0] * jnp.exp(self.exponent * x[1]) for path, x in f.items()}

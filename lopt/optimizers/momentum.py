@@ -44,7 +44,7 @@ class SGDMRule(RuleConfig):
             raise ValueError(f"g0 must lie in [0, 1), got {self.g0}")
         return {"alpha": jnp.float32(self.alpha), "g0": jnp.float32(self.g0)}
 
-    def make_nominal(self, theta: PyTree) -> optax.GradientTransformation:
+    def make_nominal(self, theta: PyTree, spec: WeightSpec) -> optax.GradientTransformation:
         return optax.trace(theta["g0"], accumulator_dtype=jnp.float32)
 
     def direction(self, theta: PyTree, f: ByPath, n: ByPath, context: Context) -> dict[str, jax.Array]:

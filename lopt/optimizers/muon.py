@@ -182,12 +182,16 @@ class MuonState(NamedTuple):
 
 
 def scale_by_muon(
-    beta: Any = 0.95, b1: Any = 0.9, b2: Any = 0.999, eps: float = EPS, lengthen: float | None = None
-) -> optax.GradientTransformationExtraArgs:
+    beta: Any = 0.95,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: float = EPS,
+    lengthen: float | None = None,
+    spec: WeightSpec | None = None,
+) -> optax.GradientTransformation:
     """Muon for matrices, NAdam for vectors and scalars: the positive direction of `optax.contrib.muon`.
 
-    Of a matrix R x C the direction is NS(Nesterov momentum) times sqrt(max(1, C / R)). What a tensor's matrices are, `sides_of` says;
-    `update` takes the spec of the weights as `spec=`.
+    Of a matrix R x C the direction is NS(Nesterov momentum) times sqrt(max(1, C / R)). What a tensor's matrices are, `sides_of` says.
 
     Args:
       beta: decay of the momentum of matrices.
@@ -195,6 +199,7 @@ def scale_by_muon(
       b2: decay of the second moment of vectors.
       eps: added to its root.
       lengthen: after t steps momenta average over sqrt(1 + t / lengthen) times as many gradients as at first; None: over as many.
+      spec: of the weights, where it is known.
     """
 
     def init(params: PyTree) -> MuonState:
@@ -202,27 +207,35 @@ def scale_by_muon(
         nu = jax.tree.map(lambda w: jnp.zeros((), jnp.float32) if is_matrix(w) else jnp.zeros_like(w, jnp.float32), params)
         return MuonState(jnp.zeros((), jnp.int32), mu, nu)
 
-    def update(
-        updates: PyTree, state: PyTree, params: PyTree | None = None, *, spec: WeightSpec | None = None, **extra_args: Any
-    ) -> tuple[PyTree, MuonState]:
-        del params, extra_args
-        structure, paths = jax.tree.structure(updates), [path for path, _ in named_leaves(updates)]
-        of_leaves = zip(jax.tree.leaves(updates), jax.tree.leaves(state.mu), jax.tree.leaves(state.nu), strict=True)
-        leaves = [native.Moments(g, m, None if is_matrix(g) else v) for g, m, v in of_leaves]
-        found = _moved(_numbers(state.count, beta, b1, b2, lengthen), leaves, eps)
-        steps = dict(zip(paths, (step for _, step in found), strict=True))
-        for path, (matrices, sides) in orthogonalized(steps, spec).items():
-            steps[path] = from_matrices(_scaled(matrices), sides, steps[path].shape)
-        mu = jax.tree.unflatten(structure, [leaf.mean for leaf, _ in found])
-        before = zip(found, jax.tree.leaves(state.nu), strict=True)
-        nu = jax.tree.unflatten(structure, [v if leaf.square is None else leaf.square for (leaf, _), v in before])
-        after = MuonState(jnp.asarray(optax.safe_increment(state.count)), mu, nu)
-        return jax.tree.unflatten(structure, list(steps.values())), after
+    def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, MuonState]:
+        del params
+        steps, after = moved(updates, state, decay_numbers(state.count, beta, b1, b2, lengthen), eps)
+        steps |= orthogonal_steps(steps, spec)
+        return jax.tree.unflatten(jax.tree.structure(updates), list(steps.values())), after
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformation(init, update)
 
 
-def _numbers(count: jax.Array, beta: Any, b1: Any, b2: Any, lengthen: float | None) -> jax.Array:
+def moved(updates: PyTree, state: MuonState, numbers: jax.Array, eps: float) -> tuple[dict[str, jax.Array], MuonState]:
+    """Leaf path -> Nesterov's step, of vectors over the root of the second moment; and the state after these gradients."""
+    structure, paths = jax.tree.structure(updates), [path for path, _ in named_leaves(updates)]
+    of_leaves = zip(jax.tree.leaves(updates), jax.tree.leaves(state.mu), jax.tree.leaves(state.nu), strict=True)
+    leaves = [native.Moments(g, m, None if is_matrix(g) else v) for g, m, v in of_leaves]
+    found = _moved(numbers, leaves, eps)
+    mu = jax.tree.unflatten(structure, [leaf.mean for leaf, _ in found])
+    before = zip(found, jax.tree.leaves(state.nu), strict=True)
+    nu = jax.tree.unflatten(structure, [v if leaf.square is None else leaf.square for (leaf, _), v in before])
+    after = MuonState(jnp.asarray(optax.safe_increment(state.count)), mu, nu)
+    return dict(zip(paths, (step for _, step in found), strict=True)), after
+
+
+def orthogonal_steps(steps: Mapping[str, jax.Array], spec: WeightSpec | None) -> dict[str, jax.Array]:
+    """Leaf path -> Muon's step, of those steps that are of matrices."""
+    found = orthogonalized(steps, spec)
+    return {path: from_matrices(_scaled(x), sides, steps[path].shape) for path, (x, sides) in found.items()}
+
+
+def decay_numbers(count: jax.Array, beta: Any, b1: Any, b2: Any, lengthen: float | None) -> jax.Array:
     """Decays, and by what averages are multiplied to be unbiased and a step ahead, in the order of `native.moments_call`.
 
     With decays that rise, the bias is taken to be that of the present one: by the time that they differ there is none left.

@@ -9,7 +9,8 @@ import optax
 
 from lopt.optimizers.muon import scale_by_muon
 from lopt.optimizers.scalars import decay, read_decay
-from lopt.symmetry.spec import PyTree
+from lopt.optimizers.shampoo import scale_by_shampoo
+from lopt.symmetry.spec import PyTree, WeightSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,13 +21,13 @@ class NominalConfig:
         """Its part of theta."""
         return {}
 
-    def make(self, theta: PyTree) -> optax.GradientTransformation:
-        """The transform of gradients in float32."""
+    def make(self, theta: PyTree, spec: WeightSpec) -> optax.GradientTransformation:
+        """The transform of gradients in float32, of the weights of a spec, which has no leaves where it is not known."""
         raise NotImplementedError(f"{type(self).__name__} does not define make()")
 
     @property
     def reads_spec(self) -> bool:
-        """Whether the step is another one where it is known which axes are inputs and outputs; `update` is given `spec=`."""
+        """Whether the step is another one where it is known which axes are inputs and outputs."""
         return False
 
     def scalars(self, theta: PyTree) -> dict[str, jax.Array]:
@@ -38,7 +39,7 @@ class NominalConfig:
 class NoNominal(NominalConfig):
     """No hand-designed step: all of the update comes from the network."""
 
-    def make(self, theta: PyTree) -> optax.GradientTransformation:
+    def make(self, theta: PyTree, spec: WeightSpec) -> optax.GradientTransformation:
         def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
             del params
             return jax.tree.map(lambda g: jnp.zeros_like(g, jnp.float32), updates), state
@@ -56,7 +57,7 @@ class MomentumNominal(NominalConfig):
     def init(self) -> PyTree:
         return {"g": decay(self.g, "the decay g of the momentum")}
 
-    def make(self, theta: PyTree) -> optax.GradientTransformation:
+    def make(self, theta: PyTree, spec: WeightSpec) -> optax.GradientTransformation:
         g = read_decay(theta["g"])
         return optax.chain(optax.trace(g, accumulator_dtype=jnp.float32), optax.scale(1 - g))
 
@@ -75,7 +76,7 @@ class AdamNominal(NominalConfig):
     def init(self) -> PyTree:
         return {"b1": decay(self.b1, "b1"), "b2": decay(self.b2, "b2")}
 
-    def make(self, theta: PyTree) -> optax.GradientTransformation:
+    def make(self, theta: PyTree, spec: WeightSpec) -> optax.GradientTransformation:
         return _scale_by_adam(theta, self.eps, nesterov=False)
 
 
@@ -83,7 +84,7 @@ class AdamNominal(NominalConfig):
 class NAdamNominal(AdamNominal):
     """The step of Adam with Nesterov momentum, with decays that are learned."""
 
-    def make(self, theta: PyTree) -> optax.GradientTransformation:
+    def make(self, theta: PyTree, spec: WeightSpec) -> optax.GradientTransformation:
         return _scale_by_adam(theta, self.eps, nesterov=True)
 
 
@@ -110,9 +111,32 @@ class MuonNominal(NominalConfig):
     def reads_spec(self) -> bool:
         return True
 
-    def make(self, theta: PyTree) -> optax.GradientTransformation:
+    def make(self, theta: PyTree, spec: WeightSpec) -> optax.GradientTransformation:
         beta, b1, b2 = (read_decay(theta[name]) for name in ("beta", "b1", "b2"))
-        return scale_by_muon(beta, b1, b2, lengthen=self.lengthen)
+        return scale_by_muon(beta, b1, b2, lengthen=self.lengthen, spec=spec)
+
+
+@dataclasses.dataclass(frozen=True)
+class ShampooNominal(MuonNominal):
+    """Shampoo's step for matrices, momentum between the inverse roots of both covariances of gradients; NAdam's for vectors and scalars.
+
+    L^-1/2 M R^-1/2, with averages L and R of G G^T and G^T G: Shampoo with the exponent of Morwani et al., "A New Perspective on Shampoo's
+    Preconditioner" (arXiv 2409.17791). Matrices with a side of more than 1,024 have Muon's step.
+    """
+
+    b3: float = 0.95
+    """Decay of covariances before meta-training, in [0, 1)."""
+    every: int = 1
+    """Steps from one computation of their roots to the next, after as many in which each has its own."""
+
+    def init(self) -> PyTree:
+        if self.every < 1:
+            raise ValueError(f"every must be a positive number of steps, got {self.every}")
+        return {**super().init(), "b3": decay(self.b3, "b3")}
+
+    def make(self, theta: PyTree, spec: WeightSpec) -> optax.GradientTransformation:
+        decays = (read_decay(theta[name]) for name in ("beta", "b1", "b2", "b3"))
+        return scale_by_shampoo(*decays, every=self.every, lengthen=self.lengthen, spec=spec)
 
 
 def _scale_by_adam(theta: PyTree, eps: float, nesterov: bool) -> optax.GradientTransformation:

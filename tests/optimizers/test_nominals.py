@@ -123,8 +123,8 @@ def test_a_spec_says_which_axes_are_rows_and_columns(rule):
     def step(weights, spec):
         grads = jax.tree.map(jnp.sin, weights)
         if rule == "muon":
-            tx = scale_by_muon()
-            return tx.update(grads, tx.init(weights), weights, spec=spec)[0]
+            tx = scale_by_muon(spec=spec)
+            return tx.update(grads, tx.init(weights), weights)[0]
         whole = DirectionRule(nominal=MuonNominal(), over="matrix", orthogonalize=True, scale="inputs")
         optimizer = LearnedOptimizerConfig(whole, Celo2Features(), DeepSetsConfig((4,))).make(spec)
         theta = optimizer.init(jax.random.key(0))
@@ -145,10 +145,10 @@ def test_the_step_of_permuted_heads_is_the_permuted_step():
     sizes = {"a": 5, "b": 4, "e": 2, "heads": 3, "q": 2, "v": 2, "layers": 2}
     weights = params({path: tuple(sizes[axis[0].name] for axis in axes) for path, axes in spec.leaves})
     moved = spec.sample(jax.random.key(1), weights)
-    tx = scale_by_muon()
+    tx = scale_by_muon(spec=spec)
 
     def step(weights):
-        return tx.update(jax.tree.map(jnp.sin, weights), tx.init(weights), weights, spec=spec)[0]
+        return tx.update(jax.tree.map(jnp.sin, weights), tx.init(weights), weights)[0]
 
     found, expected = step(spec.permute(weights, moved)), spec.permute(step(weights), moved)
     assert set(moved) == {"a", "b", "e", "heads", "q", "v"}

@@ -113,7 +113,7 @@ def test_a_direction_without_f_is_its_nominal_step_normalised(gated, scale, scal
     optimizer = LearnedOptimizerConfig(rule, FREE, DeepSetsConfig((6,))).make(SPEC)
     theta = optimizer.init(jax.random.key(0))
     theta["network"] = jax.tree.map(jnp.zeros_like, theta["network"])
-    tx, muon = optimizer.scale_by(theta), MuonNominal().make(MuonNominal().init())
+    tx, muon = optimizer.scale_by(theta), MuonNominal().make(MuonNominal().init(), SPEC)
     grads = params(1)
     found = tx.update(grads, tx.init(params()), params())[0]
     expected = muon.update(grads, muon.init(params()), params())[0]
@@ -124,7 +124,7 @@ def test_a_direction_without_f_is_its_nominal_step_normalised(gated, scale, scal
 
 def test_momenta_of_muon_grow_longer_with_the_root_of_time():
     nominal = MuonNominal(beta=0.5, b1=0.8, lengthen=3.0)
-    tx = nominal.make(nominal.init())
+    tx = nominal.make(nominal.init(), SPEC)
     expected, state = jax.tree.map(jnp.zeros_like, params()), tx.init(params())
     for t in range(1, 8):
         grads, longer = params(t), (1 + t / 3) ** 0.5

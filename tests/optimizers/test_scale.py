@@ -16,7 +16,7 @@ from lopt.networks.update import UNFConfig
 from lopt.optimizers.config import LearnedOptimizerConfig
 from lopt.optimizers.direction import DirectionRule
 from lopt.optimizers.gated import GatedRule
-from lopt.optimizers.nominals import AdamNominal, MuonNominal, NoNominal
+from lopt.optimizers.nominals import AdamNominal, MuonNominal, NoNominal, ShampooNominal
 from lopt.symmetry.spec import WeightSpec
 
 SPEC = WeightSpec.parse({"kernel": "inputs! hidden", "bias": "hidden", "out": "hidden classes!"})
@@ -36,6 +36,7 @@ RULES = {
     "gated muon": GatedRule(nominal=MuonNominal()),
     "direction": DirectionRule(nominal=AdamNominal(eps=1e-30)),
     "direction muon": DirectionRule(nominal=MuonNominal(), gated=True, scale="inputs"),
+    "direction shampoo": DirectionRule(nominal=ShampooNominal(every=2), gated=True),
     "orthogonal direction": DirectionRule(nominal=NoNominal(), orthogonalize=True, over="matrix"),
 }
 

@@ -41,6 +41,7 @@ TARGETS = {
     "digest": "LoptDigest",
     "step": "LoptStep",
     "newton_schulz": "LoptNewtonSchulz",
+    "inverse_roots": "LoptInverseRoots",
     "moments": "LoptMoments",
     "direction": "LoptDirection",
 }
@@ -278,10 +279,25 @@ def newton_schulz_call(tensors: Sequence[jax.Array], steps: int, coefficients: S
       steps: of the iteration.
       coefficients: a, b and c of its polynomial, and what is added to a matrix's norm.
     """
+    return _matrices_call("newton_schulz", tensors, steps, coefficients)
+
+
+def inverse_roots_call(tensors: Sequence[jax.Array], steps: int, coefficients: Sequence[float]) -> list[jax.Array]:
+    """Inverse roots of symmetric matrices, each in the cache of one core: `lopt.optimizers.shampoo.inverse_roots`.
+
+    Args:
+      tensors: at least one; [..., n, n], float32, none empty.
+      steps: of the iteration.
+      coefficients: a, b and c of its polynomial, what is added to a matrix's norm, and to its eigenvalues in parts of that.
+    """
+    return _matrices_call("inverse_roots", tensors, steps, coefficients)
+
+
+def _matrices_call(target: str, tensors: Sequence[jax.Array], steps: int, coefficients: Sequence[float]) -> list[jax.Array]:
     found = kernel()
     assert found is not None
     out = [jax.ShapeDtypeStruct(x.shape, jnp.float32) for x in tensors]
-    call = jax.ffi.ffi_call(found.target("newton_schulz"), out, vmap_method="broadcast_all")
+    call = jax.ffi.ffi_call(found.target(target), out, vmap_method="broadcast_all")
     return list(call(*tensors, threads=_threads(), steps=np.int64(steps), coefficients=np.asarray(coefficients, np.float32)))
 
 

@@ -1,5 +1,5 @@
-// Newton-Schulz of small matrices, as one XLA custom call: all products of a matrix are made while it stays in the cache, and of those that
-// are symmetric only a half.
+// Newton-Schulz of small matrices, and inverse roots by it, as XLA custom calls: all products of a matrix are made while it stays in the
+// cache, and of those that are symmetric only a half.
 
 #include <algorithm>
 #include <cmath>
@@ -133,20 +133,38 @@ void Orthogonalise(const float* from, float* to, int64_t rows, int64_t columns, 
     for (int64_t j = 0; j < less; ++j) to[i * down + j * along] = x.Row(i)[j];
 }
 
+// Of a symmetric A: T begins as A / (|A| + eps) + damping, Z as one; then `steps` times T <- T P P and Z <- P Z with P = a + b T + c T T. Z is
+// what is asked for. All of these commute, so that each product is symmetric.
+void InverseRoot(const float* from, float* to, int64_t n, float damping, const Polynomial& polynomial) {
+  Matrix t(n, n), z(n, n), factor(n, n), next(n, n);
+  Place({&t, &z, &factor, &next});
+  float scale = 1 / (Norm(from, n * n) + polynomial.eps);
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < n; ++j) t.Row(i)[j] = from[i * n + j] * scale;
+    t.Row(i)[i] += damping;
+    z.Row(i)[i] = 1;
+  }
+  for (int64_t step = 0; step < polynomial.steps; ++step) {
+    MultiplySymmetric(t, t, polynomial.b, t, polynomial.c, factor);
+    for (int64_t i = 0; i < n; ++i) factor.Row(i)[i] += polynomial.a;
+    MultiplySymmetric(factor, z, 0, next, 1, next);
+    std::swap(z, next);
+    if (step + 1 == polynomial.steps) break;
+    MultiplySymmetric(t, factor, 0, next, 1, next);
+    MultiplySymmetric(next, factor, 0, t, 1, t);
+  }
+  for (int64_t i = 0; i < n; ++i) std::copy_n(z.Row(i), n, to + i * n);
+}
+
 struct Job {
   const float* from;
   float* to;
   int64_t rows, columns;
 };
 
-// args: tensors [..., rows, columns] of float32, axes before the last two are a batch; rets: the same, orthogonalised. `coefficients`: a, b,
-// c and eps. At most so many `threads` work; a matrix is one thread's.
-ffi::Error NewtonSchulzImpl(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t threads, int64_t steps,
-                            ffi::Span<const float> coefficients) {
-  const float* given = coefficients.begin();
-  Polynomial polynomial{given[0], given[1], given[2], given[3], steps};
+// The matrices of tensors [..., rows, columns], axes before the last two are a batch.
+std::vector<Job> JobsOf(const ffi::RemainingArgs& args, const ffi::RemainingRets& rets) {
   std::vector<Job> jobs;
-  int64_t work = 0;
   for (size_t t = 0; t < args.size(); ++t) {
     ffi::AnyBuffer tensor = *args.get<ffi::AnyBuffer>(t);
     auto shape = tensor.dimensions();
@@ -155,8 +173,21 @@ ffi::Error NewtonSchulzImpl(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::
     const float* from = reinterpret_cast<const float*>(tensor.untyped_data());
     float* to = reinterpret_cast<float*>((*rets.get<ffi::AnyBuffer>(t))->untyped_data());
     for (int64_t m = 0; m < matrices; ++m, from += rows * columns, to += rows * columns) jobs.push_back({from, to, rows, columns});
-    int64_t less = std::min(rows, columns);
-    work += matrices * steps * less * (rows * columns * 3 / 2 + less * less / 2);
+  }
+  return jobs;
+}
+
+// args: tensors [..., rows, columns] of float32; rets: the same, orthogonalised. `coefficients`: a, b, c and eps. At most so many `threads`
+// work; a matrix is one thread's.
+ffi::Error NewtonSchulzImpl(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t threads, int64_t steps,
+                            ffi::Span<const float> coefficients) {
+  const float* given = coefficients.begin();
+  Polynomial polynomial{given[0], given[1], given[2], given[3], steps};
+  std::vector<Job> jobs = JobsOf(args, rets);
+  int64_t work = 0;
+  for (const Job& job : jobs) {
+    int64_t less = std::min(job.rows, job.columns);
+    work += steps * less * (job.rows * job.columns * 3 / 2 + less * less / 2);
   }
   ForParts(pool, std::min(threads, work / THREAD_WORK + 1), jobs.size(), [&](int64_t i) {
     Orthogonalise(jobs[i].from, jobs[i].to, jobs[i].rows, jobs[i].columns, polynomial);
@@ -164,9 +195,31 @@ ffi::Error NewtonSchulzImpl(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::
   return ffi::Error::Success();
 }
 
+// The same of symmetric matrices [..., n, n]: rets are their inverse roots, up to a factor. `coefficients`: a, b, c, eps and the damping.
+ffi::Error InverseRootsImpl(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t threads, int64_t steps,
+                            ffi::Span<const float> coefficients) {
+  const float* given = coefficients.begin();
+  Polynomial polynomial{given[0], given[1], given[2], given[3], steps};
+  std::vector<Job> jobs = JobsOf(args, rets);
+  int64_t work = 0;
+  for (const Job& job : jobs) work += 2 * steps * job.rows * job.rows * job.rows;
+  ForParts(pool, std::min(threads, work / THREAD_WORK + 1), jobs.size(),
+           [&](int64_t i) { InverseRoot(jobs[i].from, jobs[i].to, jobs[i].rows, given[4], polynomial); });
+  return ffi::Error::Success();
+}
+
 }  // namespace
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(LoptNewtonSchulz, NewtonSchulzImpl,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .RemainingArgs()
+                                  .RemainingRets()
+                                  .Attr<int64_t>("threads")
+                                  .Attr<int64_t>("steps")
+                                  .Attr<ffi::Span<const float>>("coefficients"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(LoptInverseRoots, InverseRootsImpl,
                               ffi::Ffi::Bind()
                                   .Ctx<ffi::ThreadPool>()
                                   .RemainingArgs()
