@@ -19,6 +19,7 @@ import optax
 import optax.contrib
 
 from lopt.optimizers.muon import has_window, is_matrix
+from lopt.optimizers.shampoo import scale_by_shampoo
 from lopt.symmetry.spec import PyTree
 
 ScheduleName = Literal["constant", "cosine", "warmup_cosine"]
@@ -152,11 +153,17 @@ def _muon(learning_rate: Any) -> optax.GradientTransformation:
     return optax.contrib.muon(learning_rate, muon_weight_dimension_numbers=sides)
 
 
+def _shampoo(learning_rate: Any) -> optax.GradientTransformation:
+    """Shampoo with decays of .95 and .9, which optax has not; of Muon's size, so that rates are Muon's."""
+    return optax.chain(scale_by_shampoo(), optax.scale_by_learning_rate(learning_rate))
+
+
 BASELINES: Mapping[str, Baseline] = MappingProxyType(
     {
         "adam": Baseline("Adam", _driven(optax.adam), low=1e-4, high=0.3, has_schedule=True),
         "sgdm": Baseline("SGDM", _driven(_sgdm), low=1e-3, high=3.0, start=0.1, has_momentum=True, has_schedule=True),
         "muon": Baseline("muon", _driven(_muon), start=0.02, has_schedule=True),
+        "shampoo": Baseline("shampoo", _driven(_shampoo), start=0.02, has_schedule=True),
     }
 )
 

@@ -202,18 +202,20 @@ def scale_by_muon(
       spec: of the weights, where it is known.
     """
 
-    def init(params: PyTree) -> MuonState:
-        mu = jax.tree.map(lambda w: jnp.zeros_like(w, jnp.float32), params)
-        nu = jax.tree.map(lambda w: jnp.zeros((), jnp.float32) if is_matrix(w) else jnp.zeros_like(w, jnp.float32), params)
-        return MuonState(jnp.zeros((), jnp.int32), mu, nu)
-
     def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, MuonState]:
         del params
         steps, after = moved(updates, state, decay_numbers(state.count, beta, b1, b2, lengthen), eps)
         steps |= orthogonal_steps(steps, spec)
         return jax.tree.unflatten(jax.tree.structure(updates), list(steps.values())), after
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformation(muon_state, update)
+
+
+def muon_state(params: PyTree) -> MuonState:
+    """Before the first step."""
+    mu = jax.tree.map(lambda w: jnp.zeros_like(w, jnp.float32), params)
+    nu = jax.tree.map(lambda w: jnp.zeros((), jnp.float32) if is_matrix(w) else jnp.zeros_like(w, jnp.float32), params)
+    return MuonState(jnp.zeros((), jnp.int32), mu, nu)
 
 
 def moved(updates: PyTree, state: MuonState, numbers: jax.Array, eps: float) -> tuple[dict[str, jax.Array], MuonState]:

@@ -25,8 +25,8 @@ from lopt.optimizers.muon import (
     from_matrices,
     is_matrix,
     moved,
+    muon_state,
     orthogonal_steps,
-    scale_by_muon,
     sides_of,
 )
 from lopt.symmetry.spec import PyTree, WeightSpec, named_leaves
@@ -146,7 +146,6 @@ def scale_by_shampoo(
       lengthen: after t steps momenta average over sqrt(1 + t / lengthen) times as many gradients as at first; None: over as many.
       spec: of the weights, where it is known: what a tensor's matrices are, `sides_of` says.
     """
-    muon = scale_by_muon(beta, b1, b2, eps, lengthen, spec)
 
     def init(params: PyTree) -> ShampooState:
         def zeros(path: str, w: jax.Array, right: bool) -> jax.Array:
@@ -159,7 +158,7 @@ def scale_by_shampoo(
         structure, named = jax.tree.structure(params), named_leaves(params)
         left, right = (jax.tree.unflatten(structure, [zeros(path, w, which) for path, w in named]) for which in (False, True))
         none = jax.tree.unflatten(structure, [jnp.zeros((), jnp.float32)] * len(named))
-        return ShampooState(muon.init(params), left, right, *((left, right) if every > 1 else (none, none)))
+        return ShampooState(muon_state(params), left, right, *((left, right) if every > 1 else (none, none)))
 
     def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, ShampooState]:
         del params

@@ -105,7 +105,7 @@ def test_rivals_are_what_their_names_say_with_a_traced_learning_rate(name, expec
     np.testing.assert_allclose(run(jnp.float32(rate)), expected(gradients, rate), rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["adam", "sgdm", "adamw", "nadamw", "rmsprop", "adafactor", "lion", "muon"])
+@pytest.mark.parametrize("name", ["adam", "sgdm", "adamw", "nadamw", "rmsprop", "adafactor", "lion", "muon", "shampoo"])
 def test_rivals_take_schedules_and_a_constant_one_changes_nothing(name):
     baseline, params = find_baseline(name), {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}
     assert baseline.has_schedule

@@ -13,10 +13,11 @@ TESTS = (
     "tests/layers/test_step.py",
     "tests/layers/test_digest.py",
     "tests/optimizers/test_newton_schulz.py",
+    "tests/optimizers/test_shampoo.py",
     "tests/optimizers/test_rule_kernels.py",
 )
 CHOSEN = (
-    "every_rank or (couple_weights and role) or not_finite or threads or no_tensor or diagonal or bfloat16 or singular or xla"
+    "every_rank or (couple_weights and role) or not_finite or threads or no_tensor or diagonal or bfloat16 or singular or eigenvalues or xla"
 )
 ROOT = Path(__file__).parents[2]
 
