@@ -184,9 +184,13 @@ def scale_by_shampoo(
         if every == 1:
             roots = inverse_roots([*left, *right])
         else:
-            count = state.muon.count
+            due = (state.muon.count < every) | (state.muon.count % every == 0)
             kept = [*of_matrices(state.left_root), *of_matrices(state.right_root)]
-            roots = jax.lax.cond((count < every) | (count % every == 0), inverse_roots, lambda _: kept, [*left, *right])
+
+            def computed(covariances: list[jax.Array]) -> list[jax.Array]:
+                return [jnp.where(due, x, before) for x, before in zip(inverse_roots(covariances), kept, strict=True)]
+
+            roots = jax.lax.cond(_of_any(due), computed, lambda _: kept, [*left, *right])
         left_roots, right_roots = roots[: len(sides)], roots[len(sides) :]
         for (path, of), root, m, other in zip(sides.items(), left_roots, momenta, right_roots, strict=True):
             steps[path] = from_matrices(_as_long(root @ m @ other), of, steps[path].shape)
@@ -200,6 +204,18 @@ def scale_by_shampoo(
         return jax.tree.unflatten(structure, list(steps.values())), state
 
     return optax.GradientTransformation(init, update)
+
+
+@jax.custom_batching.custom_vmap
+def _of_any(due: jax.Array) -> jax.Array:
+    """What is asked, for all of a batch at once under `vmap`: nothing is computed where nobody needs it."""
+    return due
+
+
+@_of_any.def_vmap
+def _of_batch(axis_size: int, in_batched: Sequence[bool], due: jax.Array) -> tuple[jax.Array, bool]:
+    del axis_size
+    return _of_any(jnp.any(due, axis=0) if in_batched[0] else due), False
 
 
 def _sides(path: str, x: jax.Array, spec: WeightSpec | None) -> Sides | None:

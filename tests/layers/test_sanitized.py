@@ -17,7 +17,8 @@ TESTS = (
     "tests/optimizers/test_rule_kernels.py",
 )
 CHOSEN = (
-    "every_rank or (couple_weights and role) or not_finite or threads or no_tensor or diagonal or bfloat16 or singular or eigenvalues or xla"
+    "every_rank or (couple_weights and role) or not_finite or threads or no_tensor or diagonal or bfloat16 or singular or eigenvalues "
+    "or xla"
 )
 ROOT = Path(__file__).parents[2]
 

@@ -196,6 +196,29 @@ def test_roots_are_kept_from_one_computation_to_the_next():
         ShampooNominal(every=0).init()
 
 
+def test_a_batch_computes_roots_when_one_of_it_needs_them():
+    """Each has those of its own steps all the same; nested batches too."""
+    grads = [gradients(i) for i in range(9)]
+    steps, _ = run(scale_by_shampoo(every=4), grads)
+    tx = scale_by_shampoo(every=4)
+
+    def run_from(tx, some):
+        state = tx.init(grads[0])
+        for g in some:
+            state = tx.update(g, state)[1]
+        return state
+
+    counts = (2, 5, 8)
+    states = jax.tree.map(lambda *x: jnp.stack(x), *(run_from(tx, grads[:count]) for count in counts))
+    batch = jax.tree.map(lambda *x: jnp.stack(x), *(grads[count] for count in counts))
+    nested = jax.tree.map(lambda x: x[None], (batch, states))
+    function = jax.vmap(jax.vmap(lambda g, state: tx.update(g, state)[0]["a"]))
+    assert "cond[" in str(jax.make_jaxpr(function)(*nested)), "a batch does not choose after both were computed"
+    found = jax.jit(function)(*nested)[0]
+    for x, count in zip(found, counts, strict=True):
+        np.testing.assert_allclose(x, steps[count]["a"], rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("every", [1, 3])
 @pytest.mark.parametrize("native_kernel", [False, pytest.param(True, marks=KERNEL)])
 def test_derivatives_and_batches(every, native_kernel):
