@@ -99,7 +99,9 @@ def _roots(a: jax.Array) -> jax.Array:
         t = t @ factor @ factor
         return (t + jnp.swapaxes(t, -1, -2)) / 2, factor @ z  # rounding alone would make it less symmetric from step to step
 
-    return jax.lax.fori_loop(0, STEPS, once, (start, jnp.broadcast_to(identity, a.shape)))[1]
+    # Products of fewer bits, as of accelerators, would leave eigenvalues below zero, and these grow.
+    with jax.default_matmul_precision("highest"):
+        return jax.lax.fori_loop(0, STEPS, once, (start, jnp.broadcast_to(identity, a.shape)))[1]
 
 
 class ShampooState(NamedTuple):
