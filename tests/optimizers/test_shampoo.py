@@ -12,7 +12,7 @@ from lopt.layers.kernels import ffi as native
 from lopt.layers.kernels.build import find_compiler, load_kernels
 from lopt.optimizers.muon import COEFFICIENTS, STEPS, scale_by_muon
 from lopt.optimizers.nominals import ShampooNominal
-from lopt.optimizers.shampoo import DAMPING, LARGEST, inverse_roots, scale_by_shampoo
+from lopt.optimizers.shampoo import DAMPING, LARGEST, OF_KERNEL, inverse_roots, scale_by_shampoo
 from lopt.symmetry.spec import WeightSpec
 
 KERNEL = pytest.mark.skipif(find_compiler() is None, reason="there is no C++ compiler")
@@ -29,7 +29,7 @@ def covariance(side, rank, seed=0, batch=()):
     return jnp.swapaxes(x, -1, -2) @ x
 
 
-# Sides beside those of blocks and vectors, batches, the largest of the kernel, one that it leaves to XLA; and of fewer gradients than rows.
+# Sides beside those of blocks and vectors, batches, sides of many blocks; and of fewer gradients than rows.
 FULL = [covariance(side, 3 * side, side) for side in (1, 2, 5, 6, 13, 33, 64, 128, 130)] + [covariance(9, 20, 1, (2, 3))]
 SINGULAR = [covariance(5, 2), covariance(33, 8), covariance(130, 60)]
 
@@ -87,7 +87,7 @@ def test_what_is_not_finite_is_not_masked(value):
 
 @KERNEL
 def test_large_and_empty_ones_are_left_to_xla():
-    tensors = [covariance(128, 4), covariance(129, 4), jnp.zeros((0, 3, 3)), jnp.zeros((0, 0))]
+    tensors = [covariance(OF_KERNEL, 4), covariance(OF_KERNEL + 1, 4), jnp.zeros((0, 3, 3)), jnp.zeros((0, 0))]
     native.use(load_kernels)
     taken = re.findall(r"ffi_call\[(?:[^\[\]]|\[[^\]]*\])*\] ([a-z ]+)", str(jax.make_jaxpr(inverse_roots)(tensors)))
     assert [len(names.split()) for names in taken] == [1]

@@ -85,7 +85,10 @@ with jax.set_mesh(mesh):
     assert not differing, differing
     shapes_of = jax.eval_shape(tx.init, params)
     assert jax.tree.structure(shapes_of) == jax.tree.structure(state)
-jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), found, expected)
+def alike(a, b):
+    # What rounding leaves of the entries of an inverse root is a part of the largest, and that may be a hundred.
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * max(1.0, np.abs(b).max(initial=0)))
+jax.tree.map(alike, found, expected)
 print("same")
 """
 
