@@ -6,6 +6,7 @@ import dataclasses
 import multiprocessing
 import os
 import sys
+import threading
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -130,8 +131,21 @@ def forget_programs() -> None:
     jax.clear_caches()
 
 
+def end_with_parent() -> None:
+    """End this process when the one that started it is gone, killed perhaps; it would wait for work, and race what it has, for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def start_process(counter: Any, jobs: int) -> None:
     """Settle a process on its share of the cores."""
+    end_with_parent()
     with counter.get_lock():
         place = counter.value
         counter.value += 1

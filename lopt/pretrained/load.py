@@ -83,8 +83,8 @@ def load(
       num_steps: steps of the whole training, for optimizers that anneal by what is left of it, and for a direction without a
         learning rate.
       spec: which axes of the weights may be permuted together, `infer_spec(loss, params, batch)`. Needed by networks that see weights
-        together (UNF, NFN). Without one, rules on matrices (Muon's step, directions) take the last two axes of a weight, and all of a
-        convolution's; with one the inputs and outputs of its layer, as of a kernel [embed, heads, width].
+        together (UNF, NFN). Without one, rules on matrices (steps of Muon and Shampoo, directions) take the last two axes of a weight,
+        and all of a convolution's; with one the inputs and outputs of its layer, as of a kernel [embed, heads, width].
       best: of a run, the theta that did best in its held-out evaluations, where there were any; False: the newest.
       trust: of a run, import the classes and functions that its config names, although they are not lopt's and the run was not made by
         this user on this machine.

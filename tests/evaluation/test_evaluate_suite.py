@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -146,3 +147,40 @@ def test_several_processes_come_to_the_same(suite, tmp_path):
     assert ended.returncode == 0, ended.stderr
     one, two = ((tmp_path / name / "ratios.csv").read_text() for name in ("out", "two"))
     assert one == two
+
+
+PARENT = """
+import multiprocessing, time
+from scripts.evaluate_suite import end_with_parent
+
+def work(queue):
+    end_with_parent()
+    queue.put(multiprocessing.current_process().pid)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    context.Process(target=work, args=(queue,)).start()
+    print(queue.get(), flush=True)
+    time.sleep(600)
+"""
+
+
+def test_processes_end_when_the_one_that_started_them_is_killed(tmp_path):
+    program = tmp_path / "parent.py"
+    program.write_text(PARENT)
+    with subprocess.Popen(
+        [sys.executable, str(program)], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    ) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        os.kill(child, 0)
+        parent.kill()
+    for _ in range(300):
+        try:
+            os.kill(child, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    pytest.fail("the process is still there after 30 seconds")
