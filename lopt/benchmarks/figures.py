@@ -19,6 +19,7 @@ TITLES = {
     "deep_sets": "DeepSets",
     "celo2": "Celo2's direction, 8 8",
     "direction": "lopt-direction",
+    "shampoo_nominal": "Shampoo as a rule, roots every 4 steps",
     "muon_nominal": "Muon as a rule",
     "muon": "Muon of optax",
     "none": "a coefficient a pair",

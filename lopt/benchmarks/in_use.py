@@ -18,7 +18,7 @@ from lopt.optimizers.config import LearnedOptimizerConfig
 from lopt.optimizers.direction import DirectionRule
 from lopt.optimizers.gated import NominalRule
 from lopt.optimizers.momentum import LearnedMomentumConfig
-from lopt.optimizers.nominals import MuonNominal, NoNominal
+from lopt.optimizers.nominals import MuonNominal, NoNominal, ShampooNominal
 
 ADAM = "adam"
 NETWORKS: dict[str, NetworkConfig] = {
@@ -28,9 +28,11 @@ NETWORKS: dict[str, NetworkConfig] = {
     "deep_sets": DeepSetsConfig(),
 }
 _CELO2 = Celo2Features(), DeepSetsConfig((8, 8))
-RULES: dict[str, OptimizerConfig] = {  # what is shipped, its parts, and Muon as a rule without f
+_SHAMPOO = ShampooNominal(every=4, lengthen=1000.0)
+RULES: dict[str, OptimizerConfig] = {  # what is shipped, its parts, and nominal steps as rules without f
     "celo2": LearnedOptimizerConfig(DirectionRule(nominal=NoNominal(), over="matrix"), *_CELO2),
-    "direction": LearnedOptimizerConfig(DirectionRule(nominal=MuonNominal(), gated=True, over="matrix", scale="inputs"), *_CELO2),
+    "direction": LearnedOptimizerConfig(DirectionRule(nominal=_SHAMPOO, gated=True, over="matrix", scale="inputs"), *_CELO2),
+    "shampoo_nominal": LearnedOptimizerConfig(NominalRule(nominal=_SHAMPOO), None, None),
     "muon_nominal": LearnedOptimizerConfig(NominalRule(nominal=MuonNominal()), None, None),
 }
 RIVALS = ("muon",)

@@ -43,7 +43,7 @@ KINDS = {  # what happens to runs -> attempts in about an hour
     "damaged files": 300,
 }
 NETWORKS = ["unf", "unf_bfloat16", "unf_role", "deep_sets"]
-IN_USE = ["celo2", "direction", "muon_nominal", "muon"]
+IN_USE = ["celo2", "direction", "shampoo_nominal", "muon_nominal", "muon"]
 RULES, FEATURES = ["direction", "gated", "magnitude", "momentum"], ["celo2", "adafactor", "paper"]
 BESIDE = ["xla", "sgdm"]
 

@@ -19,6 +19,7 @@ from lopt.task.base import Problem
 
 ADAM = "Adam"
 _TURN = 0.02  # seconds of a turn, at least
+_LEAST = 4  # steps of a turn: an optimizer may do a part of its work every few steps
 _CALLS = 3  # by which it is found how many steps that is
 
 
@@ -120,7 +121,7 @@ class Steps:
         self.compile_s = time.perf_counter() - start
         analysis = self._run.memory_analysis()
         self.temporary = None if analysis is None else int(analysis.temp_size_in_bytes)
-        self._steps = 1
+        self._steps = _LEAST
         self._call()  # finds the memory that later calls have
         # The fastest of some calls: a single one may have been kept waiting, and its few steps would be those of all turns.
         while (spent := min(self._call() for _ in range(_CALLS))) < _TURN and self._steps < 1 << 20:
