@@ -89,8 +89,7 @@ def _by_xla(tensors: Sequence[jax.Array]) -> list[jax.Array]:
 
 def _roots(a: jax.Array) -> jax.Array:
     identity = jnp.eye(a.shape[-1], dtype=a.dtype)[None]
-    norm = jnp.sqrt(jnp.sum(jnp.square(a), axis=(-2, -1), keepdims=True))
-    start = a / (norm + TINY) + DAMPING * identity
+    start = _unit(a) + DAMPING * identity
     first, second, third = COEFFICIENTS
 
     def once(_: Any, tz: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -232,8 +231,13 @@ def _sides(path: str, x: jax.Array, spec: WeightSpec | None) -> Sides | None:
 def _as_long(x: jax.Array) -> jax.Array:
     """Matrices of the norm that Muon's step has."""
     rows, columns = x.shape[-2:]
-    norm = jnp.sqrt(jnp.sum(jnp.square(x), axis=(-2, -1), keepdims=True))
-    return x * (min(rows, columns) * max(1.0, columns / rows if rows else 1.0)) ** 0.5 / (norm + TINY)
+    return _unit(x) * (min(rows, columns) * max(1.0, columns / rows if rows else 1.0)) ** 0.5
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    """Matrices over their norms; first over the largest entry, as the squares of covariances may be less than any float32."""
+    x = x / (jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True, initial=0) + TINY)
+    return x / (jnp.sqrt(jnp.sum(jnp.square(x), axis=(-2, -1), keepdims=True)) + TINY)
 
 
 def _turned(x: jax.Array) -> jax.Array:

@@ -153,7 +153,7 @@ def test_it_turns_with_its_inputs_and_outputs_and_knows_no_scale():
     q, p = (np.linalg.qr(np.random.default_rng(i).normal(size=(n, n)))[0].astype(np.float32) for i, n in ((0, 6), (1, 5)))
     plain = [{"a": gradients(i)["a"]} for i in range(20)]
     expected = q @ np.asarray(run(scale_by_shampoo(), plain)[0][-1]["a"]) @ p
-    for scale in (1e-6, 1.0, 1e6):
+    for scale in (1e-16, 1e-12, 1e-6, 1.0, 1e6, 1e15):
         found = run(scale_by_shampoo(), [{"a": scale * (q @ g["a"] @ p)} for g in plain])[0][-1]["a"]
         np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
 

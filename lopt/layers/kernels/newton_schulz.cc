@@ -133,14 +133,22 @@ void Orthogonalise(const float* from, float* to, int64_t rows, int64_t columns, 
     for (int64_t j = 0; j < less; ++j) to[i * down + j * along] = x.Row(i)[j];
 }
 
-// Of a symmetric A: T begins as A / (|A| + eps) + damping, Z as one; then `steps` times T <- T P P and Z <- P Z with P = a + b T + c T T. Z is
+// Of a symmetric A: T begins as A / |A| + damping, Z as one; then `steps` times T <- T P P and Z <- P Z with P = a + b T + c T T. Z is
 // what is asked for. All of these commute, so that each product is symmetric.
 void InverseRoot(const float* from, float* to, int64_t n, float damping, const Polynomial& polynomial) {
   Matrix t(n, n), z(n, n), factor(n, n), next(n, n);
   Place({&t, &z, &factor, &next});
-  float scale = 1 / (Norm(from, n * n) + polynomial.eps);
+  // First over the largest entry, as squares of covariances may be less than any float.
+  float largest = 0, squares = 0;
+  for (int64_t i = 0; i < n * n; ++i) largest = std::abs(from[i]) > largest ? std::abs(from[i]) : largest;
+  const float scale = 1 / (largest + polynomial.eps);
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = 0; j < n; ++j) t.Row(i)[j] = from[i * n + j] * scale;
+    for (int64_t j = 0; j < n; ++j) squares += t.Row(i)[j] * t.Row(i)[j];
+  }
+  const float unit = 1 / (std::sqrt(squares) + polynomial.eps);
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < n; ++j) t.Row(i)[j] *= unit;
     t.Row(i)[i] += damping;
     z.Row(i)[i] = 1;
   }
