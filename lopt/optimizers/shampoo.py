@@ -134,8 +134,8 @@ def scale_by_shampoo(
 ) -> optax.GradientTransformation:
     """Shampoo for matrices, NAdam for vectors and scalars.
 
-    Of a matrix the direction is L^-1/2 M R^-1/2, M Nesterov's momentum, as long as Muon's: the scale of a loss does not matter. Roots are
-    as near as Muon's singular values are to one. A matrix with a side of more than 1,024 has Muon's step.
+    Of a matrix the direction is L^-1/2 M R^-1/2, M Nesterov's momentum, as long as Muon's: the scale of a loss does not matter. Averages
+    begin at the identity. Roots are as near as Muon's singular values are to one. A matrix with a side of more than 1,024 has Muon's step.
 
     Args:
       beta: decay of the momentum of matrices.
@@ -182,16 +182,18 @@ def scale_by_shampoo(
         momenta = [as_matrices(steps[path], of) for path, of in sides.items()]
         left = [b3 * kept + (1 - b3) * g @ _turned(g) for kept, g in zip(of_matrices(state.left), gradients, strict=True)]
         right = [b3 * kept + (1 - b3) * _turned(g) @ g for kept, g in zip(of_matrices(state.right), gradients, strict=True)]
+        young = b3 ** (state.muon.count.astype(jnp.float32) + 1)
+        covariances = [_as_from_identity(kept, young) for kept in (*left, *right)]
         if every == 1:
-            roots = inverse_roots([*left, *right])
+            roots = inverse_roots(covariances)
         else:
             due = (state.muon.count < every) | (state.muon.count % every == 0)
             kept = [*of_matrices(state.left_root), *of_matrices(state.right_root)]
 
-            def computed(covariances: list[jax.Array]) -> list[jax.Array]:
-                return [jnp.where(due, x, before) for x, before in zip(inverse_roots(covariances), kept, strict=True)]
+            def computed(given: list[jax.Array]) -> list[jax.Array]:
+                return [jnp.where(due, x, before) for x, before in zip(inverse_roots(given), kept, strict=True)]
 
-            roots = jax.lax.cond(_of_any(due), computed, lambda _: kept, [*left, *right])
+            roots = jax.lax.cond(_of_any(due), computed, lambda _: kept, covariances)
         left_roots, right_roots = roots[: len(sides)], roots[len(sides) :]
         for (path, of), root, m, other in zip(sides.items(), left_roots, momenta, right_roots, strict=True):
             steps[path] = from_matrices(_as_long(root @ m @ other), of, steps[path].shape)
@@ -226,6 +228,17 @@ def _sides(path: str, x: jax.Array, spec: WeightSpec | None) -> Sides | None:
     sides = sides_of(x.shape, path, spec)
     largest = max(math.prod(x.shape[axis] for axis in side) for side in (sides.rows, sides.columns))
     return sides if largest <= LARGEST else None
+
+
+def _as_from_identity(covariance: jax.Array, young: jax.Array) -> jax.Array:
+    """An average that began at zero as if it had begun at the identity, times the mean eigenvalue; `young` is what is left of that.
+
+    Of a few gradients the inverse root is large where they have nothing but noise, and a training would begin in its direction.
+    """
+    side = covariance.shape[-1]
+    mean = jnp.trace(covariance, axis1=-2, axis2=-1)[..., None, None] / max(side, 1)
+    identity = jnp.eye(side, dtype=covariance.dtype).reshape((1,) * (covariance.ndim - 2) + (side, side))
+    return covariance + young / (1 - young) * mean * identity
 
 
 def _as_long(x: jax.Array) -> jax.Array:

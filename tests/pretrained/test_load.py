@@ -118,10 +118,10 @@ def digits(dtype=jnp.float32):
 
 
 def bytes_of_state(params):
-    """Four averages, Muon's, NAdam's v of vectors, three factored moments, and two counters."""
+    """Four averages, the momentum, NAdam's v of vectors, both covariances and their roots, three factored moments, and two counters."""
     matrices, vectors = ([leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim == n] for n in (2, 1))
-    of_matrices = sum(20 * r * c + 12 * (r + c) + 4 for r, c in matrices)
-    return of_matrices + sum(24 * n + 12 * (n + 1) for (n,) in vectors) + 8
+    of_matrices = sum(20 * r * c + 8 * (r**2 + c**2) + 12 * (r + c) + 4 for r, c in matrices)
+    return of_matrices + sum(24 * n + 12 * (n + 1) + 16 for (n,) in vectors) + 8
 
 
 @pytest.mark.parametrize(
