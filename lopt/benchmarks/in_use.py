@@ -31,7 +31,8 @@ _CELO2 = Celo2Features(), DeepSetsConfig((8, 8))
 _SHAMPOO = ShampooNominal(every=4, lengthen=1000.0)
 RULES: dict[str, OptimizerConfig] = {  # what is shipped, its parts, and nominal steps as rules without f
     "celo2": LearnedOptimizerConfig(DirectionRule(nominal=NoNominal(), over="matrix"), *_CELO2),
-    "direction": LearnedOptimizerConfig(DirectionRule(nominal=_SHAMPOO, gated=True, over="matrix", scale="inputs"), *_CELO2),
+    "lopt_direction": LearnedOptimizerConfig(DirectionRule(nominal=_SHAMPOO, gated=True, over="matrix", scale="inputs"), *_CELO2),
+    "direction": LearnedOptimizerConfig(DirectionRule(nominal=MuonNominal(), gated=True, over="matrix", scale="inputs"), *_CELO2),
     "shampoo_nominal": LearnedOptimizerConfig(NominalRule(nominal=_SHAMPOO), None, None),
     "muon_nominal": LearnedOptimizerConfig(NominalRule(nominal=MuonNominal()), None, None),
 }
