@@ -131,7 +131,9 @@ def in_use(command: argparse.ArgumentParser, root: Path) -> None:
     numbers: dict[str, Any] = {"type": at_least(1000), "nargs": "+", "metavar": "N"}
     text = "of the models, about; 10000000 takes 5 GB (default: %(default)s)"
     command.add_argument("--weights", **numbers, default=Sized([10_000, 100_000, 1_000_000], [1_000]), help=text)
-    text = "f under the paper's rule; what is shipped (lopt_direction), its parts, and with Muon in its place (default: %(default)s)"
+    text = (
+        "f under the paper's rule; what is shipped (lopt_direction), its parts, and with Muon in its place (default: %(default)s)"
+    )
     measured = [*NETWORKS, *IN_USE]
     command.add_argument("--networks", nargs="+", choices=measured, default=Sized(measured, ["unf", "direction"]), help=text)
     text = "calls of each, in turns (default: %(default)s)"

@@ -14,7 +14,10 @@ from lopt.evaluation.evaluate import EvaluationConfig
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("adma", r"no baseline 'adma'; did you mean .*adam.*\? There are adam, muon, sgdm, shampoo, and every optimizer of optax"),
+        (
+            "adma",
+            r"no baseline 'adma'; did you mean .*adam.*\? There are adam, muon, sgdm, shampoo, and every optimizer of optax",
+        ),
         ("adamm", r"did you mean adam or \w+ or \w+\?"),
         ("zzzz", r"no baseline 'zzzz'\. There are adam, muon, sgdm"),
         ("scale_by_adam", "no baseline 'scale_by_adam'; did you mean"),
