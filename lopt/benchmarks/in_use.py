@@ -18,7 +18,7 @@ from lopt.optimizers.config import LearnedOptimizerConfig
 from lopt.optimizers.direction import DirectionRule
 from lopt.optimizers.gated import NominalRule
 from lopt.optimizers.momentum import LearnedMomentumConfig
-from lopt.optimizers.nominals import MuonNominal, NoNominal, ShampooNominal
+from lopt.optimizers.nominals import MuonNominal, NominalConfig, NoNominal, ShampooNominal
 
 ADAM = "adam"
 NETWORKS: dict[str, NetworkConfig] = {
@@ -29,10 +29,16 @@ NETWORKS: dict[str, NetworkConfig] = {
 }
 _CELO2 = Celo2Features(), DeepSetsConfig((8, 8))
 _SHAMPOO = ShampooNominal(every=4, lengthen=1000.0)
+
+
+def _direction(nominal: NominalConfig) -> LearnedOptimizerConfig:
+    return LearnedOptimizerConfig(DirectionRule(nominal=nominal, gated=True, over="matrix", scale="inputs"), *_CELO2)
+
+
 RULES: dict[str, OptimizerConfig] = {  # what is shipped, its parts, and nominal steps as rules without f
     "celo2": LearnedOptimizerConfig(DirectionRule(nominal=NoNominal(), over="matrix"), *_CELO2),
-    "lopt_direction": LearnedOptimizerConfig(DirectionRule(nominal=_SHAMPOO, gated=True, over="matrix", scale="inputs"), *_CELO2),
-    "direction": LearnedOptimizerConfig(DirectionRule(nominal=MuonNominal(), gated=True, over="matrix", scale="inputs"), *_CELO2),
+    "lopt_direction": _direction(_SHAMPOO),
+    "direction": _direction(MuonNominal()),
     "shampoo_nominal": LearnedOptimizerConfig(NominalRule(nominal=_SHAMPOO), None, None),
     "muon_nominal": LearnedOptimizerConfig(NominalRule(nominal=MuonNominal()), None, None),
 }

@@ -5,7 +5,7 @@ the scale for shapes are those of `optax.contrib.muon`, of which this is the bat
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -61,19 +61,26 @@ def _by_kernel_jvp(steps: int, primals: Any, tangents: Any) -> Any:
 
 def _by_xla(steps: int, tensors: Sequence[jax.Array]) -> list[jax.Array]:
     """Matrices of one shape, up to transposition, at once."""
-    groups: dict[tuple[int, int], list[int]] = {}
+
+    def wide(x: jax.Array, like: jax.Array) -> jax.Array:
+        return x if like.shape[-2] <= like.shape[-1] else jnp.swapaxes(x, -1, -2)
+
+    found = in_batches([wide(x, x) for x in tensors], lambda x: _iterate(x, steps))
+    return [wide(x, like) for x, like in zip(found, tensors, strict=True)]
+
+
+def in_batches(tensors: Sequence[jax.Array], function: Callable[[jax.Array], jax.Array]) -> list[jax.Array]:
+    """What a function of matrices, [N, rows, columns] to the same, makes of tensors: those whose last two axes are alike are one batch."""
+    groups: dict[tuple[int, ...], list[int]] = {}
     for i, x in enumerate(tensors):
-        rows, columns = sorted(x.shape[-2:])
-        groups.setdefault((rows, columns), []).append(i)
+        groups.setdefault(x.shape[-2:], []).append(i)
     found: dict[int, jax.Array] = {}
-    for (rows, columns), members in groups.items():
-        wide = [tensors[i] if tensors[i].shape[-2] <= tensors[i].shape[-1] else jnp.swapaxes(tensors[i], -1, -2) for i in members]
-        flat = [jnp.reshape(x, (-1, rows, columns)) if x.size else jnp.zeros((0, rows, columns), x.dtype) for x in wide]
-        y = _iterate(flat[0] if len(flat) == 1 else jnp.concatenate(flat), steps)
-        start = 0
-        for i, x, part in zip(members, wide, flat, strict=True):
-            own = jnp.reshape(y[start : start + len(part)], x.shape)
-            found[i] = own if tensors[i].shape[-2] <= tensors[i].shape[-1] else jnp.swapaxes(own, -1, -2)
+    for sides, members in groups.items():
+        given = [tensors[i] for i in members]
+        flat = [jnp.reshape(x, (-1, *sides)) if x.size else jnp.zeros((0, *sides), x.dtype) for x in given]
+        y, start = function(flat[0] if len(flat) == 1 else jnp.concatenate(flat)), 0
+        for i, x, part in zip(members, given, flat, strict=True):
+            found[i] = jnp.reshape(y[start : start + len(part)], x.shape)
             start += len(part)
     return [found[i] for i in range(len(tensors))]
 

@@ -22,6 +22,7 @@ from lopt.optimizers.muon import (
     as_matrices,
     decay_numbers,
     from_matrices,
+    in_batches,
     is_matrix,
     moved,
     muon_state,
@@ -73,18 +74,7 @@ def _by_kernel_jvp(primals: Any, tangents: Any) -> Any:
 
 
 def _by_xla(tensors: Sequence[jax.Array]) -> list[jax.Array]:
-    """Matrices of one shape at once."""
-    groups: dict[int, list[int]] = {}
-    for i, x in enumerate(tensors):
-        groups.setdefault(x.shape[-1], []).append(i)
-    found: dict[int, jax.Array] = {}
-    for side, members in groups.items():
-        flat = [jnp.reshape(tensors[i], (-1, side, side)) if tensors[i].size else jnp.zeros((0, side, side)) for i in members]
-        roots, start = _roots(flat[0] if len(flat) == 1 else jnp.concatenate(flat)), 0
-        for i, part in zip(members, flat, strict=True):
-            found[i] = jnp.reshape(roots[start : start + len(part)], tensors[i].shape)
-            start += len(part)
-    return [found[i] for i in range(len(tensors))]
+    return in_batches(tensors, _roots)
 
 
 def _roots(a: jax.Array) -> jax.Array:
@@ -96,7 +86,7 @@ def _roots(a: jax.Array) -> jax.Array:
         t, z = tz
         factor = first * identity + second * t + third * t @ t
         t = t @ factor @ factor
-        return (t + jnp.swapaxes(t, -1, -2)) / 2, factor @ z  # rounding alone would make it less symmetric from step to step
+        return (t + _turned(t)) / 2, factor @ z  # rounding alone would make it less symmetric from step to step
 
     # Products of fewer bits, as of accelerators, would leave eigenvalues below zero, and these grow.
     with jax.default_matmul_precision("highest"):

@@ -170,9 +170,13 @@ struct Job {
   int64_t rows, columns;
 };
 
-// The matrices of tensors [..., rows, columns], axes before the last two are a batch.
-std::vector<Job> JobsOf(const ffi::RemainingArgs& args, const ffi::RemainingRets& rets) {
+// Computes every matrix of tensors [..., rows, columns], axes before the last two are a batch. `work_of` says how many multiplications one
+// takes; a matrix is one thread's.
+template <typename WorkOf, typename Compute>
+ffi::Error EachMatrix(ffi::ThreadPool& pool, const ffi::RemainingArgs& args, const ffi::RemainingRets& rets, int64_t threads, WorkOf work_of,
+                      Compute compute) {
   std::vector<Job> jobs;
+  int64_t work = 0;
   for (size_t t = 0; t < args.size(); ++t) {
     ffi::AnyBuffer tensor = *args.get<ffi::AnyBuffer>(t);
     auto shape = tensor.dimensions();
@@ -181,26 +185,24 @@ std::vector<Job> JobsOf(const ffi::RemainingArgs& args, const ffi::RemainingRets
     const float* from = reinterpret_cast<const float*>(tensor.untyped_data());
     float* to = reinterpret_cast<float*>((*rets.get<ffi::AnyBuffer>(t))->untyped_data());
     for (int64_t m = 0; m < matrices; ++m, from += rows * columns, to += rows * columns) jobs.push_back({from, to, rows, columns});
+    work += matrices * work_of(rows, columns);
   }
-  return jobs;
+  ForParts(pool, std::min(threads, work / THREAD_WORK + 1), jobs.size(), [&](int64_t i) { compute(jobs[i]); });
+  return ffi::Error::Success();
 }
 
 // args: tensors [..., rows, columns] of float32; rets: the same, orthogonalised. `coefficients`: a, b, c and eps. At most so many `threads`
-// work; a matrix is one thread's.
+// work.
 ffi::Error NewtonSchulzImpl(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t threads, int64_t steps,
                             ffi::Span<const float> coefficients) {
   const float* given = coefficients.begin();
   Polynomial polynomial{given[0], given[1], given[2], given[3], steps};
-  std::vector<Job> jobs = JobsOf(args, rets);
-  int64_t work = 0;
-  for (const Job& job : jobs) {
-    int64_t less = std::min(job.rows, job.columns);
-    work += steps * less * (job.rows * job.columns * 3 / 2 + less * less / 2);
-  }
-  ForParts(pool, std::min(threads, work / THREAD_WORK + 1), jobs.size(), [&](int64_t i) {
-    Orthogonalise(jobs[i].from, jobs[i].to, jobs[i].rows, jobs[i].columns, polynomial);
-  });
-  return ffi::Error::Success();
+  auto work_of = [&](int64_t rows, int64_t columns) {
+    int64_t less = std::min(rows, columns);
+    return steps * less * (rows * columns * 3 / 2 + less * less / 2);
+  };
+  return EachMatrix(pool, args, rets, threads, work_of,
+                    [&](const Job& job) { Orthogonalise(job.from, job.to, job.rows, job.columns, polynomial); });
 }
 
 // The same of symmetric matrices [..., n, n]: rets are their inverse roots, up to a factor. `coefficients`: a, b, c, eps and the damping.
@@ -208,12 +210,9 @@ ffi::Error InverseRootsImpl(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::
                             ffi::Span<const float> coefficients) {
   const float* given = coefficients.begin();
   Polynomial polynomial{given[0], given[1], given[2], given[3], steps};
-  std::vector<Job> jobs = JobsOf(args, rets);
-  int64_t work = 0;
-  for (const Job& job : jobs) work += 2 * steps * job.rows * job.rows * job.rows;
-  ForParts(pool, std::min(threads, work / THREAD_WORK + 1), jobs.size(),
-           [&](int64_t i) { InverseRoot(jobs[i].from, jobs[i].to, jobs[i].rows, given[4], polynomial); });
-  return ffi::Error::Success();
+  auto work_of = [&](int64_t n, int64_t) { return 2 * steps * n * n * n; };
+  return EachMatrix(pool, args, rets, threads, work_of,
+                    [&](const Job& job) { InverseRoot(job.from, job.to, job.rows, given[4], polynomial); });
 }
 
 }  // namespace
