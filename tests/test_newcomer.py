@@ -83,6 +83,7 @@ def commands(text):
 
 @pytest.mark.slow
 @pytest.mark.compiles
+@pytest.mark.long
 def test_a_task_of_ones_own_goes_wherever_the_name_of_a_task_goes(place):
     text = section("interop.md", "Its name on the command line")
     (place / "my_task.py").write_text(re.search(r"```python no-run\n(.*?)```", text, re.DOTALL).group(1))

@@ -40,6 +40,7 @@ def test_there_are_three_and_they_keep_no_output():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.compiles
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -101,6 +101,7 @@ sys.exit(paper_tables.main(sys.argv[1:]))
 
 @pytest.mark.slow
 @pytest.mark.compiles
+@pytest.mark.long
 def test_the_smoke_budget_from_end_to_end_with_an_interruption(tmp_path):
     """Ctrl-C in the second of two runs; the same command then ends with the thetas of an agenda that nothing happened to."""
 

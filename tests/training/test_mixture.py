@@ -114,6 +114,7 @@ def test_a_mixture_trains_resumes_and_reports_every_task(tmp_path, tasks, networ
 
 @pytest.mark.slow
 @pytest.mark.compiles
+@pytest.mark.long
 def test_one_theta_trains_a_perceptron_convolutions_and_recurrence_in_one_outer_step(tmp_path):
     tasks = (SMALL, CNNConfig(channels=(2, 3), batch_size=8), RNNConfig(hidden=(3,), embedding=2, length=3, batch_size=4))
     held_out = HeldOutConfig(every=2, steps=2, seeds=1, tasks=(CNNConfig(channels=(2, 2, 2), batch_size=8),))
