@@ -17,5 +17,10 @@ config = lopt.SuiteConfig(
         lopt.SuiteTask("width", MLPConfig(dataset=FASHION, hidden=(256, 256)), steps=1000),
         lopt.SuiteTask("width", RNNConfig(length=16, hidden=(128,), activation="tanh", batch_size=16), steps=500),
         lopt.SuiteTask("width", TransformerConfig(length=16, width=96, head_width=24, mlp=192, batch_size=8), steps=500),
+        lopt.SuiteTask(
+            "weights",
+            TransformerConfig(length=64, blocks=8, width=128, heads=4, head_width=32, mlp=256, batch_size=8),
+            steps=300,
+        ),
     ),
 )
