@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -191,15 +192,15 @@ def of_task(args: argparse.Namespace, config: TaskConfig, console: Console) -> I
     )
 
 
-def pooled(args: argparse.Namespace, console: Console) -> list[Path]:
-    """A comparison of runs, those that differ by their seed alone pooled."""
+def pooled(args: argparse.Namespace, argv: Sequence[str], console: Console) -> list[Path]:
+    """A comparison of runs, those that differ by their seed alone pooled; `argv` is what its report says to make it again."""
     given, trained = overrides(args)
     if trained:
         raise ConfigError(
             f"'{trained[0]}' cannot race against pooled runs; give runs as --run-dir, and optimizers by hand as --optimizer"
         )
     out = args.out or Path("runs") / "evaluate" / "pooled"
-    command = f"python scripts/evaluate.py --run-dir {' '.join(map(str, args.run_dir))} --out {out}"
+    command = shlex.join(["python", "scripts/evaluate.py", *argv])
     agenda = agenda_of_runs(args.run_dir, out / "races", command, given)
     found, paths = compare(agenda, out, train=False, cache=kept_searches(args), console=console)
     console.print(rich_lines(short_table(found), agenda.title))
@@ -276,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         prepare()
         console = Console()
         if (config is None and len(args.run_dir) > 1) or args.generalize is not None:
-            for paths in generalizations(args, config, console) if args.generalize is not None else [pooled(args, console)]:
+            for paths in generalizations(args, config, console) if args.generalize is not None else [pooled(args, argv, console)]:
                 for path in paths:
                     say(console, str(path))
             return

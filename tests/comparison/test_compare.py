@@ -56,6 +56,14 @@ def test_runs_that_differ_by_their_seed_alone_are_pooled(runs, tmp_path):
     assert "paper" not in text
 
 
+def test_the_report_says_the_whole_command_that_made_it(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "prepare", lambda: None)  # JAX is in use already
+    argv = ["--run-dir", *(str(runs / name) for name in ("sgdm-0", "sgdm-1")), "--optimizer", "sgd:0.1", "--steps", "5"]
+    argv += ["--seeds", "2", "--out", str(tmp_path / "out")]
+    evaluate.main(argv)
+    assert f"Again: `python scripts/evaluate.py {' '.join(argv)}`." in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_runs_that_cannot_be_pooled_are_named(runs, tmp_path):
     other = tmp_path / "other"
     meta_train(dataclasses.replace(SGDM, task=ToyConfig(shift=0.5), outer_steps=0), other, progress=False)
