@@ -1,7 +1,7 @@
 """What the shipped directions were never near in meta-training: 25 times their longest training, 8 times their widest layers.
 
 Command:  python scripts/evaluate_suite.py --scale far
-Cost:     5 minutes an optimizer on 2 older cores, 4 trials
+Cost:     5 minutes an optimizer on 2 older cores, 4 trials, and 6 to 14 minutes of one core for the last task
 """
 
 import lopt
