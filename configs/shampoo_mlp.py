@@ -2,7 +2,8 @@
 
 Command:  python scripts/meta_train.py --config configs/shampoo_mlp.py --run-dir runs/shampoo/mean-0
 Cost:     2.4 million inner steps: 8 to 10 minutes on 2 cores
-Expect:   docs/research/nominal.md; shampoo_mlp_end.py and shampoo_mlp_terms.py go on from it
+Expect:   .3471 +- .0026 and .3418 +- .0025 with seeds 0 and 1, 3.19 and 2.91 times as fast as scheduled Adam (docs/research/nominal.md);
+          shampoo_mlp_end.py and shampoo_mlp_terms.py go on from it
 """
 
 import dataclasses

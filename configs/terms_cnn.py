@@ -8,6 +8,6 @@ Expect:   final training loss .638 (NFN .635, DeepSets that goes on .646) with s
 """
 
 from configs.paper.cnn_rules import start
-from configs.terms_mlp import terms_alone
+from configs.terms_mlp import from_the_report
 
-config = terms_alone(start, "cnn", outer_steps=300, rate=3e-3)
+config = from_the_report(start, "cnn", outer_steps=300, rate=3e-3)

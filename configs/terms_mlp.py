@@ -9,27 +9,33 @@ What is not a term is neither perturbed nor moved: sigma 0. Then no noise hides 
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 from configs.paper.mlp_rules import beginning_small, cpu
 from lopt.estimators.nres import NRESConfig
 from lopt.networks.update import UNFConfig
 from lopt.training.trainer import MetaTrainConfig
 
-REST = ("alpha", "beta", "g0", "network")
 
-
-def terms_alone(experiment: MetaTrainConfig, task: str, outer_steps: int, rate: float) -> MetaTrainConfig:
-    """The budget `start` of an experiment of Figure 2 that goes on with UNF's terms from the DeepSets of its report."""
-    experiment = beginning_small(experiment)
+def terms_alone(
+    experiment: MetaTrainConfig, hidden: tuple[int, ...], rest: Sequence[str], outer_steps: int, rate: float, init_from: str
+) -> MetaTrainConfig:
+    """An experiment that goes on from a DeepSets with the terms of a UNF of its widths; `rest` names all other parts of theta."""
     return dataclasses.replace(
         experiment,
-        optimizer=dataclasses.replace(experiment.optimizer, network=UNFConfig((32, 32, 32))),
-        estimator=NRESConfig(particles=16, sigmas=(*((part, 0.0) for part in REST), ("network/last/terms", 0.03))),
+        optimizer=dataclasses.replace(experiment.optimizer, network=UNFConfig(hidden)),
+        estimator=NRESConfig(particles=16, sigmas=(*((part, 0.0) for part in rest), ("network/last/terms", 0.03))),
         outer=dataclasses.replace(experiment.outer, learning_rate=rate, decay_steps=outer_steps),
         held_out=dataclasses.replace(experiment.held_out, every=50, seeds=8),
         outer_steps=outer_steps,
-        init_from=f"docs/reproduction/{task}_rules-start/theta/DeepSets-{{seed}}",
+        init_from=init_from,
     )
 
 
-config = terms_alone(cpu, "mlp", outer_steps=2700, rate=1e-3)
+def from_the_report(experiment: MetaTrainConfig, task: str, outer_steps: int, rate: float) -> MetaTrainConfig:
+    """The budget `start` of an experiment of Figure 2 that goes on with UNF's terms from the DeepSets of its report."""
+    there = f"docs/reproduction/{task}_rules-start/theta/DeepSets-{{seed}}"
+    return terms_alone(beginning_small(experiment), (32, 32, 32), ("alpha", "beta", "g0", "network"), outer_steps, rate, there)
+
+
+config = from_the_report(cpu, "mlp", outer_steps=2700, rate=1e-3)

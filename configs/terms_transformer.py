@@ -7,6 +7,6 @@ Expect:   final training loss 2.510 (DeepSets that goes on 2.530) with seed 0, 2
 """
 
 from configs.paper.transformer_rules import cpu
-from configs.terms_mlp import terms_alone
+from configs.terms_mlp import from_the_report
 
-config = terms_alone(cpu, "transformer", outer_steps=300, rate=3e-3)
+config = from_the_report(cpu, "transformer", outer_steps=300, rate=3e-3)

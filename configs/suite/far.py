@@ -1,4 +1,4 @@
-"""What the shipped directions were never near in meta-training: 25 times their longest training, 8 times their widest layers.
+"""What the shipped directions were never near in meta-training: 25 times their longest training, 8 times their widest, a million weights.
 
 Command:  python scripts/evaluate_suite.py --scale far
 Cost:     5 minutes an optimizer on 2 older cores, 4 trials, and 6 to 14 minutes of one core for the last task

@@ -65,7 +65,7 @@ def test_any_number_of_devices_gives_the_same(tmp_path):
     """Particles divide over as many devices as their number allows, seeds over all: the two need not be the same."""
     whole = run(tmp_path / "1", 1)
     assert len(whole["score of 4"]) == 2
-    for devices in (2, 3, 8):
+    for devices in (2, 3, 5, 8):
         found = run(tmp_path / str(devices), devices, *(("plan",) if devices in (3, 8) else ()))
         if devices in (3, 8):
             assert found.pop("compared") == {"SGDM": 2, "DeepSets": 2}
