@@ -46,6 +46,11 @@ RIVALS = ("muon",)
 _LAYERS = 4
 
 
+def optimizer_called(name: str) -> OptimizerConfig:
+    """The learned optimizer of a name: of `RULES`, or one of `NETWORKS` under the paper's rule."""
+    return RULES[name] if name in RULES else LearnedMomentumConfig(network=NETWORKS[name])
+
+
 def in_use(weights: int, names: Sequence[str], repeats: int = 20) -> Iterator[dict[str, Any]]:
     """Steps of optimizers alone, gradients given, on a perceptron of four layers: by the timer of evaluations, `lopt.evaluation.costs`.
 
@@ -67,8 +72,7 @@ def in_use(weights: int, names: Sequence[str], repeats: int = 20) -> Iterator[di
         if name in RIVALS:
             programs[name] = Steps(find_baseline(name).opt_fn, jnp.float32(1e-3), params)
             continue
-        config = RULES[name] if name in RULES else LearnedMomentumConfig(network=NETWORKS[name])
-        optimizer = config.make(spec, spec.sizes(params))
+        optimizer = optimizer_called(name).make(spec, spec.sizes(params))
         programs[name] = Steps(optimizer.opt_fn, optimizer.init(jax.random.key(1)), params)
     seconds = in_turns(programs, repeats)
     given = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(params))  # params and gradients

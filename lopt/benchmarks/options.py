@@ -43,7 +43,7 @@ KINDS = {  # what happens to runs -> attempts in about an hour
     "damaged files": 300,
 }
 NETWORKS = ["unf", "unf_bfloat16", "unf_role", "deep_sets"]
-IN_USE = ["celo2", "lopt_direction", "direction", "shampoo_nominal", "muon_nominal", "muon"]
+OPTIMIZERS = ["celo2", "lopt_direction", "direction", "shampoo_nominal", "muon_nominal"]
 RULES, FEATURES = ["direction", "gated", "magnitude", "momentum"], ["celo2", "adafactor", "paper"]
 BESIDE = ["xla", "sgdm"]
 
@@ -118,7 +118,8 @@ def scaling(command: argparse.ArgumentParser, root: Path) -> None:
     del root
     axes, text = Sized(list(AXIS_VALUES), ["particles"]), "what grows (default: %(default)s)"
     command.add_argument("--axes", nargs="+", choices=list(AXIS_VALUES), default=axes, help=text)
-    command.add_argument("--network", choices=NETWORKS, default="unf", help="f (default: %(default)s)")
+    text = "f under the paper's rule; Celo2's direction, what is shipped (lopt_direction), its parts (default: %(default)s)"
+    command.add_argument("--network", choices=[*NETWORKS, *OPTIMIZERS], default="unf", help=text)
     text = "outer steps timed at each point, at least; more within 2 seconds (default: %(default)s)"
     command.add_argument("--steps", type=at_least(1), default=Sized(3, 1), metavar="N", help=text)
     command.add_argument("--large", action="store_true", help="also 10 million weights and 400 tensors")
@@ -134,7 +135,7 @@ def in_use(command: argparse.ArgumentParser, root: Path) -> None:
     text = (
         "f under the paper's rule; what is shipped (lopt_direction), its parts, and with Muon in its place (default: %(default)s)"
     )
-    measured = [*NETWORKS, *IN_USE]
+    measured = [*NETWORKS, *OPTIMIZERS, "muon"]
     command.add_argument("--networks", nargs="+", choices=measured, default=Sized(measured, ["unf", "direction"]), help=text)
     text = "calls of each, in turns (default: %(default)s)"
     command.add_argument("--repeats", type=at_least(1), default=Sized(11, 2), metavar="N", help=text)

@@ -8,11 +8,10 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lopt.benchmarks.in_use import NETWORKS
+from lopt.benchmarks.in_use import optimizer_called
 from lopt.benchmarks.machine import peak_megabytes, planned_memory
 from lopt.benchmarks.synthetic import SyntheticMLPConfig, hidden_width
 from lopt.estimators.pes import PESConfig
-from lopt.optimizers.momentum import LearnedMomentumConfig
 from lopt.runtime.distributed import use_all_cores
 from lopt.training.mixture import set_up
 from lopt.training.outer import make_outer_step
@@ -28,7 +27,7 @@ class Point:
     """What an outer step is of: by default the paper's MLP with a shorter truncation."""
 
     network: str = "unf"
-    """Of `lopt.benchmarks.in_use.NETWORKS`."""
+    """The optimizer: a key of `lopt.benchmarks.in_use.NETWORKS` or of its `RULES`."""
     weights: int = 2_410
     tensors: int = 4
     particles: int = 16
@@ -71,7 +70,7 @@ def scaling(axis: Axis, value: int, network: str, min_steps: int = 3) -> dict[st
     Args:
       axis: which grows.
       value: along it.
-      network: of f.
+      network: the optimizer's, as in `Point`.
       min_steps: outer steps that are timed at least; more while 2 seconds have not passed.
 
     Returns:
@@ -83,7 +82,7 @@ def scaling(axis: Axis, value: int, network: str, min_steps: int = 3) -> dict[st
     use_all_cores(point.devices)
     unroll = UnrollConfig(horizon=20 * point.truncation, truncation=point.truncation)
     estimator = PESConfig(particles=point.particles)
-    experiment = MetaTrainConfig(point.task(), LearnedMomentumConfig(network=NETWORKS[network]), estimator, unroll)
+    experiment = MetaTrainConfig(point.task(), optimizer_called(network), estimator, unroll)
     setup = set_up(experiment.task, experiment.optimizer, experiment.estimator, experiment.unroll)
     state = initial_state(experiment, setup)
     datasets = on_devices(setup.source, NamedSharding(setup.mesh, PartitionSpec()))(0)

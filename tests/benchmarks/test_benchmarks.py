@@ -111,6 +111,13 @@ def test_scaling_measures_what_it_says(monkeypatch):
         scaling("tensors", 5, "unf")
 
 
+def test_scaling_of_a_rule_that_is_shipped(monkeypatch):
+    monkeypatch.setattr("lopt.benchmarks.scaling.use_all_cores", lambda devices: None)
+    record = scaling("weights", 1_000, "lopt_direction", min_steps=1)
+    assert record["network"] == "lopt_direction"
+    assert record["parameters"] < 500, "8 8 and not 32 32 32"
+
+
 def test_in_use_is_measured_beside_adam(capsys):
     benchmark.main(["in-use", "--quick"])
     adam, unf, direction = (json.loads(line) for line in capsys.readouterr().out.splitlines())
