@@ -9,12 +9,13 @@ import difflib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import optax
 
 from lopt.config import CONFIG_FILE, ConfigError, load_part
+from lopt.features.base import StateDtype
 from lopt.optimizers.config import LearnedOptimizerConfig
 from lopt.optimizers.momentum import OptimizerConfig
 from lopt.optimizers.published import FILE as PUBLISHED
@@ -66,6 +67,7 @@ def load(
     weight_decay: float = 0.0,
     num_steps: int | None = None,
     spec: WeightSpec | None = None,
+    state_dtype: StateDtype | None = None,
     best: bool = True,
     trust: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -85,6 +87,8 @@ def load(
       spec: which axes of the weights may be permuted together, `infer_spec(loss, params, batch)`. Needed by networks that see weights
         together (UNF, NFN). Without one, rules on matrices (steps of Muon and Shampoo, directions) take the last two axes of a weight,
         and all of a convolution's; with one the inputs and outputs of its layer, as of a kernel [embed, heads, width].
+      state_dtype: how what the network sees is kept between steps, "bfloat16" for half of its memory; None: as meta-trained. The momenta
+        and covariances of a nominal step stay float32.
       best: of a run, the theta that did best in its held-out evaluations, where there were any; False: the newest.
       trust: of a run, import the classes and functions that its config names, although they are not lopt's and the run was not made by
         this user on this machine.
@@ -112,7 +116,7 @@ def load(
       >>> updates["w"].shape
       (3, 2)
     """
-    trained = _decayed(_open(source, spec, best, trust), weight_decay)
+    trained = _decayed(_open(source, spec, state_dtype, best, trust), weight_decay)
     rule = rule_of(trained.config)
     if rule is not None and rule.needs_rate:
         if learning_rate is None and num_steps is None:
@@ -138,6 +142,7 @@ def scale_by(
     *,
     num_steps: int | None = None,
     spec: WeightSpec | None = None,
+    state_dtype: StateDtype | None = None,
     best: bool = True,
     trust: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -151,6 +156,7 @@ def scale_by(
       source: as for `load`.
       num_steps: as for `load`.
       spec: as for `load`.
+      state_dtype: as for `load`.
       best: as for `load`.
       trust: as for `load`.
 
@@ -166,15 +172,28 @@ def scale_by(
       >>> bool(jnp.allclose(updates["w"], whole.update(params, whole.init(params), params)[0]["w"]))
       True
     """
-    return _told(transform(_open(source, spec, best, trust), spec, direction=True), num_steps)
+    return _told(transform(_open(source, spec, state_dtype, best, trust), spec, direction=True), num_steps)
 
 
-def _open(source: str | os.PathLike[str], spec: WeightSpec | None, best: bool, trust: bool) -> Trained:
+def _open(
+    source: str | os.PathLike[str], spec: WeightSpec | None, state_dtype: StateDtype | None, best: bool, trust: bool
+) -> Trained:
     with jax.ensure_compile_time_eval():  # under jit too, as by `optax.inject_hyperparams`, theta is numbers that can be checked
         trained = open_trained(source, best=best, trust=trust)
     if spec is None and needs_spec(trained.config):
         raise ValueError(_no_spec(trained))
-    return trained
+    return trained if state_dtype is None else _kept_in(trained, state_dtype)
+
+
+def _kept_in(trained: Trained, state_dtype: StateDtype) -> Trained:
+    """The same with what its network sees kept in another precision."""
+    if state_dtype not in get_args(StateDtype):
+        raise ValueError(f"state_dtype must be one of {', '.join(map(repr, get_args(StateDtype)))}, got {state_dtype!r}")
+    parts = trained.config.parts
+    if not isinstance(parts, LearnedOptimizerConfig) or parts.features is None:
+        raise ValueError(f"'{trained.name}' has no features, so it takes no state_dtype")
+    features = dataclasses.replace(parts.features, state_dtype=state_dtype)
+    return trained._replace(config=dataclasses.replace(parts, features=features))
 
 
 def _decayed(trained: Trained, weight_decay: float) -> Trained:

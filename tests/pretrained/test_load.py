@@ -379,6 +379,31 @@ def test_what_sets_its_own_step_size_takes_decay_and_no_rate():
         lopt.load("paper-deep-sets", num_steps=0)
 
 
+def test_what_the_network_sees_may_be_kept_in_half_the_memory(tmp_path):
+    params = {"w": jnp.full((64, 32), 0.1), "b": jnp.zeros(32)}
+
+    def state_of(source, state_dtype):
+        tx = lopt.load(source, num_steps=10, state_dtype=state_dtype)
+        leaves = [leaf for leaf in jax.tree.leaves(tx.init(params)) if leaf.shape]
+        return some_steps(tx, params), sum(leaf.nbytes for leaf in leaves) / sum(leaf.size for leaf in jax.tree.leaves(params))
+
+    whole, bytes_whole = state_of("paper-deep-sets", None)
+    halved, bytes_halved = state_of("paper-deep-sets", "bfloat16")
+    assert (bytes_whole, bytes_halved) == (28, 16), "six momenta of 2 bytes, and the rule's own of 4"
+    for path, leaf in halved.items():
+        moved = jnp.abs(whole[path] - params[path]).max()
+        assert jnp.abs(leaf - whole[path]).max() < 0.05 * moved
+    _, of_direction = state_of("lopt-direction", "bfloat16")
+    assert of_direction < state_of("lopt-direction", None)[1] - 8, "three momenta and a second moment, some of it by rows and columns"
+    same = lopt.scale_by("lopt-direction", state_dtype="bfloat16").init(params)
+    assert jnp.dtype(jnp.bfloat16) in {leaf.dtype for leaf in jax.tree.leaves(same)}
+    with pytest.raises(ValueError, match="state_dtype must be one of 'float32', 'bfloat16', got 'float16'"):
+        lopt.load("lopt-direction", num_steps=10, state_dtype="float16")
+    sgdm = make_run(tmp_path / "run", LearnedSGDMConfig())
+    with pytest.raises(ValueError, match="has no features, so it takes no state_dtype"):
+        lopt.load(sgdm, state_dtype="bfloat16")
+
+
 def test_what_anneals_is_told_the_number_of_steps(tmp_path):
     rule = lopt.NominalRule(schedule=lopt.ScheduleConfig("cosine", time=False))
     run = make_run(tmp_path / "run", lopt.LearnedOptimizerConfig(rule, None, None))
