@@ -18,6 +18,7 @@ PARTS = (
     "trunk",
     "last_layer",
     "newton_schulz",
+    "inverse_roots",
     "optimizer",
 )  # scopes in the code, inner ones first; else "estimator"
 

@@ -42,7 +42,7 @@ def throughput_table(records: Sequence[Record]) -> str:
         low, high = r["inner_steps_per_s_range"]
         row = [f"{r['task']}, {r['network']}", f"{r['inner_steps_per_s']:,} ({low:,} to {high:,})", r["mflop"]]
         shares = ", ".join(
-            f"{part.replace('_', ' ')} {share:.0%}" for part, share in r.get("shares", {}).items() if share >= 0.02
+            f"{part.replace('_', ' ')} {share:.0%}" for part, share in r.get("shares", {}).items() if share >= 0.05
         )
         row.append(computed_by(r))
         rows.append([*row, f"{r['matmul_gflops']:.0f}", f"{r['utilisation']:.2f}", f"{r['compile_s']:.0f} s", shares or "-"])
@@ -80,12 +80,10 @@ def startup_table(records: Sequence[Record]) -> str:
     for mode, what in (("off", "nothing kept"), ("cold", "programs are written"), ("warm", "programs are read")):
         names[f"first_step_{mode}_s"] = f"one outer step of the smoke config, {what}"
     record = records[-1]
-    rows = []
-    for name, value in record.items():
-        if name.startswith("help_"):
-            rows.append([f"`{name.removeprefix('help_').removesuffix('_s')}.py --help`", f"{value} s"])
-        elif name in names:
-            rows.append([names[name], f"{value} s"])
+    rows = [[names[name], f"{value} s"] for name, value in record.items() if name in names]
+    helps = sorted(value for name, value in record.items() if name.startswith("help_"))
+    if helps:
+        rows.append(["`--help` of a script", f"{helps[0]} to {helps[-1]} s"])
     return as_markdown(("wait", "median"), rows)
 
 

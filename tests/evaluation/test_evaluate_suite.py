@@ -138,6 +138,7 @@ def test_a_learned_direction_is_tuned_by_its_rate():
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_several_processes_come_to_the_same(suite, tmp_path):
     script.main([*suite, "--trials", "1"])
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -223,6 +223,7 @@ def test_stages_draw_a_bar_on_a_terminal():
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_the_script_makes_the_table(tmp_path):
     from scripts import evaluate as script
 

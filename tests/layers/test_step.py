@@ -105,7 +105,9 @@ FACTORED = CustomFeatures(
 )  # few, so that tests compile soon
 
 
-@pytest.mark.parametrize("shapes", [FEW, pytest.param(SHAPES, marks=pytest.mark.slow)], ids=["few", "all"])
+@pytest.mark.parametrize(
+    "shapes", [FEW, pytest.param(SHAPES, marks=[pytest.mark.slow, pytest.mark.compiles])], ids=["few", "all"]
+)
 @pytest.mark.parametrize("name", FEATURES)
 def test_every_rank(name, shapes, loaded):
     params, spec = weights_of(shapes)

@@ -16,6 +16,7 @@ from tests import brute_force
 BELL = [1, 1, 2, 5, 15, 52, 203, 877, 4140]
 C_IN, C_OUT = 2, 3
 MAX_COST = 100_000  # of the brute force, in index assignments
+SLOW = [pytest.mark.slow, pytest.mark.compiles]
 
 
 def cost(names, sizes):
@@ -57,7 +58,7 @@ def check(names, sizes, rng, reduced, dtype=np.float32, atol=2e-5):
 
 
 @pytest.mark.parametrize("reduced", [False, True])
-@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 60))])
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(seed, marks=SLOW) for seed in range(4, 60))])
 def test_random_spaces(seed, reduced):
     rng = np.random.default_rng(seed)
     check(*random_space(rng), rng, reduced)

@@ -66,7 +66,7 @@ def change(name, config, draws=3):
 @pytest.mark.parametrize(
     ("name", "share"),
     [
-        pytest.param(name, share, marks=[] if (name, share) in FAST else pytest.mark.slow)
+        pytest.param(name, share, marks=[] if (name, share) in FAST else [pytest.mark.slow, pytest.mark.compiles])
         for name in SPECS
         for share in ("none", "role")
     ],

@@ -16,6 +16,7 @@ CONFIG = Path(__file__).resolve().parents[2] / "examples" / "own_rule_config.py"
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_it_is_meta_trained_and_loaded(tmp_path):
     experiment = load_file(CONFIG)
     result = lopt.meta_train(experiment, tmp_path / "run", progress=False)

@@ -394,7 +394,9 @@ def test_what_the_network_sees_may_be_kept_in_half_the_memory(tmp_path):
         moved = jnp.abs(whole[path] - params[path]).max()
         assert jnp.abs(leaf - whole[path]).max() < 0.05 * moved
     _, of_direction = state_of("lopt-direction", "bfloat16")
-    assert of_direction < state_of("lopt-direction", None)[1] - 8, "three momenta and a second moment, some of it by rows and columns"
+    assert of_direction < state_of("lopt-direction", None)[1] - 8, (
+        "three momenta and a second moment, some of it by rows and columns"
+    )
     same = lopt.scale_by("lopt-direction", state_dtype="bfloat16").init(params)
     assert jnp.dtype(jnp.bfloat16) in {leaf.dtype for leaf in jax.tree.leaves(same)}
     with pytest.raises(ValueError, match="state_dtype must be one of 'float32', 'bfloat16', got 'float16'"):

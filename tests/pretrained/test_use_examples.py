@@ -12,9 +12,6 @@ import optax
 import pytest
 
 import lopt
-from lopt.networks.update import DeepSetsConfig
-from lopt.optimizers.momentum import LearnedMomentumConfig
-from lopt.symmetry import WeightSpec
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -63,9 +60,13 @@ def test_the_page_has_the_figures_of_the_cards():
 def test_the_page_has_the_bytes_of_a_weight():
     """Of a network as large as the paper's rule takes without a warning."""
     text = (ROOT / "docs" / "use.md").read_text()
-    theta = LearnedMomentumConfig(network=DeepSetsConfig()).make(WeightSpec(())).init(jax.random.key(0))
-    halved = LearnedMomentumConfig(network=DeepSetsConfig(), momenta_dtype="bfloat16").make(WeightSpec(())).opt_fn(theta)
-    optimizers = (optax.adam(1e-3), lopt.load("lopt-direction", num_steps=10), lopt.load("paper-deep-sets"), halved)
+    optimizers = (
+        optax.adam(1e-3),
+        lopt.load("lopt-direction", num_steps=10),
+        lopt.load("lopt-direction", num_steps=10, state_dtype="bfloat16"),
+        lopt.load("paper-deep-sets"),
+        lopt.load("paper-deep-sets", state_dtype="bfloat16"),
+    )
     for dtype in ("float32", "bfloat16"):
         (line,) = (line for line in text.splitlines() if line.startswith(f"| {dtype} |"))
         params = {"w": jax.ShapeDtypeStruct((256, 256), dtype), "b": jax.ShapeDtypeStruct((256,), dtype)}

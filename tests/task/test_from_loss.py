@@ -320,6 +320,7 @@ def test_batch_normalisation_and_dropout():
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_a_model_with_batch_normalisation_and_dropout_learns():
     task = ImportedTaskConfig("examples.batchnorm_dropout:make_task").make()
     keys = seed_keys(KEY, 2)

@@ -166,6 +166,7 @@ HELD = HeldOutConfig(every=2, steps=10, seeds=2, tasks=(WIDE,))
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 def test_held_out_evaluation_is_logged_and_the_best_is_kept(tmp_path):
     held = dataclasses.replace(HELD, every=1)
     outer = OuterConfig(learning_rate=0.3, average=0.5)
