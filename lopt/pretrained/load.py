@@ -98,7 +98,7 @@ def load(
 
     Raises:
       ValueError: if there is no such optimizer, or it needs a spec or a learning rate and none is given, or sets its own step size and
-        one is given; says what to pass.
+        one is given, or state_dtype is none of the two or there is nothing that is kept in it; says what to pass.
       CardError: naming the file that is missing, damaged or exchanged, or the leaf of theta that does not fit its config or the spec.
       CheckpointError: naming the run without a checkpoint that is whole.
       PublishedError: naming the file of msgpack that is no theta of small_fc or Celo2, and why.
