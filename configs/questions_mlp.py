@@ -3,7 +3,7 @@
 Command:  python scripts/meta_train.py --config configs/questions_mlp.py --run-dir runs/questions/nres-0
           and with what is asked, such as --estimator pes, or --estimator gpes --estimator.reuse 200
 Cost:     960,000 inner steps: 2 minutes on 2 cores
-Expect:   docs/research/recipe.md has the questions, commands and answers
+Expect:   final training loss .410 with seed 0, .438 with seed 1; docs/research/recipe.md has the questions and answers
 """
 
 import dataclasses
