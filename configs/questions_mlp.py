@@ -1,4 +1,4 @@
-"""The paper's rule on Figure 2's MLP in two minutes, for questions about its recipe: estimator, outer rate, what is minimised, layers.
+"""The paper's rule on Figure 2's MLP in two minutes, for questions about its recipe: estimator, outer rate, what is minimised.
 
 Command:  python scripts/meta_train.py --config configs/questions_mlp.py --run-dir runs/questions/nres-0
           and with what is asked, such as --estimator pes, or --estimator gpes --estimator.reuse 200

@@ -15,7 +15,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lopt.benchmarks.in_use import NETWORKS
+from lopt.benchmarks.in_use import NETWORKS, optimizer_called
 from lopt.benchmarks.machine import peak_megabytes
 from lopt.benchmarks.profile import shares
 from lopt.config.serialize import from_dict
@@ -23,7 +23,7 @@ from lopt.features.presets import NUM_CHANNELS
 from lopt.layers.kernels import ffi as native
 from lopt.networks.update import NetworkConfig
 from lopt.optimizers.config import LearnedOptimizerConfig
-from lopt.optimizers.momentum import LearnedMomentumConfig, LearnedSGDMConfig, OptimizerConfig
+from lopt.optimizers.momentum import LearnedSGDMConfig, OptimizerConfig
 from lopt.task.base import Problem
 from lopt.training.mixture import set_up
 from lopt.training.outer import make_outer_step
@@ -121,7 +121,7 @@ def with_network(experiment: MetaTrainConfig, name: str) -> MetaTrainConfig:
         return experiment
     if name == "sgdm":
         return dataclasses.replace(experiment, optimizer=LearnedSGDMConfig())
-    return dataclasses.replace(experiment, optimizer=LearnedMomentumConfig(network=NETWORKS[name]))
+    return dataclasses.replace(experiment, optimizer=optimizer_called(name))
 
 
 def with_rule(

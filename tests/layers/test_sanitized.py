@@ -34,6 +34,7 @@ def runtimes(compiler):
 
 
 @pytest.mark.slow
+@pytest.mark.compiles
 @pytest.mark.long
 def test_no_address_is_wrong_and_nothing_undefined(tmp_path):
     compiler = find_compiler()
@@ -49,7 +50,6 @@ def test_no_address_is_wrong_and_nothing_undefined(tmp_path):
         # Leaks are Python's own. Where memory came from is not kept: XLA's compiler asks for it a million times.
         "ASAN_OPTIONS": "detect_leaks=0:malloc_context_size=0",
         "LOPT_COMPILATION_CACHE": str(kept),  # beside kernels that are not watched they would have the same name
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters",
     }
     command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "-m", "not slow", "-k", CHOSEN, *TESTS]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
