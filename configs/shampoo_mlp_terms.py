@@ -3,7 +3,7 @@
 Command:  python scripts/meta_train.py --config configs/shampoo_mlp_terms.py --run-dir runs/shampoo/UNF-0
           for the DeepSets going on with --optimizer.network deep_sets --estimator.sigma 0.003 --estimator.sigmas --outer.learning-rate 2e-4
 Cost:     2.9 million inner steps: 14 minutes on 2 cores
-Expect:   final training loss of 20 seeds .3457 (DeepSets that goes on .3515) with seed 0, .3437 (.3475) with seed 1 (docs/research/nominal.md)
+Expect:   final training loss of 20 seeds .3457 (DeepSets that goes on .3515) with seed 0, .3437 (.3475) with 1 (docs/research/nominal.md)
 """
 
 from configs.shampoo_mlp import config as mean
