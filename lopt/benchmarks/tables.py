@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from lopt.benchmarks.figures import AXES, TITLES, Record, by_themselves, computed_by, newest
+from lopt.benchmarks.figures import AXES, TITLES, Record, by_themselves, newest
 from lopt.benchmarks.growth import growth
 from lopt.evaluation.summary import markdown
 
@@ -15,7 +15,7 @@ def as_markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def scaling_table(records: Sequence[Record]) -> str:
-    """A row for each axis and network: fitted slopes, where growth is linear, and the ends of the range."""
+    """A row for each axis and network: fitted slopes, where growth is linear, and speeds at both ends of the range."""
     points = newest([record for record in records if "value" in record], "axis", "value", "network")
     rows = []
     for network in dict.fromkeys(record["network"] for record in points):
@@ -25,14 +25,11 @@ def scaling_table(records: Sequence[Record]) -> str:
                 continue
             values = [record["value"] for record in found]
             times = growth(values, [record["outer_step_s"] for record in found])
-            memory = growth(values, [record["program_mb"] for record in found])
             linear = "-" if times["linear"] is None else " to ".join(f"{value:,}" for value in times["linear"])
             ends = [f"{record['inner_steps_per_s']:,.0f}" for record in (found[0], found[-1])]
-            peaks = [f"{record['peak_mb']:,.0f}" for record in (found[0], found[-1])]
             row = [f"{TITLES.get(network, network)}: {axis}", f"{values[0]:,} to {values[-1]:,}", times["slope"], linear]
-            rows.append([*row, memory["slope"], " to ".join(ends), " to ".join(peaks)])
-    header = ("axis", "range", "slope of time", "linear", "slope of planned memory", "inner steps/s", "peak MB of the process")
-    return as_markdown(header, rows)
+            rows.append([*row, " to ".join(ends)])
+    return as_markdown(("axis", "range", "slope of time", "linear", "inner steps/s"), rows)
 
 
 def throughput_table(records: Sequence[Record]) -> str:
@@ -40,23 +37,12 @@ def throughput_table(records: Sequence[Record]) -> str:
     rows = []
     for r in by_themselves(records):
         low, high = r["inner_steps_per_s_range"]
-        row = [f"{r['task']}, {r['network']}", f"{r['inner_steps_per_s']:,} ({low:,} to {high:,})", r["mflop"]]
         shares = ", ".join(
             f"{part.replace('_', ' ')} {share:.0%}" for part, share in r.get("shares", {}).items() if share >= 0.05
         )
-        row.append(computed_by(r))
-        rows.append([*row, f"{r['matmul_gflops']:.0f}", f"{r['utilisation']:.2f}", f"{r['compile_s']:.0f} s", shares or "-"])
-    header = (
-        "task, network",
-        "inner steps/s (range)",
-        "MFLOP a step",
-        "f by",
-        "GFLOP/s of products",
-        "utilisation",
-        "compile",
-        "spent on",
-    )
-    return as_markdown(header, rows)
+        row = [f"{r['task']}, {r['network']}", f"{r['inner_steps_per_s']:,} ({low:,} to {high:,})", f"{r['utilisation']:.2f}"]
+        rows.append([*row, f"{r['compile_s']:.0f} s", shares or "-"])
+    return as_markdown(("task, network", "inner steps/s (range)", "utilisation", "compile", "spent on"), rows)
 
 
 def in_use_table(records: Sequence[Record]) -> str:
@@ -68,8 +54,8 @@ def in_use_table(records: Sequence[Record]) -> str:
         of = {r["weights"]: r for r in found if (r["optimizer"], r["device"]) == (optimizer, device)}
         steps = [f"{of[size]['ratio']:.3g} ({of[size]['ns_per_weight']:.3g} ns)" if size in of else "-" for size in sizes]
         largest = of[max(of)]
-        rows.append([TITLES.get(optimizer, optimizer), *steps, *(largest[f"{name}_bytes"] for name in ("state", "temp", "peak"))])
-    header = (*(f"{size:,} weights" for size in sizes), "state, bytes a weight", "temporary", "peak of the step")
+        rows.append([TITLES.get(optimizer, optimizer), *steps, *(largest[f"{name}_bytes"] for name in ("state", "peak"))])
+    header = (*(f"{size:,} weights" for size in sizes), "state, bytes a weight", "peak of the step")
     return as_markdown(("optimizer", *header), rows)
 
 
